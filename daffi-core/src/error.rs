@@ -34,7 +34,6 @@ pub enum Error {
     // ---- how a Global is built and started
     /// The options of the builder contradict each other, or one has no possible meaning.
     #[error("{problem}")]
-    #[non_exhaustive]
     Configuration {
         /// What contradicts what, and what to write instead.
         problem: String,
@@ -51,7 +50,6 @@ pub enum Error {
     #[error(
         "{address} is already in use by another process: choose another address, or connect to that controller without init_controller"
     )]
-    #[non_exhaustive]
     AddressInUse {
         /// The address that the controller was to listen on.
         address: Address,
@@ -59,7 +57,6 @@ pub enum Error {
 
     /// The address can neither be listened on nor, if it is a socket file, be taken over.
     #[error("cannot use the address {address}")]
-    #[non_exhaustive]
     AddressUnusable {
         /// The address.
         address: Address,
@@ -72,7 +69,6 @@ pub enum Error {
     #[error(
         "no controller reached at {address} within {waited:?} ({reason}): start one there, or wait longer with connect_timeout"
     )]
-    #[non_exhaustive]
     Unreachable {
         /// Where the controller was expected.
         address: Address,
@@ -86,7 +82,6 @@ pub enum Error {
     #[error(
         "the process name {name:?} is taken by a node that is alive: give each process its own process_name"
     )]
-    #[non_exhaustive]
     NameTaken {
         /// The name.
         name: String,
@@ -94,7 +89,6 @@ pub enum Error {
 
     /// Controller and node have no protocol version in common, or one asks what the other cannot do.
     #[error("the controller refused this node: {reason}")]
-    #[non_exhaustive]
     Refused {
         /// The controller's words.
         reason: String,
@@ -104,7 +98,6 @@ pub enum Error {
     #[error(
         "two callbacks are named {name:?}: one at {first}, the other at {second}; rename one, or use #[callback(name = \"…\")]"
     )]
-    #[non_exhaustive]
     DuplicateCallback {
         /// The name.
         name: String,
@@ -116,7 +109,6 @@ pub enum Error {
 
     /// A callback or process name that the wire does not carry.
     #[error("{name:?} is not a valid name: {reason}")]
-    #[non_exhaustive]
     InvalidName {
         /// The name.
         name: String,
@@ -128,7 +120,6 @@ pub enum Error {
     #[error(
         "{name} is a singleton and already has an instance: use {name}::instance() instead of registering another"
     )]
-    #[non_exhaustive]
     SingletonExists {
         /// The struct.
         name: String,
@@ -137,7 +128,6 @@ pub enum Error {
     // ---- where a call was refused, and did not run
     /// No other node offers the callback.
     #[error("no other process offers the callback {callback:?}{}", hint(.similar))]
-    #[non_exhaustive]
     NoCandidate {
         /// The callback's name.
         callback: String,
@@ -156,7 +146,6 @@ pub enum Error {
     #[error(
         "{callback:?} on {node:?} has no instance yet: register one there with `.register()` before it is called"
     )]
-    #[non_exhaustive]
     NoInstance {
         /// The callback's name.
         callback: String,
@@ -190,7 +179,6 @@ pub enum Error {
     #[error(
         "{callback:?} was not called: calls are nested more than {limit} deep; look for callbacks that call each other in a ring"
     )]
-    #[non_exhaustive]
     HopLimit {
         /// The callback that would have been one too deep.
         callback: String,
@@ -202,7 +190,6 @@ pub enum Error {
     #[error(
         "a payload of {size} bytes for {callback:?} exceeds the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
     )]
-    #[non_exhaustive]
     TooLarge {
         /// The callback's name.
         callback: String,
@@ -214,7 +201,6 @@ pub enum Error {
 
     /// A value could not be turned into bytes.
     #[error("cannot encode the {what} of {callback:?}: {reason}")]
-    #[non_exhaustive]
     Encode {
         /// "arguments" or "result".
         what: &'static str,
@@ -226,7 +212,6 @@ pub enum Error {
 
     /// Bytes could not be turned into a value.
     #[error("cannot decode the {what} of {callback:?}: {reason}")]
-    #[non_exhaustive]
     Decode {
         /// "arguments" or "result".
         what: &'static str,
@@ -238,7 +223,6 @@ pub enum Error {
 
     /// A time for `PERIOD` that can never come, or a duration that makes no sense.
     #[error("{problem}")]
-    #[non_exhaustive]
     InvalidTime {
         /// What is wrong with it.
         problem: String,
@@ -248,7 +232,6 @@ pub enum Error {
     #[error(
         "the controller knows no scheduled task {id}: it ended long ago, or the controller was restarted since"
     )]
-    #[non_exhaustive]
     NoTask {
         /// The task's id.
         id: u64,
@@ -256,7 +239,6 @@ pub enum Error {
 
     /// A blocking form was used where it would block an async runtime.
     #[error("{blocking} would block this thread's async runtime: use {twin} instead")]
-    #[non_exhaustive]
     BlockingInAsync {
         /// The blocking form.
         blocking: &'static str,
@@ -266,7 +248,6 @@ pub enum Error {
 
     /// This `Global` was stopped.
     #[error("{callback:?} was not called: this Global is stopped")]
-    #[non_exhaustive]
     Stopped {
         /// The callback or operation.
         callback: String,
@@ -275,7 +256,6 @@ pub enum Error {
     // ---- where a call may have run
     /// The time ran out.
     #[error("no answer from {callback:?} within {after:?}")]
-    #[non_exhaustive]
     Timeout {
         /// The callback's name, or what was waited for.
         callback: String,
@@ -287,7 +267,6 @@ pub enum Error {
 
     /// The call was cancelled by its caller.
     #[error("the call of {callback:?} was cancelled")]
-    #[non_exhaustive]
     Cancelled {
         /// The callback's name.
         callback: String,
@@ -306,7 +285,6 @@ pub enum Error {
     #[error(
         "the link to the controller was lost before {callback:?} was answered; the callback may have run"
     )]
-    #[non_exhaustive]
     ControllerLost {
         /// The callback's name.
         callback: String,

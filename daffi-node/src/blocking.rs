@@ -1,0 +1,136 @@
+//! May this thread wait? The one place that decides it, for every blocking form of the API.
+
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use daffi_core::{Error, Result};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::coop,
+};
+
+use crate::executor::Pool;
+
+/// What a thread is to daffi.
+#[derive(Clone, Default)]
+pub(crate) enum Role {
+    /// A thread of the user.
+    #[default]
+    User,
+    /// A thread that runs `fn` callbacks.
+    Pool(Arc<Pool>),
+    /// The I/O thread: whoever waits here stops everything.
+    Io,
+}
+
+thread_local! {
+    static ROLE: RefCell<Role> = const { RefCell::new(Role::User) };
+}
+
+/// Runs `work` with this thread in `role`.
+pub(crate) fn with_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
+    struct Restore(Role);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ROLE.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _restore = Restore(ROLE.replace(role));
+    work()
+}
+
+/// Runs `wait`, which blocks, if this thread may block; `blocking` and its async `twin` are for the error.
+///
+/// On a thread of the pool another one takes its place meanwhile; on a worker of a multi-thread runtime the runtime's
+/// other tasks move away.
+///
+/// # Errors
+/// [`Error::BlockingInAsync`] where waiting would stop an async runtime or daffi itself.
+pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl FnOnce() -> T) -> Result<T> {
+    let refused = || Error::BlockingInAsync { blocking, twin };
+    match ROLE.with_borrow(Role::clone) {
+        Role::Io => return Err(refused()),
+        Role::Pool(pool) => return Ok(pool.while_blocked(wait)),
+        Role::User => {}
+    }
+    let Ok(runtime) = Handle::try_current() else { return Ok(wait()) };
+    if !in_task() {
+        // `spawn_blocking`, or a thread that merely entered the runtime.
+        return Ok(wait());
+    }
+    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return Err(refused());
+    }
+    // Inside a `LocalSet` tokio panics before it runs the closure, and offers no way to know beforehand.
+    let mut wait = Some(wait);
+    let stepped_aside = AssertUnwindSafe(|| tokio::task::block_in_place(|| wait.take().map(|wait| wait())));
+    match catch_unwind(stepped_aside) {
+        Ok(result) => result.ok_or_else(refused),
+        Err(_) if wait.is_some() => Err(refused()),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Whether a future is being polled by tokio on this thread.
+///
+/// `Handle::try_current` cannot tell: it also succeeds in `spawn_blocking`, where blocking is fine. But only
+/// a future that is being polled has a budget of steps; it is used up here, and given back at once.
+fn in_task() -> bool {
+    /// More steps than a task ever has.
+    const STEPS: usize = 512;
+    let mut context = Context::from_waker(Waker::noop());
+    let mut used = Vec::with_capacity(STEPS);
+    let limited = loop {
+        match coop::poll_proceed(&mut context) {
+            Poll::Ready(step) if used.len() < STEPS => used.push(step),
+            Poll::Ready(_) => break false,
+            Poll::Pending => break true,
+        }
+    };
+    // Each gives back what there was before it, so the first has to be the last.
+    while used.pop().is_some() {}
+    limited
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    fn allowed() -> bool {
+        block("get", "get_async", || ()).is_ok()
+    }
+
+    #[test]
+    fn a_plain_thread_may_block_and_the_io_thread_may_not() {
+        assert!(allowed());
+        assert!(!with_role(Role::Io, allowed));
+        assert!(allowed(), "the role ends with its work");
+    }
+
+    #[test]
+    fn a_current_thread_runtime_is_never_blocked_but_its_blocking_threads_are() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        assert!(!runtime.block_on(async { allowed() }));
+        assert!(!runtime.block_on(async { tokio::spawn(async { allowed() }).await.unwrap() }));
+        assert!(runtime.block_on(async { tokio::task::spawn_blocking(allowed).await.unwrap() }));
+        let _entered = runtime.enter();
+        assert!(allowed());
+    }
+
+    #[test]
+    fn a_multi_thread_runtime_steps_aside() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        assert!(runtime.block_on(async { allowed() }));
+        assert!(runtime.block_on(async { tokio::spawn(async { allowed() }).await.unwrap() }));
+        assert!(runtime.block_on(async { tokio::task::spawn_blocking(allowed).await.unwrap() }));
+        // A LocalSet cannot step aside.
+        let local = tokio::task::LocalSet::new();
+        assert!(!runtime.block_on(local.run_until(async { allowed() })));
+    }
+}

@@ -1,0 +1,237 @@
+//! The threads that run `fn` callbacks.
+//!
+//! They may block, so there are more of them when it takes more: at once when a callback waits inside daffi (then its
+//! thread does not count), and soon when work waits while all threads are busy with something unknown.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::blocking::{Role, with_role};
+
+/// Something to run.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads for callbacks that may block.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    name: String,
+    /// How many threads may be busy; those that wait inside daffi do not count.
+    busy_max: usize,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    /// Threads that have nothing to do.
+    idle: usize,
+    /// Threads that run a job and do not wait inside daffi.
+    busy: usize,
+    /// When a job was last taken, or began to wait in an empty queue.
+    moved: Option<Instant>,
+    stopped: bool,
+}
+
+/// How many threads start at once, without waiting to see whether the others become free.
+const THREADS_AT_ONCE: usize = 2;
+/// How long the first job in the queue waits before there are more threads.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// How long a thread stays without work.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+impl Pool {
+    pub(crate) fn new(name: String, busy_max: usize) -> Arc<Self> {
+        Arc::new(Self { name, busy_max, state: Mutex::default(), work: Condvar::new() })
+    }
+
+    /// Runs `job` on a thread of the pool, in the order of submission as far as there are threads.
+    ///
+    /// A pool that is stopped drops it.
+    pub(crate) fn submit(self: &Arc<Self>, job: Job) {
+        let mut state = self.state.lock();
+        if state.stopped {
+            return;
+        }
+        if state.queue.is_empty() {
+            state.moved = Some(Instant::now());
+        }
+        state.queue.push_back(job);
+        if state.idle > 0 {
+            self.work.notify_one();
+        } else if state.busy < THREADS_AT_ONCE.min(self.busy_max) {
+            self.add_thread(&mut state);
+        }
+    }
+
+    /// Adds threads if work has waited for too long; says when to look again.
+    pub(crate) fn turn(self: &Arc<Self>, now: Instant) -> Option<Instant> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() || state.busy >= self.busy_max {
+            return None;
+        }
+        let due = state.moved? + PATIENCE;
+        if due > now {
+            return Some(due);
+        }
+        // Twice as many as now, so that a burst of long jobs has its threads within milliseconds.
+        let more = state.queue.len().min(state.busy.max(1)).min(self.busy_max - state.busy);
+        for _ in 0..more {
+            self.add_thread(&mut state);
+        }
+        state.moved = Some(now);
+        Some(now + PATIENCE)
+    }
+
+    /// Runs `wait` on a thread of the pool, while another thread may work in its place.
+    pub(crate) fn while_blocked<T>(self: &Arc<Self>, wait: impl FnOnce() -> T) -> T {
+        struct Blocked<'a>(&'a Pool);
+        impl Drop for Blocked<'_> {
+            fn drop(&mut self) {
+                self.0.state.lock().busy += 1;
+            }
+        }
+        {
+            let mut state = self.state.lock();
+            state.busy -= 1;
+            if !state.queue.is_empty() && state.idle == 0 {
+                self.add_thread(&mut state);
+            }
+        }
+        let _blocked = Blocked(self);
+        wait()
+    }
+
+    /// Takes no more jobs, drops those that wait, and lets the threads end with what they run.
+    pub(crate) fn stop(&self) {
+        let queue = {
+            let mut state = self.state.lock();
+            state.stopped = true;
+            std::mem::take(&mut state.queue)
+        };
+        self.work.notify_all();
+        drop(queue);
+    }
+
+    fn add_thread(self: &Arc<Self>, state: &mut State) {
+        state.busy += 1;
+        let pool = self.clone();
+        let spawned = thread::Builder::new().name(self.name.clone()).spawn(move || {
+            with_role(Role::Pool(pool.clone()), || pool.work());
+        });
+        if let Err(error) = spawned {
+            state.busy -= 1;
+            tracing::error!(%error, "cannot start a thread for callbacks; the others go on");
+        }
+    }
+
+    /// What a thread does; it counts as busy when it comes here.
+    fn work(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.queue.pop_front() {
+                state.moved = Some(Instant::now());
+                drop(state);
+                job();
+                state = self.state.lock();
+                continue;
+            }
+            state.busy -= 1;
+            if state.stopped {
+                return;
+            }
+            state.idle += 1;
+            let timed_out = self.work.wait_for(&mut state, KEEP_ALIVE).timed_out();
+            state.idle -= 1;
+            if timed_out && state.queue.is_empty() {
+                return;
+            }
+            state.busy += 1;
+        }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { queue, idle, busy, .. } = self;
+        f.debug_struct("State").field("queue", &queue.len()).field("idle", idle).field("busy", busy).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, mpsc::channel};
+
+    use super::*;
+
+    /// Gives the pool its turns until `done` says so, as the I/O thread does.
+    fn turn_until(pool: &Arc<Pool>, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !done() {
+            assert!(Instant::now() < deadline, "{pool:?}");
+            if let Some(next) = pool.turn(Instant::now()) {
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_that_block_get_more_threads() {
+        let pool = Pool::new("test".into(), 64);
+        // Nobody passes before all 20 are there.
+        let barrier = Arc::new(Barrier::new(20));
+        let (done_in, done) = channel();
+        for _ in 0..20 {
+            let (barrier, done_in) = (barrier.clone(), done_in.clone());
+            pool.submit(Box::new(move || {
+                barrier.wait();
+                done_in.send(()).unwrap();
+            }));
+        }
+        let mut count = 0;
+        turn_until(&pool, || {
+            count += done.try_iter().count();
+            count == 20
+        });
+    }
+
+    #[test]
+    fn a_thread_that_waits_inside_daffi_does_not_count() {
+        let pool = Pool::new("test".into(), 1);
+        let (inner_in, inner) = channel();
+        let (outer_in, outer) = channel();
+        let nested = pool.clone();
+        pool.submit(Box::new(move || {
+            let again = nested.clone();
+            let waited = nested.while_blocked(|| {
+                again.submit(Box::new(move || inner_in.send(7).unwrap()));
+                inner.recv_timeout(Duration::from_secs(10))
+            });
+            outer_in.send(waited).unwrap();
+        }));
+        assert_eq!(outer.recv_timeout(Duration::from_secs(10)).unwrap(), Ok(7));
+    }
+
+    #[test]
+    fn a_stopped_pool_drops_what_waits() {
+        let pool = Pool::new("test".into(), 1);
+        let (started_in, started) = channel();
+        let (release, released) = channel::<()>();
+        pool.submit(Box::new(move || {
+            started_in.send(()).unwrap();
+            let _ = released.recv();
+        }));
+        started.recv().unwrap();
+        let (dropped_in, dropped) = channel::<()>();
+        pool.submit(Box::new(move || dropped_in.send(()).unwrap()));
+        pool.stop();
+        assert!(dropped.recv().is_err(), "it was dropped without being run");
+        drop(release);
+    }
+}

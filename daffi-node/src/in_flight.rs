@@ -1,0 +1,261 @@
+//! The table of calls in flight: who waits for which id, and until when. Pure: time comes as an argument.
+
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use crate::pending::Pending;
+
+/// Calls in flight, in a few tables of their own so that threads do not wait for each other.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    shards: [Mutex<Shard>; SHARDS],
+    count: AtomicUsize,
+}
+
+/// The id of a call: shard, place and generation, so that an answer finds its place without searching and a late one
+/// never finds another call there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CallId(pub(crate) u64);
+
+/// A deadline and the time that was given, for the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    pub(crate) after: Duration,
+}
+
+const SHARDS: usize = 16;
+const SHARD_BITS: u32 = SHARDS.trailing_zeros();
+const PLACE_BITS: u32 = 28;
+
+#[derive(Debug, Default)]
+struct Shard {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// The generation that new places begin with.
+    generation: u32,
+    deadlines: BTreeSet<(Instant, CallId)>,
+}
+
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    call: Option<(Arc<Pending>, Option<Deadline>)>,
+}
+
+impl InFlight {
+    pub(crate) fn new() -> Self {
+        Self { shards: Default::default(), count: AtomicUsize::new(0) }
+    }
+
+    /// Adds a call. One with a deadline here is found by [`expired`](Self::expired) when it has passed.
+    pub(crate) fn insert(&self, call: Arc<Pending>, deadline: Option<Deadline>) -> CallId {
+        let number = shard_of_this_thread();
+        let mut shard = self.shards[number].lock();
+        let index = shard.free.pop().unwrap_or_else(|| {
+            let generation = shard.generation;
+            shard.places.push(Place { generation, call: None });
+            (shard.places.len() - 1) as u32
+        });
+        let place = &mut shard.places[index as usize];
+        place.call = Some((call, deadline));
+        let id = CallId::new(number, index, place.generation);
+        if let Some(deadline) = deadline {
+            shard.deadlines.insert((deadline.at, id));
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        id
+    }
+
+    /// Takes a call out, if it is still there.
+    pub(crate) fn remove(&self, id: CallId) -> Option<Arc<Pending>> {
+        let mut shard = self.shards.get(id.shard())?.lock();
+        let removed = shard.remove(id);
+        if removed.is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        removed.map(|(call, _)| call)
+    }
+
+    /// The call of this id, which stays.
+    pub(crate) fn get(&self, id: CallId) -> Option<Arc<Pending>> {
+        let shard = self.shards.get(id.shard())?.lock();
+        let place = shard.places.get(id.place())?;
+        let (call, _) = place.call.as_ref().filter(|_| place.generation == id.generation())?;
+        Some(call.clone())
+    }
+
+    /// Takes out the calls whose deadline has passed.
+    pub(crate) fn expired(&self, now: Instant) -> Vec<(CallId, Arc<Pending>, Duration)> {
+        let mut expired = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            while let Some(&(at, id)) = shard.deadlines.first()
+                && at <= now
+            {
+                if let Some((call, Some(deadline))) = shard.remove(id) {
+                    expired.push((id, call, deadline.after));
+                }
+            }
+        }
+        self.count.fetch_sub(expired.len(), Ordering::Relaxed);
+        expired
+    }
+
+    /// When the next deadline passes.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.shards.iter().filter_map(|shard| shard.lock().deadlines.first().map(|(at, _)| *at)).min()
+    }
+
+    /// Takes out every call that `which` picks.
+    pub(crate) fn remove_where(&self, which: impl Fn(&Pending) -> bool) -> Vec<(CallId, Arc<Pending>)> {
+        let mut removed = Vec::new();
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut shard = shard.lock();
+            let chosen: Vec<_> = (shard.places.iter().enumerate())
+                .filter(|(_, place)| place.call.as_ref().is_some_and(|(call, _)| which(call)))
+                .map(|(index, place)| CallId::new(number, index as u32, place.generation))
+                .collect();
+            for id in chosen {
+                removed.extend(shard.remove(id).map(|(call, _)| (id, call)));
+            }
+        }
+        self.count.fetch_sub(removed.len(), Ordering::Relaxed);
+        removed
+    }
+
+    /// How many calls are in flight.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Shard {
+    fn remove(&mut self, id: CallId) -> Option<(Arc<Pending>, Option<Deadline>)> {
+        let place = self.places.get_mut(id.place()).filter(|place| place.generation == id.generation())?;
+        let call = place.call.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        if let Some(deadline) = call.1 {
+            self.deadlines.remove(&(deadline.at, id));
+        }
+        self.free.push(id.place() as u32);
+        if self.free.len() == self.places.len() && self.places.len() > PLACES_KEPT {
+            // Nothing is in flight: give back what a burst took. New places begin with another generation, so
+            // that a late answer to the burst does not find them.
+            let generation = self.places.iter().map(|place| place.generation).max().unwrap_or(0);
+            self.generation = generation;
+            self.free = (0..PLACES_KEPT as u32).collect();
+            self.places.clear();
+            self.places.extend((0..PLACES_KEPT).map(|_| Place { generation, call: None }));
+            self.places.shrink_to_fit();
+        }
+        Some(call)
+    }
+}
+
+/// How many places a shard keeps when none is in use.
+const PLACES_KEPT: usize = 1024;
+
+impl CallId {
+    fn new(shard: usize, place: u32, generation: u32) -> Self {
+        let place = u64::from(place) << SHARD_BITS;
+        Self((u64::from(generation) << (SHARD_BITS + PLACE_BITS)) | place | shard as u64)
+    }
+
+    fn shard(self) -> usize {
+        (self.0 & (SHARDS as u64 - 1)) as usize
+    }
+
+    fn place(self) -> usize {
+        ((self.0 >> SHARD_BITS) & ((1 << PLACE_BITS) - 1)) as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> (SHARD_BITS + PLACE_BITS)) as u32
+    }
+}
+
+fn shard_of_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SHARD: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
+    }
+    SHARD.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Arc<Pending> {
+        Arc::new(Pending::new("f".into(), None))
+    }
+
+    fn deadline(at: Instant) -> Option<Deadline> {
+        Some(Deadline { at, after: Duration::from_secs(1) })
+    }
+
+    #[test]
+    fn a_call_is_found_once_and_a_late_answer_finds_nothing() {
+        let calls = InFlight::new();
+        let first = calls.insert(call(), None);
+        assert!(calls.get(first).is_some());
+        assert!(calls.remove(first).is_some());
+        assert!(calls.remove(first).is_none());
+        let second = calls.insert(call(), None);
+        assert_ne!(first, second, "the place is the same, the generation is not");
+        assert!(calls.get(first).is_none());
+        assert_eq!(calls.len(), 1);
+        assert!(calls.get(CallId(u64::MAX)).is_none());
+    }
+
+    #[test]
+    fn deadlines_pass_in_order_and_leave_with_their_call() {
+        let calls = InFlight::new();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let early = calls.insert(call(), deadline(at(10)));
+        let done = calls.insert(call(), deadline(at(5)));
+        let late = calls.insert(call(), deadline(at(20)));
+        calls.remove(done);
+        assert_eq!(calls.next_deadline(), Some(at(10)));
+        assert!(calls.expired(at(9)).is_empty());
+        let expired: Vec<_> = calls.expired(at(15)).into_iter().map(|(id, ..)| id).collect();
+        assert_eq!(expired, [early]);
+        assert!(calls.get(late).is_some());
+        assert_eq!(calls.len(), 1);
+    }
+
+    #[test]
+    fn a_burst_gives_its_memory_back_and_its_ids_stay_dead() {
+        let calls = InFlight::new();
+        let ids: Vec<_> = (0..5000).map(|_| calls.insert(call(), None)).collect();
+        for id in &ids {
+            calls.remove(*id);
+        }
+        assert!(calls.shards.iter().all(|shard| shard.lock().places.len() <= PLACES_KEPT));
+        let again: Vec<_> = (0..5000).map(|_| calls.insert(call(), None)).collect();
+        assert!(ids.iter().all(|id| calls.get(*id).is_none()));
+        assert!(again.iter().all(|id| calls.get(*id).is_some()));
+    }
+
+    #[test]
+    fn calls_are_picked_by_what_they_are() {
+        let calls = InFlight::new();
+        let sent = call();
+        sent.set_sent(true);
+        calls.insert(sent, None);
+        let waiting = calls.insert(call(), None);
+        assert_eq!(calls.remove_where(Pending::is_sent).len(), 1);
+        assert!(calls.get(waiting).is_some());
+    }
+}

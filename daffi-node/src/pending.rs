@@ -1,0 +1,278 @@
+//! One call in flight, from the caller's side: what has come of it so far, and its outcome.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use daffi_core::{
+    Error, Result,
+    fault::Fault,
+    frame::{Chunk, Failure, Reply, Targets},
+    payload::Codec,
+    signature::Signature,
+};
+use parking_lot::Mutex;
+
+use crate::latch::Latch;
+
+/// A call in flight.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    callback: Cow<'static, str>,
+    signature: Option<&'static Signature>,
+    /// Whether the request may have left this process.
+    sent: AtomicBool,
+    gathering: Mutex<Gathering>,
+    pub(crate) outcome: Latch<Result<Answer>>,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// From the one callee, or the controller.
+    One(Payload),
+    /// From each node that a broadcast went to.
+    Many(BTreeMap<String, Result<Payload>>),
+}
+
+/// A result, still encoded.
+#[derive(Debug, Clone)]
+pub(crate) struct Payload {
+    pub(crate) codec: u8,
+    pub(crate) body: Bytes,
+}
+
+/// What has come so far.
+#[derive(Debug)]
+enum Gathering {
+    One(Option<Assembly>),
+    Broadcast { results: bool, targets: Option<Parts> },
+}
+
+#[derive(Debug)]
+struct Parts {
+    nodes: Vec<String>,
+    answers: Vec<Option<Result<Payload>>>,
+    missing: usize,
+    assemblies: HashMap<u32, Assembly>,
+}
+
+/// A payload that comes in chunks. It grows with what comes, not with what was announced.
+#[derive(Debug)]
+pub(crate) struct Assembly {
+    codec: u8,
+    total: usize,
+    bytes: BytesMut,
+}
+
+/// Whether anything is still missing.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The outcome is there.
+    Done,
+    /// More has to come.
+    Open,
+}
+
+/// The first allocation for a payload that comes in chunks. Announcing a large one costs a peer nothing, so it gets
+/// no more than this before it sends.
+const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
+
+impl Assembly {
+    pub(crate) fn new(codec: u8, total: u32, first: &[u8]) -> Self {
+        let total = total as usize;
+        let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
+        bytes.extend_from_slice(first);
+        Self { codec, total, bytes }
+    }
+
+    /// Adds what came; gives the payload when it is whole.
+    ///
+    /// # Errors
+    /// More or less came than was announced.
+    pub(crate) fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Payload>, &'static str> {
+        let length = self.bytes.len() + chunk.body.len();
+        if length > self.total || (!chunk.more && length < self.total) {
+            return Err("its size is not the announced one");
+        }
+        self.bytes.extend_from_slice(chunk.body.as_slice());
+        if chunk.more {
+            return Ok(None);
+        }
+        Ok(Some(Payload { codec: self.codec, body: std::mem::take(&mut self.bytes).freeze() }))
+    }
+}
+
+impl Pending {
+    pub(crate) fn new(callback: Cow<'static, str>, signature: Option<&'static Signature>) -> Self {
+        Self::gathering(callback, signature, Gathering::One(None))
+    }
+
+    /// A broadcast, with or without results.
+    pub(crate) fn broadcast(
+        callback: Cow<'static, str>,
+        signature: Option<&'static Signature>,
+        results: bool,
+    ) -> Self {
+        Self::gathering(callback, signature, Gathering::Broadcast { results, targets: None })
+    }
+
+    fn gathering(
+        callback: Cow<'static, str>,
+        signature: Option<&'static Signature>,
+        gathering: Gathering,
+    ) -> Self {
+        Self {
+            callback,
+            signature,
+            sent: AtomicBool::new(false),
+            gathering: Mutex::new(gathering),
+            outcome: Latch::new(),
+        }
+    }
+
+    pub(crate) fn callback(&self) -> &str {
+        &self.callback
+    }
+
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_sent(&self, sent: bool) {
+        self.sent.store(sent, Ordering::Release);
+    }
+
+    pub(crate) fn reply(&self, reply: &Reply<'_>) -> Progress {
+        match &mut *self.gathering.lock() {
+            Gathering::One(assembly) => {
+                if reply.more {
+                    *assembly = Some(Assembly::new(reply.codec, reply.total, reply.body.as_slice()));
+                    return Progress::Open;
+                }
+            }
+            Gathering::Broadcast { targets, .. } => {
+                let Some(parts) = targets else { return Progress::Open };
+                if reply.more {
+                    let assembly = Assembly::new(reply.codec, reply.total, reply.body.as_slice());
+                    parts.assemblies.insert(reply.part, assembly);
+                    return Progress::Open;
+                }
+                let payload = Payload { codec: reply.codec, body: reply.body.to_bytes() };
+                return self.answered(parts, reply.part, Ok(payload));
+            }
+        }
+        self.finish(Ok(Answer::One(Payload { codec: reply.codec, body: reply.body.to_bytes() })))
+    }
+
+    pub(crate) fn chunk(&self, chunk: &Chunk<'_>) -> Progress {
+        let broken = |problem| Error::Decode {
+            what: "result",
+            callback: self.callback.to_string(),
+            reason: format!("the payload is broken: {problem}"),
+        };
+        match &mut *self.gathering.lock() {
+            Gathering::One(Some(assembly)) => match assembly.add(chunk) {
+                Ok(None) => Progress::Open,
+                Ok(Some(payload)) => self.finish(Ok(Answer::One(payload))),
+                Err(problem) => self.finish(Err(broken(problem))),
+            },
+            Gathering::Broadcast { targets: Some(parts), .. } => {
+                let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else { return Progress::Open };
+                let answer = match assembly.add(chunk) {
+                    Ok(None) => return Progress::Open,
+                    Ok(Some(payload)) => Ok(payload),
+                    Err(problem) => Err(broken(problem)),
+                };
+                parts.assemblies.remove(&chunk.part);
+                self.answered(parts, chunk.part, answer)
+            }
+            _ => Progress::Open,
+        }
+    }
+
+    pub(crate) fn failure(&self, failure: Failure) -> Progress {
+        let error = self.error(*failure.fault);
+        match &mut *self.gathering.lock() {
+            Gathering::Broadcast { targets: Some(parts), .. } => self.answered(parts, failure.part, Err(error)),
+            _ => self.finish(Err(error)),
+        }
+    }
+
+    pub(crate) fn targets(&self, frame: &Targets<'_>) -> Progress {
+        let mut gathering = self.gathering.lock();
+        let Gathering::Broadcast { results, targets } = &mut *gathering else { return Progress::Open };
+        if !*results {
+            return self.finish(Ok(Answer::Many(BTreeMap::new())));
+        }
+        let nodes: Vec<_> = frame.nodes.lines().map(str::to_owned).collect();
+        let missing = nodes.len();
+        let answers = vec![None; missing];
+        *targets = Some(Parts { nodes, answers, missing, assemblies: HashMap::new() });
+        Progress::Open
+    }
+
+    /// Ends the call with `error`. A broadcast that knows its targets ends with what has come, and `error` for each
+    /// node that has not answered.
+    pub(crate) fn fail(&self, error: Error) {
+        if let Gathering::Broadcast { targets: Some(parts), .. } = &mut *self.gathering.lock() {
+            for answer in &mut parts.answers {
+                answer.get_or_insert_with(|| Err(error.clone()));
+            }
+            self.finish(Ok(parts.take()));
+        } else {
+            self.finish(Err(error));
+        }
+    }
+
+    /// What running out of time is called here.
+    pub(crate) fn timed_out(&self, after: Duration) -> Error {
+        Error::Timeout { callback: self.callback.to_string(), after, sent: self.is_sent() }
+    }
+
+    pub(crate) fn cancelled(&self) -> Error {
+        Error::Cancelled { callback: self.callback.to_string(), sent: self.is_sent() }
+    }
+
+    /// The result of a unicast call.
+    pub(crate) fn decode<R: serde::de::DeserializeOwned>(&self, payload: &Payload) -> Result<R> {
+        let Payload { codec, body } = payload;
+        let decoded = match Codec::from_byte(*codec) {
+            Some(codec) => codec.decode(body).map_err(|error| error.to_string()),
+            None => Err(format!("the callee used codec {codec}, which this version does not know")),
+        };
+        decoded.map_err(|reason| Error::Decode { what: "result", callback: self.callback.to_string(), reason })
+    }
+
+    fn error(&self, fault: Fault) -> Error {
+        Error::from_fault(fault, &self.callback, self.signature.map_or("", Signature::text))
+    }
+
+    fn answered(&self, parts: &mut Parts, part: u32, answer: Result<Payload>) -> Progress {
+        let Some(place @ None) = parts.answers.get_mut(part as usize) else { return Progress::Open };
+        *place = Some(answer);
+        parts.missing -= 1;
+        if parts.missing > 0 {
+            return Progress::Open;
+        }
+        self.finish(Ok(parts.take()))
+    }
+
+    fn finish(&self, outcome: Result<Answer>) -> Progress {
+        self.outcome.set(outcome);
+        Progress::Done
+    }
+}
+
+impl Parts {
+    /// The answers by node name.
+    fn take(&mut self) -> Answer {
+        let nodes = std::mem::take(&mut self.nodes).into_iter();
+        let answers = std::mem::take(&mut self.answers).into_iter().flatten();
+        Answer::Many(nodes.zip(answers).collect())
+    }
+}
