@@ -485,7 +485,8 @@ impl Error for Stop {
 #[cfg(test)]
 #[allow(
     dead_code,
-    reason = "the types of this test are looked at and never made"
+    clippy::use_self,
+    reason = "types that are looked at and never made, each a line"
 )]
 mod tests {
     use std::{
