@@ -86,7 +86,17 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "localhost:1", "tcp://:1", "tcp://a", "tcp://a:b", "tcp://a:70000", "tcp://::1:5", "unix://", "http://a:1"] {
+        for text in [
+            "",
+            "localhost:1",
+            "tcp://:1",
+            "tcp://a",
+            "tcp://a:b",
+            "tcp://a:70000",
+            "tcp://::1:5",
+            "unix://",
+            "http://a:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

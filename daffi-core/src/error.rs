@@ -48,7 +48,9 @@ pub enum Error {
     NoController,
 
     /// Another process listens on this address.
-    #[error("{address} is already in use by another process: choose another address, or connect to that controller without init_controller")]
+    #[error(
+        "{address} is already in use by another process: choose another address, or connect to that controller without init_controller"
+    )]
     #[non_exhaustive]
     AddressInUse {
         /// The address that the controller was to listen on.
@@ -67,7 +69,9 @@ pub enum Error {
     },
 
     /// No controller was reached within `connect_timeout`.
-    #[error("no controller reached at {address} within {waited:?} ({reason}): start one there, or wait longer with connect_timeout")]
+    #[error(
+        "no controller reached at {address} within {waited:?} ({reason}): start one there, or wait longer with connect_timeout"
+    )]
     #[non_exhaustive]
     Unreachable {
         /// Where the controller was expected.
@@ -79,7 +83,9 @@ pub enum Error {
     },
 
     /// A living node of this name is already connected to the controller.
-    #[error("the process name {name:?} is taken by a node that is alive: give each process its own process_name")]
+    #[error(
+        "the process name {name:?} is taken by a node that is alive: give each process its own process_name"
+    )]
     #[non_exhaustive]
     NameTaken {
         /// The name.
@@ -95,7 +101,9 @@ pub enum Error {
     },
 
     /// Two callbacks of one process have the same name.
-    #[error("two callbacks are named {name:?}: one at {first}, the other at {second}; rename one, or use #[callback(name = \"…\")]")]
+    #[error(
+        "two callbacks are named {name:?}: one at {first}, the other at {second}; rename one, or use #[callback(name = \"…\")]"
+    )]
     #[non_exhaustive]
     DuplicateCallback {
         /// The name.
@@ -117,7 +125,9 @@ pub enum Error {
     },
 
     /// A second instance of a `#[callback] struct` was registered.
-    #[error("{name} is a singleton and already has an instance: use {name}::instance() instead of registering another")]
+    #[error(
+        "{name} is a singleton and already has an instance: use {name}::instance() instead of registering another"
+    )]
     #[non_exhaustive]
     SingletonExists {
         /// The struct.
@@ -143,7 +153,9 @@ pub enum Error {
     },
 
     /// A method of a singleton struct was called before its instance exists.
-    #[error("{callback:?} on {node:?} has no instance yet: register one there with `.register()` before it is called")]
+    #[error(
+        "{callback:?} on {node:?} has no instance yet: register one there with `.register()` before it is called"
+    )]
     #[non_exhaustive]
     NoInstance {
         /// The callback's name.
@@ -153,7 +165,9 @@ pub enum Error {
     },
 
     /// Caller and callee disagree on the callback's types. Nothing was decoded.
-    #[error("caller and callee disagree on {callback:?}: the caller has {caller}, the callee on {node:?} has {callee}; bring the two to the same types")]
+    #[error(
+        "caller and callee disagree on {callback:?}: the caller has {caller}, the callee on {node:?} has {callee}; bring the two to the same types"
+    )]
     SignatureMismatch {
         /// The callback's name.
         callback: String,
@@ -173,7 +187,9 @@ pub enum Error {
     },
 
     /// Calls called calls, deeper than the limit: usually a ring that never ends.
-    #[error("{callback:?} was not called: calls are nested more than {limit} deep; look for callbacks that call each other in a ring")]
+    #[error(
+        "{callback:?} was not called: calls are nested more than {limit} deep; look for callbacks that call each other in a ring"
+    )]
     #[non_exhaustive]
     HopLimit {
         /// The callback that would have been one too deep.
@@ -183,7 +199,9 @@ pub enum Error {
     },
 
     /// A payload is larger than the limit.
-    #[error("a payload of {size} bytes for {callback:?} exceeds the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides")]
+    #[error(
+        "a payload of {size} bytes for {callback:?} exceeds the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
+    )]
     #[non_exhaustive]
     TooLarge {
         /// The callback's name.
@@ -227,7 +245,9 @@ pub enum Error {
     },
 
     /// A scheduled task that the controller does not know: it ended long ago, or the controller was restarted.
-    #[error("the controller knows no scheduled task {id}: it ended long ago, or the controller was restarted since")]
+    #[error(
+        "the controller knows no scheduled task {id}: it ended long ago, or the controller was restarted since"
+    )]
     #[non_exhaustive]
     NoTask {
         /// The task's id.
@@ -283,7 +303,9 @@ pub enum Error {
     },
 
     /// The link to the controller was lost with the call in flight. The node reconnects by itself.
-    #[error("the link to the controller was lost before {callback:?} was answered; the callback may have run")]
+    #[error(
+        "the link to the controller was lost before {callback:?} was answered; the callback may have run"
+    )]
     #[non_exhaustive]
     ControllerLost {
         /// The callback's name.
@@ -356,10 +378,10 @@ impl Error {
                 callee: fault.message,
             },
             FaultKind::Overloaded => Self::Overloaded { node: fault.node },
-            FaultKind::HopLimit => Self::HopLimit { callback, limit: fault.number.try_into().unwrap_or(u8::MAX) },
-            FaultKind::TooLarge => {
-                Self::TooLarge { callback, size: fault.number, limit: fault.limit }
+            FaultKind::HopLimit => {
+                Self::HopLimit { callback, limit: fault.number.try_into().unwrap_or(u8::MAX) }
             }
+            FaultKind::TooLarge => Self::TooLarge { callback, size: fault.number, limit: fault.limit },
             FaultKind::BadArguments => Self::Decode { what: "arguments", callback, reason: fault.message },
             FaultKind::BadResult => Self::Encode { what: "result", callback, reason: fault.message },
             FaultKind::InvalidTime => Self::InvalidTime { problem: fault.message },

@@ -1,12 +1,35 @@
-//! The foundation that node and controller of [daffi](https://docs.rs/daffi) share.
-#![doc = ""]
+//! The foundation that node and controller of [daffi](https://docs.rs/daffi) share: frames, payload codec, errors,
+//! transports, and the seam behind which a controller stands.
+//!
+//! The modules `frame`, `payload`, `queue`, `limits` and `names` are pure: no socket, no clock. `reactor`,
+//! `transport` and `outbox` are the I/O.
 
 mod address;
 pub use address::{Address, AddressError};
+
+pub mod answer;
+
+pub mod controller;
 
 mod error;
 pub use error::{Error, RemoteError, Result};
 
 pub mod fault;
+pub mod frame;
+
+pub mod limits;
+pub use limits::Limits;
+
+pub mod names;
+pub mod outbox;
 pub mod payload;
+mod queue;
+pub mod reactor;
 pub mod signature;
+pub mod transport;
+
+/// What macros of this crate expand to. Not part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+}

@@ -99,11 +99,4 @@ mod tests {
             assert!(codec.decode::<(u32,)>(&bytes).is_err(), "{codec:?}");
         }
     }
-
-    #[test]
-    fn an_announced_length_without_its_bytes_is_an_error_and_allocates_nothing() {
-        let bytes = u64::MAX.to_le_bytes();
-        assert!(Codec::Bincode.decode::<String>(&bytes).is_err());
-        assert!(Codec::Bincode.decode::<Vec<u64>>(&bytes).is_err());
-    }
 }

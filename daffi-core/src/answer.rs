@@ -1,0 +1,85 @@
+//! What the controller answers to questions, in the payload codec.
+
+use serde::{Deserialize, Serialize};
+
+/// A connected process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Process {
+    /// Its name.
+    pub name: String,
+    /// The callbacks it offers, sorted.
+    pub callbacks: Vec<String>,
+}
+
+impl Process {
+    /// A process of this name that offers these callbacks.
+    pub fn new(name: String, callbacks: Vec<String>) -> Self {
+        Self { name, callbacks }
+    }
+}
+
+/// A callback, and who offers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CallbackInfo {
+    /// Its name.
+    pub name: String,
+    /// Its signature as text, such as `(a: i64, b: i64) -> i64`.
+    pub signature: String,
+    /// The nodes that offer it with this signature, sorted.
+    pub nodes: Vec<String>,
+    /// Whether it can be called now; a method of a singleton cannot before its instance is registered.
+    pub ready: bool,
+}
+
+impl CallbackInfo {
+    /// A callback with this signature, offered by these nodes.
+    pub fn new(name: String, signature: String, nodes: Vec<String>, ready: bool) -> Self {
+        Self { name, signature, nodes, ready }
+    }
+}
+
+/// How a scheduled task is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TaskStatus {
+    /// Whether it goes on.
+    pub state: TaskState,
+    /// How many calls it has made.
+    pub runs: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// How many times it did not call because the call before was still running, or nobody offered the callback.
+    pub skipped: u64,
+    /// What the last failure said; empty if there was none.
+    pub last_error: String,
+    /// Microseconds until the next call, if there is one.
+    pub next_in_us: Option<u64>,
+}
+
+impl TaskStatus {
+    /// The status of a task that has not run yet.
+    pub fn new(next_in_us: Option<u64>) -> Self {
+        Self {
+            state: TaskState::Active,
+            runs: 0,
+            failures: 0,
+            skipped: 0,
+            last_error: String::new(),
+            next_in_us,
+        }
+    }
+}
+
+/// Whether a scheduled task goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It will call again.
+    Active,
+    /// All its times have come.
+    Finished,
+    /// It was cancelled.
+    Cancelled,
+}

@@ -1,0 +1,161 @@
+//! All bounds in one place, with unit and reason.
+
+use std::time::Duration;
+
+/// Bytes of the fixed part of a frame.
+pub const HEAD_BYTES: usize = 16;
+
+/// The most body bytes that one frame carries. Larger payloads travel in chunks of this size, so that a small call
+/// never waits behind more than one of them per transfer.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The most bytes that may follow the head of a frame: a chunk, and names and numbers around it.
+pub const FRAME_BYTES_MAX: usize = CHUNK_BYTES + 8 * 1024;
+
+/// The most bytes that may follow the head before the handshake is done; a stranger gets no more memory than this.
+pub const HANDSHAKE_BYTES_MAX: usize = 8 * 1024;
+
+/// How many body bytes of one call may be on their way before the receiver asks for more. It bounds what the
+/// controller holds for a callee that is slower than its caller.
+pub const STREAM_WINDOW_BYTES: usize = 1024 * 1024;
+
+/// The most times that one `PERIOD.at_time` may name.
+pub const AT_TIMES_MAX: usize = 1000;
+
+/// The shortest `PERIOD.period`.
+pub const PERIOD_MIN: Duration = Duration::from_millis(1);
+
+/// How deep calls may be nested: A calls B calls A …
+pub const HOPS_MAX: u8 = 32;
+
+const _: () = assert!(HANDSHAKE_BYTES_MAX <= FRAME_BYTES_MAX);
+const _: () = assert!(AT_TIMES_MAX * 8 + 2 * 1024 <= FRAME_BYTES_MAX);
+const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
+
+/// What a node or controller takes on before it refuses.
+///
+/// The defaults suit a machine of any size; each field says what too low or too high costs.
+///
+/// ```
+/// use daffi_core::Limits;
+///
+/// let limits = Limits { payload_bytes_max: 1 << 20, ..Limits::default() };
+/// assert!(limits.check().is_ok());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest arguments or result of one call in bytes. Default 64 MiB. It is checked where a payload is
+    /// made, passed on and received; a larger one is `Error::TooLarge`.
+    pub payload_bytes_max: u64,
+    /// The most bytes that wait for one peer's socket. Default 8 MiB. Too low refuses bursts; too high lets one
+    /// frozen peer hold that much memory. A call that does not fit is `Error::Overloaded`.
+    pub queue_bytes_max: usize,
+    /// The most bytes that wait for all peers of a controller together. Default 256 MiB.
+    pub queue_total_bytes_max: usize,
+    /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait and blocking
+    /// callers block.
+    pub calls_in_flight_max: usize,
+    /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
+    pub requests_held_max: usize,
+    /// The most threads that run `fn` callbacks of one node, not counting those that wait inside daffi.
+    /// Default 512.
+    pub threads_max: usize,
+    /// The most callbacks that one node registers with a controller. Default 65,536.
+    pub callbacks_max: usize,
+    /// The most scheduled tasks that one controller keeps. Default 100,000.
+    pub tasks_max: usize,
+    /// The most connections of one controller. Default 65,536.
+    pub connections_max: usize,
+    /// The most connections of one controller whose handshake is not done. Default 1,024.
+    pub handshakes_max: usize,
+    /// How long a handshake may take. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// How often each side asks the other for a sign of life. Default 5 s. A peer that leaves three in a row
+    /// unanswered is lost.
+    pub heartbeat: Duration,
+    /// How long `stop` lets running callbacks finish. Default 10 s.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 64 * 1024 * 1024,
+            queue_bytes_max: 8 * 1024 * 1024,
+            queue_total_bytes_max: 256 * 1024 * 1024,
+            calls_in_flight_max: 65_536,
+            requests_held_max: 65_536,
+            threads_max: 512,
+            callbacks_max: 65_536,
+            tasks_max: 100_000,
+            connections_max: 65_536,
+            handshakes_max: 1_024,
+            handshake_timeout: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(5),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// How many heartbeats in a row may go unanswered.
+    pub const HEARTBEATS_MISSED_MAX: u32 = 3;
+
+    /// Says what makes no sense, all of it at once.
+    ///
+    /// # Errors
+    /// One sentence for each field that cannot work.
+    pub fn check(&self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        let mut need = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        need(self.payload_bytes_max >= 1, "payload_bytes_max has to be at least 1");
+        need(
+            self.payload_bytes_max <= u64::from(u32::MAX),
+            "payload_bytes_max has to be below 4 GiB: a payload's size travels in 32 bits",
+        );
+        need(
+            self.queue_bytes_max >= 2 * FRAME_BYTES_MAX,
+            "queue_bytes_max has to be at least 144 KiB: room for two frames",
+        );
+        need(
+            self.queue_total_bytes_max >= self.queue_bytes_max,
+            "queue_total_bytes_max has to be at least queue_bytes_max",
+        );
+        need(self.calls_in_flight_max >= 1, "calls_in_flight_max has to be at least 1");
+        need(
+            self.calls_in_flight_max <= 1 << 24,
+            "calls_in_flight_max has to be at most 16,777,216: a call's place travels in 24 bits",
+        );
+        need(self.requests_held_max >= 1, "requests_held_max has to be at least 1");
+        need(self.threads_max >= 1, "threads_max has to be at least 1");
+        need(self.connections_max >= 1, "connections_max has to be at least 1");
+        need(self.handshakes_max >= 1, "handshakes_max has to be at least 1");
+        need(!self.handshake_timeout.is_zero(), "handshake_timeout has to be above zero");
+        need(self.heartbeat >= Duration::from_millis(10), "heartbeat has to be at least 10 ms");
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_make_sense() {
+        assert_eq!(Limits::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let limits =
+            Limits { payload_bytes_max: 0, heartbeat: Duration::ZERO, threads_max: 0, ..Limits::default() };
+        let problems = limits.check().unwrap_err();
+        for name in ["payload_bytes_max", "heartbeat", "threads_max"] {
+            assert!(problems.contains(name), "{problems}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What a process or callback may be called, by one rule on both sides of the wire.
+
+/// The longest name in bytes; a name's length travels in one byte.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Names with this prefix belong to daffi itself.
+pub const RESERVED_PREFIX: &str = "daffi.";
+
+/// Says what is wrong with a process or callback name: it has to be 1 to 255 bytes of UTF-8 text without
+/// control characters, and must not begin with `daffi.`.
+///
+/// # Errors
+/// The rule that the name breaks, as a phrase.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        Err("it is empty")
+    } else if name.len() > NAME_BYTES_MAX {
+        Err("it is longer than 255 bytes")
+    } else if name.chars().any(char::is_control) {
+        Err("it has control characters")
+    } else if name.starts_with(RESERVED_PREFIX) {
+        Err("names that begin with `daffi.` are reserved")
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_are_short_printable_and_not_ours() {
+        for good in ["a", "func1", "größe", "node 7", "a.b:c/d-e", &"x".repeat(255)] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a\nb", "\0", "daffi.stats", &"x".repeat(256)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Frames that wait to be written, as the bytes they will be. Pure: the socket is elsewhere.
+
+use std::{collections::VecDeque, io::IoSlice};
+
+use bytes::Bytes;
+
+use crate::{
+    frame::Frame,
+    limits::{CHUNK_BYTES, HEAD_BYTES},
+};
+
+/// Bodies up to this size are copied behind their head, so that many small frames leave as one slice. Above it the
+/// copy costs more than the extra slice.
+const FLATTEN_BYTES_MAX: usize = 4 * 1024;
+
+/// How many bytes of chunks are put between other frames at a time: a small frame never waits for more than this.
+const CHUNKS_AT_A_TIME_BYTES: usize = 2 * CHUNK_BYTES;
+
+/// The most slices of one vectored write.
+const SLICES_MAX: usize = 64;
+
+/// What waits for a socket. Chunks of large payloads wait apart and go when nothing else does, or a few in between.
+#[derive(Debug, Default)]
+pub(crate) struct OutQueue {
+    frames: Lane,
+    chunks: VecDeque<(Vec<u8>, Bytes)>,
+    bytes: usize,
+}
+
+/// Encoded frames in order: runs of small ones in one buffer, large bodies as they are.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    flat: Vec<u8>,
+    flat_written: usize,
+    segments: VecDeque<Segment>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Segment {
+    /// So many bytes of `flat`, after those of the segments before.
+    Flat(usize),
+    Shared(Bytes),
+}
+
+impl OutQueue {
+    /// How many bytes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Adds a frame, and says by how many bytes the queue grew.
+    pub(crate) fn push(&mut self, frame: &Frame<'_>) -> usize {
+        let grown = if let Frame::Chunk(chunk) = frame {
+            let mut prefix = Vec::with_capacity(HEAD_BYTES + 4);
+            frame.encode_prefix(&mut prefix);
+            let grown = prefix.len() + chunk.body.len();
+            self.chunks.push_back((prefix, chunk.body.to_bytes()));
+            grown
+        } else {
+            self.frames.push(frame)
+        };
+        self.bytes += grown;
+        grown
+    }
+
+    /// Moves what goes next into `lane`, which has to be empty.
+    pub(crate) fn next(&mut self, lane: &mut Lane) {
+        debug_assert!(lane.is_empty());
+        std::mem::swap(&mut self.frames, lane);
+        let mut chunk_bytes = 0;
+        while chunk_bytes < CHUNKS_AT_A_TIME_BYTES
+            && let Some((prefix, body)) = self.chunks.pop_front()
+        {
+            chunk_bytes += body.len();
+            lane.push_parts(&prefix, body);
+        }
+        self.bytes -= lane.bytes;
+    }
+}
+
+impl Lane {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    fn push(&mut self, frame: &Frame<'_>) -> usize {
+        let before = self.flat.len();
+        let body = frame.encode_prefix(&mut self.flat);
+        if body.len() <= FLATTEN_BYTES_MAX {
+            self.flat.extend_from_slice(body.as_slice());
+            self.grow_flat(self.flat.len() - before)
+        } else {
+            self.grow_flat(self.flat.len() - before) + self.push_shared(body.to_bytes())
+        }
+    }
+
+    fn push_parts(&mut self, prefix: &[u8], body: Bytes) {
+        self.flat.extend_from_slice(prefix);
+        self.grow_flat(prefix.len());
+        self.push_shared(body);
+    }
+
+    fn grow_flat(&mut self, grown: usize) -> usize {
+        self.bytes += grown;
+        if let Some(Segment::Flat(length)) = self.segments.back_mut() {
+            *length += grown;
+        } else {
+            self.segments.push_back(Segment::Flat(grown));
+        }
+        grown
+    }
+
+    fn push_shared(&mut self, body: Bytes) -> usize {
+        let grown = body.len();
+        self.bytes += grown;
+        self.segments.push_back(Segment::Shared(body));
+        grown
+    }
+
+    /// What to write next, as slices in order.
+    pub(crate) fn slices(&self) -> ([IoSlice<'_>; SLICES_MAX], usize) {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let mut flat = &self.flat[self.flat_written..];
+        let mut count = 0;
+        for segment in self.segments.iter().take(SLICES_MAX) {
+            slices[count] = IoSlice::new(match segment {
+                Segment::Flat(length) => {
+                    let (head, rest) = flat.split_at(*length);
+                    flat = rest;
+                    head
+                }
+                Segment::Shared(body) => body,
+            });
+            count += 1;
+        }
+        (slices, count)
+    }
+
+    /// Forgets the first `written` bytes.
+    pub(crate) fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while written > 0 {
+            let front = self.segments.front_mut().expect("no more is written than there was");
+            let (length, done) = match front {
+                Segment::Flat(length) => {
+                    let step = written.min(*length);
+                    self.flat_written += step;
+                    *length -= step;
+                    (step, *length == 0)
+                }
+                Segment::Shared(body) => {
+                    let step = written.min(body.len());
+                    let _ = body.split_to(step);
+                    (step, body.is_empty())
+                }
+            };
+            written -= length;
+            if done {
+                self.segments.pop_front();
+            }
+        }
+        if self.bytes == 0 {
+            self.flat.clear();
+            self.flat_written = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Body, Chunk, Reply};
+
+    fn reply(id: u64, body: &Bytes) -> Frame<'_> {
+        Frame::Reply(Reply {
+            id,
+            more: false,
+            part: 0,
+            codec: 0,
+            total: body.len() as u32,
+            body: Body::shared(body),
+        })
+    }
+
+    fn chunk(id: u64, body: &Bytes) -> Frame<'_> {
+        Frame::Chunk(Chunk { id, reply: true, more: true, part: 0, body: Body::shared(body) })
+    }
+
+    /// Everything that the queue gives, written in steps of `step` bytes.
+    fn drain(queue: &mut OutQueue, step: usize) -> Vec<u8> {
+        let mut lane = Lane::default();
+        let mut out = Vec::new();
+        loop {
+            if lane.is_empty() {
+                queue.next(&mut lane);
+            }
+            if lane.is_empty() {
+                assert!(queue.is_empty());
+                return out;
+            }
+            let mut written = 0;
+            let (slices, count) = lane.slices();
+            for slice in &slices[..count] {
+                let take = slice.len().min(step - written);
+                out.extend_from_slice(&slice[..take]);
+                written += take;
+            }
+            lane.advance(written);
+        }
+    }
+
+    #[test]
+    fn frames_leave_as_they_were_encoded_however_they_are_cut() {
+        let small = Bytes::from_static(b"small");
+        let large = Bytes::from(vec![7; 10_000]);
+        for step in [1, 7, 100, 5_000, usize::MAX] {
+            let mut queue = OutQueue::default();
+            let mut expected = Vec::new();
+            let mut grown = 0;
+            for id in 0..200 {
+                let frame = reply(id, if id % 3 == 0 { &large } else { &small });
+                frame.encode(&mut expected);
+                grown += queue.push(&frame);
+            }
+            assert_eq!(queue.len(), grown);
+            assert_eq!(drain(&mut queue, step), expected);
+        }
+    }
+
+    #[test]
+    fn a_small_frame_waits_for_a_few_chunks_at_most() {
+        let body = Bytes::from(vec![1; CHUNK_BYTES]);
+        let mut queue = OutQueue::default();
+        for _ in 0..20 {
+            queue.push(&chunk(1, &body));
+        }
+        let mut lane = Lane::default();
+        queue.next(&mut lane);
+        assert!(lane.bytes < 3 * CHUNK_BYTES);
+        queue.push(&reply(2, &Bytes::new()));
+        lane.advance(lane.bytes);
+        queue.next(&mut lane);
+        let (slices, _) = lane.slices();
+        assert_eq!(slices[0][4], 7, "the reply goes before the other chunks");
+    }
+}

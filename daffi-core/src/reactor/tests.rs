@@ -1,0 +1,130 @@
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::mpsc::{Receiver, Sender, channel},
+};
+
+use super::*;
+use crate::{Address, frame::Frame};
+
+enum Event {
+    Received(Vec<u8>),
+    Closed(String),
+}
+
+/// Takes three bytes at a time, so that rests come again.
+struct InThrees(Sender<Event>);
+
+impl Connection for InThrees {
+    fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
+        if batch.starts_with(b"bad") {
+            return Err("bad bytes".to_owned());
+        }
+        let used = batch.len() / 3 * 3;
+        self.0.send(Event::Received(batch[..used].to_vec())).unwrap();
+        Ok(used)
+    }
+
+    fn closed(&mut self, reason: &str) {
+        self.0.send(Event::Closed(reason.to_owned())).unwrap();
+    }
+}
+
+struct Server {
+    handle: Handle,
+    events: Sender<Event>,
+    outboxes: Sender<Arc<Outbox>>,
+}
+
+impl Acceptor for Server {
+    fn accepted(&mut self, stream: Stream, _peer: &str) {
+        let events = self.events.clone();
+        let outbox = self
+            .handle
+            .add_connection(stream, 1 << 20, Budget::new(1 << 20), |_| Box::new(InThrees(events)))
+            .unwrap();
+        self.outboxes.send(outbox).unwrap();
+    }
+}
+
+struct Fixture {
+    reactor: Reactor,
+    client: TcpStream,
+    events: Receiver<Event>,
+    outbox: Arc<Outbox>,
+    _listener: ListenerGuard,
+}
+
+fn fixture() -> Fixture {
+    let reactor = Reactor::start("test").unwrap();
+    let (listener, address) = Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).unwrap();
+    let Address::Tcp { port, .. } = address else { unreachable!() };
+    let (events_in, events) = channel();
+    let (outboxes_in, outboxes) = channel();
+    let server = Server { handle: reactor.handle().clone(), events: events_in, outboxes: outboxes_in };
+    let guard = reactor.handle().add_listener(listener, Box::new(server)).unwrap();
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let outbox = outboxes.recv().unwrap();
+    Fixture { reactor, client, events, outbox, _listener: guard }
+}
+
+#[test]
+fn rests_come_again_and_frames_go_out() {
+    let mut fixture = fixture();
+    let mut got = Vec::new();
+    for part in [&b"ab"[..], b"cde", b"f"] {
+        fixture.client.write_all(part).unwrap();
+    }
+    while got.len() < 6 {
+        match fixture.events.recv().unwrap() {
+            Event::Received(bytes) => got.extend(bytes),
+            Event::Closed(reason) => panic!("{reason}"),
+        }
+    }
+    assert_eq!(got, b"abcdef");
+
+    let ping = Frame::Ping { id: 7 };
+    fixture.outbox.push(&ping).unwrap();
+    fixture.outbox.flush();
+    let mut bytes = [0; 16];
+    fixture.client.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes[..], ping.to_bytes()[..]);
+}
+
+#[test]
+fn a_connection_closes_for_the_reason_that_its_handler_gives() {
+    let mut fixture = fixture();
+    fixture.client.write_all(b"bad").unwrap();
+    assert!(matches!(fixture.events.recv().unwrap(), Event::Closed(reason) if reason == "bad bytes"));
+    assert_eq!(fixture.client.read(&mut [0; 8]).unwrap_or(0), 0);
+    assert!(fixture.outbox.push(&Frame::Ping { id: 1 }).is_err());
+}
+
+#[test]
+fn finishing_writes_what_waits_and_then_ends() {
+    let mut fixture = fixture();
+    let ping = Frame::Ping { id: 7 };
+    for _ in 0..1000 {
+        fixture.outbox.push(&ping).unwrap();
+    }
+    fixture.outbox.finish();
+    let mut bytes = Vec::new();
+    fixture.client.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len(), 16_000);
+}
+
+#[test]
+fn a_queue_at_its_limit_refuses_and_stopping_closes() {
+    let mut fixture = fixture();
+    let text = "x".repeat(60_000);
+    let frame = Frame::Goodbye { reason: &text };
+    // Nobody reads, so the kernel's buffers fill and then the queue does.
+    let refused = (0..10_000).find_map(|_| {
+        let refused = fixture.outbox.try_push(&frame).err();
+        fixture.outbox.flush();
+        refused
+    });
+    assert_eq!(refused, Some(crate::controller::PortError::Full));
+    fixture.reactor.stop();
+    assert!(matches!(fixture.events.recv().unwrap(), Event::Closed(reason) if reason == "stopped"));
+}
