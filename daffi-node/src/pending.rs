@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use daffi_core::{
     Error, Result,
     fault::Fault,
+    limits::STREAM_WINDOW_BYTES,
     frame::{Chunk, Failure, Reply, Targets},
     payload::Codec,
     signature::Signature,
@@ -67,6 +68,8 @@ pub(crate) struct Assembly {
     codec: u8,
     total: usize,
     bytes: BytesMut,
+    /// What came since the sender was last told to go on.
+    uncredited: usize,
 }
 
 /// Whether anything is still missing.
@@ -76,18 +79,24 @@ pub(crate) enum Progress {
     Done,
     /// More has to come.
     Open,
+    /// More has to come, and the sender may send so many bytes more.
+    Credit(u32),
 }
 
 /// The first allocation for a payload that comes in chunks. Announcing a large one costs a peer nothing, so it gets
 /// no more than this before it sends.
 const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
 
+/// How many bytes come before the sender is told to go on: often enough that it never waits, rarely enough to cost
+/// nothing.
+const CREDIT_BYTES: usize = STREAM_WINDOW_BYTES / 4;
+
 impl Assembly {
     pub(crate) fn new(codec: u8, total: u32, first: &[u8]) -> Self {
         let total = total as usize;
         let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
         bytes.extend_from_slice(first);
-        Self { codec, total, bytes }
+        Self { codec, total, bytes, uncredited: first.len() }
     }
 
     /// Adds what came; gives the payload when it is whole.
@@ -100,10 +109,20 @@ impl Assembly {
             return Err("its size is not the announced one");
         }
         self.bytes.extend_from_slice(chunk.body.as_slice());
+        self.uncredited += chunk.body.len();
         if chunk.more {
             return Ok(None);
         }
         Ok(Some(Payload { codec: self.codec, body: std::mem::take(&mut self.bytes).freeze() }))
+    }
+
+    /// How many bytes more the sender may send now, if it is time to tell it.
+    pub(crate) fn take_credit(&mut self) -> Option<u32> {
+        (self.uncredited >= CREDIT_BYTES).then(|| std::mem::take(&mut self.uncredited) as u32)
+    }
+
+    fn progress(&mut self) -> Progress {
+        self.take_credit().map_or(Progress::Open, Progress::Credit)
     }
 }
 
@@ -177,14 +196,14 @@ impl Pending {
         };
         match &mut *self.gathering.lock() {
             Gathering::One(Some(assembly)) => match assembly.add(chunk) {
-                Ok(None) => Progress::Open,
+                Ok(None) => assembly.progress(),
                 Ok(Some(payload)) => self.finish(Ok(Answer::One(payload))),
                 Err(problem) => self.finish(Err(broken(problem))),
             },
             Gathering::Broadcast { targets: Some(parts), .. } => {
                 let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else { return Progress::Open };
                 let answer = match assembly.add(chunk) {
-                    Ok(None) => return Progress::Open,
+                    Ok(None) => return assembly.progress(),
                     Ok(Some(payload)) => Ok(payload),
                     Err(problem) => Err(broken(problem)),
                 };

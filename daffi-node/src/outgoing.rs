@@ -1,0 +1,135 @@
+//! A call on its way out, kept until there is a link to send it on.
+
+use std::{borrow::Cow, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use daffi_core::{
+    frame::{Body, Frame, Question, Request, Schedule, Times, Timing, UNROUTED},
+    limits::CHUNK_BYTES,
+    payload::Codec,
+};
+
+/// A call on its way out.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) kind: Kind,
+    pub(crate) name: Cow<'static, str>,
+    /// The node it is pinned to, or nodes one per line for a broadcast.
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) fingerprint: u64,
+    pub(crate) hops: u8,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) body: Bytes,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// One node answers.
+    Call,
+    /// One node runs it, nobody answers.
+    OneWay,
+    /// Every node that offers it runs it, and answers if results are wanted.
+    Broadcast { results: bool },
+    /// The controller answers.
+    Ask(Ask),
+}
+
+/// A question to the controller.
+#[derive(Debug, Clone)]
+pub(crate) enum Ask {
+    WaitProcess,
+    WaitFunction,
+    Processes,
+    Callbacks,
+    Period(u64),
+    /// Encoded as `Times` has it.
+    AtTimes(Bytes),
+    CancelTask(u64),
+    TaskStatus(u64),
+}
+
+impl Outgoing {
+    /// A question about `name`.
+    pub(crate) fn ask(ask: Ask, name: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind: Kind::Ask(ask),
+            name: name.into(),
+            node: None,
+            fingerprint: 0,
+            hops: 1,
+            deadline: None,
+            body: Bytes::new(),
+        }
+    }
+
+    /// Whether more than one frame is needed.
+    pub(crate) fn is_large(&self) -> bool {
+        self.body.len() > CHUNK_BYTES
+    }
+
+    /// Gives the frame, or the first of several, to `send`. Time that has passed is taken off the deadline.
+    pub(crate) fn with_frame<T>(&self, id: u64, send: impl FnOnce(&Frame<'_>) -> T) -> T {
+        match &self.kind {
+            Kind::Ask(ask) => self.with_question(id, ask, send),
+            kind => {
+                let first = self.body.len().min(CHUNK_BYTES);
+                let body = self.body.slice(..first);
+                send(&Frame::Request(Request {
+                    id,
+                    one_way: matches!(kind, Kind::OneWay | Kind::Broadcast { results: false }),
+                    broadcast: matches!(kind, Kind::Broadcast { .. }),
+                    more: self.is_large(),
+                    codec: Codec::Bincode.to_byte(),
+                    hops: self.hops,
+                    deadline_us: self.remaining_us(),
+                    fingerprint: self.fingerprint,
+                    callback: UNROUTED,
+                    total: self.body.len() as u32,
+                    name: &self.name,
+                    node: self.node(),
+                    body: Body::shared(&body),
+                }))
+            }
+        }
+    }
+
+    fn node(&self) -> &str {
+        self.node.as_deref().unwrap_or_default()
+    }
+
+    /// What is left of the deadline; at least 1, since 0 means none.
+    fn remaining_us(&self) -> u64 {
+        self.deadline.map_or(0, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()).as_micros();
+            u64::try_from(left).unwrap_or(u64::MAX).max(1)
+        })
+    }
+
+    fn with_question<T>(&self, id: u64, ask: &Ask, send: impl FnOnce(&Frame<'_>) -> T) -> T {
+        let name = &*self.name;
+        let schedule = |timing| {
+            Question::Schedule(Schedule {
+                timing,
+                codec: Codec::Bincode.to_byte(),
+                fingerprint: self.fingerprint,
+                name,
+                node: self.node(),
+                body: Body::shared(&self.body),
+            })
+        };
+        let question = match ask {
+            Ask::WaitProcess => Question::WaitProcess { name },
+            Ask::WaitFunction => Question::WaitFunction { name },
+            Ask::Processes => Question::Processes,
+            Ask::Callbacks => Question::Callbacks,
+            Ask::Period(period) => schedule(Timing::Period(*period)),
+            Ask::AtTimes(times) => {
+                schedule(Timing::At(Times::parse(times).expect("they were encoded from whole times")))
+            }
+            Ask::CancelTask(task) => Question::CancelTask { task: *task },
+            Ask::TaskStatus(task) => Question::TaskStatus { task: *task },
+        };
+        send(&Frame::Ask { id, question })
+    }
+}

@@ -1,0 +1,140 @@
+//! The callbacks of one node, each with its number.
+
+use std::collections::HashMap;
+
+use daffi_core::{
+    Error, Result,
+    frame::{Offer, Offers},
+    limits::CHUNK_BYTES,
+    names::check_name,
+};
+
+use crate::{
+    callback::Callback,
+    executor::{Gate, Job},
+};
+
+/// The callbacks of one node. Their order is their numbering, and stays as it is.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    entries: Vec<Entry>,
+}
+
+/// A callback with what it takes to run it here.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) callback: Callback,
+    pub(crate) gate: Option<Gate<Job>>,
+}
+
+/// The most bytes of a signature on the wire. A longer one is cut: it is for people, the fingerprint is compared.
+const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
+
+impl Registry {
+    /// A registry of these callbacks, sorted by name so that every start numbers them alike.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateCallback`] if two have one name, [`Error::InvalidName`].
+    pub(crate) fn new(mut callbacks: Vec<Callback>) -> Result<Self> {
+        callbacks.sort_by(|a, b| (a.name(), a.source()).cmp(&(b.name(), b.source())));
+        let mut places: HashMap<&str, &str> = HashMap::with_capacity(callbacks.len());
+        for callback in &callbacks {
+            let name = callback.name();
+            check_name(name).map_err(|reason| Error::InvalidName { name: name.to_owned(), reason })?;
+            if let Some(first) = places.insert(name, callback.source()) {
+                return Err(Error::DuplicateCallback {
+                    name: name.to_owned(),
+                    first: first.to_owned(),
+                    second: callback.source().to_owned(),
+                });
+            }
+        }
+        let entries = callbacks
+            .into_iter()
+            .map(|callback| Entry { gate: callback.options().max_concurrency.map(Gate::new), callback })
+            .collect();
+        Ok(Self { entries })
+    }
+
+    pub(crate) fn get(&self, index: u32) -> Option<&Entry> {
+        self.entries.get(index as usize)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn has_async(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.callback.handler(), crate::callback::Handler::Async(_)))
+    }
+
+    /// All callbacks as they are offered now, encoded, in pieces that each fit a frame. There is at least one piece,
+    /// since a node without callbacks registers too.
+    pub(crate) fn offers(&self) -> Vec<Vec<u8>> {
+        let mut pieces = vec![Vec::new()];
+        for (index, entry) in self.entries.iter().enumerate() {
+            let mut piece = pieces.pop().expect("there is always one");
+            if piece.len() + SIGNATURE_BYTES_MAX + 512 > CHUNK_BYTES {
+                pieces.push(std::mem::take(&mut piece));
+            }
+            let callback = &entry.callback;
+            let text = callback.signature().text();
+            let offer = Offer {
+                index: index as u32,
+                fingerprint: callback.signature().fingerprint(),
+                ready: callback.is_callable(),
+                name: callback.name(),
+                signature: &text[..text.floor_char_boundary(SIGNATURE_BYTES_MAX)],
+            };
+            Offers::push(&mut piece, &offer);
+            pieces.push(piece);
+        }
+        pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use daffi_core::signature::{Signature, WireType};
+
+    use super::*;
+    use crate::callback::Handler;
+
+    fn callback(name: String, source: &str) -> Callback {
+        let signature = Signature::new([], &WireType::named::<()>());
+        Callback::new(name, signature, Handler::Sync(Arc::new(|_| Ok(Bytes::new())))).written_at(source)
+    }
+
+    #[test]
+    fn two_callbacks_of_one_name_are_refused_with_both_places() {
+        let callbacks = vec![callback("f".into(), "b.rs:2"), callback("f".into(), "a.rs:1")];
+        let error = Registry::new(callbacks).unwrap_err().to_string();
+        assert!(error.contains("a.rs:1") && error.contains("b.rs:2"), "{error}");
+        assert!(Registry::new(vec![callback(String::new(), "")]).is_err());
+    }
+
+    #[test]
+    fn many_callbacks_are_offered_in_pieces() {
+        let callbacks = (0..5000).map(|number| callback(format!("callback{number}"), "")).collect();
+        let registry = Registry::new(callbacks).unwrap();
+        let pieces = registry.offers();
+        assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.len() <= CHUNK_BYTES));
+        let mut seen = 0;
+        for piece in &pieces {
+            for offer in Offers::parse(piece).unwrap().iter() {
+                assert_eq!(offer.index, seen);
+                assert_eq!(registry.get(seen).unwrap().callback.name(), offer.name);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen as usize, registry.len());
+    }
+
+    #[test]
+    fn a_node_without_callbacks_registers_too() {
+        assert_eq!(Registry::new(Vec::new()).unwrap().offers(), [Vec::<u8>::new()]);
+    }
+}
