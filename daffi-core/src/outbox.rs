@@ -137,6 +137,17 @@ impl Outbox {
         self.len() == 0
     }
 
+    /// Whether the connection takes no more frames.
+    pub fn is_closed(&self) -> bool {
+        let state = self.state.lock();
+        state.closed || state.finishing
+    }
+
+    /// Whether the kernel has taken everything.
+    pub fn is_flushed(&self) -> bool {
+        self.is_empty() && self.writing.try_lock().is_some_and(|lane| lane.is_empty())
+    }
+
     /// Writes what waits, until there is nothing or the kernel takes no more.
     pub fn flush(&self) {
         loop {

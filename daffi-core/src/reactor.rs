@@ -4,6 +4,7 @@
 //! it; frames they write themselves, through the [`Outbox`].
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     fmt,
     io::{self, ErrorKind},
@@ -11,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread::{self, JoinHandle, ThreadId},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -72,7 +73,11 @@ struct Shared {
     stopped: AtomicBool,
     commands: Mutex<Vec<Command>>,
     token: AtomicUsize,
-    thread: Mutex<Option<ThreadId>>,
+}
+
+thread_local! {
+    /// Which reactor this thread is, as the address of its shared part; 0 for none.
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
 enum Command {
@@ -118,12 +123,10 @@ impl Reactor {
             stopped: AtomicBool::new(false),
             commands: Mutex::default(),
             token: AtomicUsize::new(WAKE.0 + 1),
-            thread: Mutex::default(),
         });
         let handle = Handle { shared: shared.clone() };
         let thread =
             thread::Builder::new().name(name.to_owned()).spawn(move || Loop::new(poll, shared).run())?;
-        *handle.shared.thread.lock() = Some(thread.thread().id());
         Ok(Self { handle, thread: Some(thread) })
     }
 
@@ -210,7 +213,7 @@ impl Handle {
 
     /// Whether this is the reactor's own thread.
     pub fn is_current(&self) -> bool {
-        *self.shared.thread.lock() == Some(thread::current().id())
+        CURRENT.get() == Arc::as_ptr(&self.shared) as usize
     }
 
     fn token(&self) -> Token {
@@ -277,8 +280,11 @@ impl Loop {
     }
 
     fn run(mut self) {
+        CURRENT.set(Arc::as_ptr(&self.shared) as usize);
         let mut events = Events::with_capacity(1024);
         loop {
+            // Whoever wakes the thread from here on wants another turn than the one that begins now.
+            self.shared.woken.store(false, Ordering::SeqCst);
             self.commands();
             let now = Instant::now();
             let next = self.turns(now);
@@ -305,7 +311,7 @@ impl Loop {
         let next = [next, resting].into_iter().flatten().min();
         let mut timeout = next.map(|next| next.saturating_duration_since(now));
         self.shared.sleeping.store(true, Ordering::SeqCst);
-        if self.shared.woken.swap(false, Ordering::SeqCst) || !self.ready.is_empty() {
+        if self.shared.woken.load(Ordering::SeqCst) || !self.ready.is_empty() {
             timeout = Some(Duration::ZERO);
         }
         if let Err(error) = self.poll.poll(events, timeout)

@@ -1,16 +1,131 @@
 //! `g.call`: where calls are made.
 
-use std::marker::PhantomData;
+use std::{borrow::Cow, marker::PhantomData, sync::Arc, time::Instant};
+
+use daffi_core::{
+    Error, Result,
+    limits::HOPS_MAX,
+    payload::Codec,
+    signature::Signature,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{call::Call, context::current_hops, node::Node};
 
 /// Makes calls: the field `call` of a `Global`, and `ctx.call` in a callback.
+///
+/// What it can call by name and type comes from [`#[fetcher]`](macro@crate::fetcher); anything can be called with
+/// [`by_name`](Self::by_name). It is cheap to clone, and may be used from any thread.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    _private: (),
+    /// `None` for a controller without a node.
+    node: Option<Arc<Node>>,
+    /// The callback that calls onwards through this.
+    parent: Option<Parent>,
 }
 
-/// A call that is not sent until a modifier says how.
-#[must_use = "a call is not sent until a modifier is applied: `& FG`, `& BG`, `& NO_RETURN`, `.await`, …"]
-#[derive(Debug)]
-pub struct Call<R> {
-    result: PhantomData<fn() -> R>,
+/// What a nested call inherits.
+#[derive(Debug, Clone, Copy)]
+struct Parent {
+    hops: u8,
+    deadline: Option<Instant>,
+}
+
+impl Caller {
+    pub(crate) fn new(node: Option<Arc<Node>>) -> Self {
+        Self { node, parent: None }
+    }
+
+    pub(crate) fn nested(node: Arc<Node>, hops: u8, deadline: Option<Instant>) -> Self {
+        Self { node: Some(node), parent: Some(Parent { hops, deadline }) }
+    }
+
+    /// A caller without a node.
+    pub(crate) fn detached() -> Self {
+        Self::new(None)
+    }
+
+    /// A call of a callback by its name, with a tuple of arguments: `()` for none, `(x,)` for one.
+    ///
+    /// The result's type is inferred or written first. Both sides' types are compared before anything runs, as for
+    /// typed calls.
+    ///
+    /// ```no_run
+    /// # fn main() -> daffi_node::Result<()> {
+    /// use daffi_node::{FG, Global};
+    ///
+    /// let g = Global::builder().start()?;
+    /// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & FG)?;
+    /// let same = (g.call.by_name::<i64, _>("func1", (10i64, 3i64)) & FG)?;
+    /// # Ok(()) }
+    /// ```
+    pub fn by_name<R: DeserializeOwned, A: Serialize>(
+        &self,
+        callback: impl Into<Cow<'static, str>>,
+        arguments: A,
+    ) -> Call<R> {
+        self.make(callback.into(), Signature::of_call::<A, R>(), &arguments)
+    }
+
+    /// The call that an expansion of `#[fetcher]` makes.
+    #[doc(hidden)]
+    pub fn typed<R, A: Serialize>(
+        &self,
+        callback: &'static str,
+        signature: &'static Signature,
+        arguments: A,
+    ) -> Call<R> {
+        self.make(Cow::Borrowed(callback), signature, &arguments)
+    }
+
+    fn make<R>(
+        &self,
+        callback: Cow<'static, str>,
+        signature: &'static Signature,
+        arguments: &impl Serialize,
+    ) -> Call<R> {
+        let arguments = Codec::Bincode.encode(arguments).map_err(|error| Error::Encode {
+            what: "arguments",
+            callback: callback.to_string(),
+            reason: error.to_string(),
+        });
+        Call {
+            caller: self.clone(),
+            callback,
+            signature,
+            arguments,
+            timeout: None,
+            eta: None,
+            target: Default::default(),
+            result: PhantomData,
+        }
+    }
+
+    /// The node that calls.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn node(&self) -> Result<&Arc<Node>> {
+        self.node.as_ref().ok_or_else(|| Error::Configuration {
+            problem: "this Global runs a controller alone and cannot call: leave out init_node(false)".to_owned(),
+        })
+    }
+
+    /// How deep a call that is made now is nested.
+    ///
+    /// # Errors
+    /// Too deep.
+    pub(crate) fn hops(&self, callback: &str) -> Result<u8> {
+        let parent = self.parent.map_or(0, |parent| parent.hops).max(current_hops());
+        if parent < HOPS_MAX {
+            Ok(parent + 1)
+        } else {
+            Err(Error::HopLimit { callback: callback.to_owned(), limit: HOPS_MAX })
+        }
+    }
+
+    /// When the callback that calls onwards has to be done itself.
+    pub(crate) fn parent_deadline(&self) -> Option<Instant> {
+        self.parent.and_then(|parent| parent.deadline)
+    }
 }

@@ -67,17 +67,17 @@ impl Cancellation {
 impl Context {
     pub(crate) fn new(
         call: Caller,
-        caller: &str,
+        caller: Box<str>,
         deadline: Option<Instant>,
         cancellation: Arc<Cancellation>,
     ) -> Self {
-        Self { call, inner: Arc::new(Inner { caller: caller.into(), deadline, cancellation }) }
+        Self { call, inner: Arc::new(Inner { caller, deadline, cancellation }) }
     }
 
     /// A context without a node, for calling handlers in tests.
     #[doc(hidden)]
     pub fn detached() -> Self {
-        Self::new(Caller::detached(), "", None, Cancellation::new())
+        Self::new(Caller::detached(), "".into(), None, Cancellation::new())
     }
 
     /// The name of the node that called.

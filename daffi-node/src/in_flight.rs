@@ -33,6 +33,14 @@ pub(crate) struct Deadline {
     pub(crate) after: Duration,
 }
 
+impl Deadline {
+    /// The deadline that comes `timeout` from now. A time that cannot be counted to never comes.
+    pub(crate) fn after(timeout: Option<Duration>) -> Option<Self> {
+        let after = timeout?;
+        Some(Self { at: Instant::now().checked_add(after)?, after })
+    }
+}
+
 const SHARDS: usize = 16;
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 const PLACE_BITS: u32 = 28;

@@ -130,6 +130,6 @@ impl Outgoing {
             Ask::CancelTask(task) => Question::CancelTask { task: *task },
             Ask::TaskStatus(task) => Question::TaskStatus { task: *task },
         };
-        send(&Frame::Ask { id, question })
+        send(&Frame::Ask { id, codec: Codec::Bincode.to_byte(), question })
     }
 }

@@ -17,6 +17,7 @@ use daffi_core::{
     signature::Signature,
 };
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 
 use crate::latch::Latch;
 
@@ -27,6 +28,10 @@ pub(crate) struct Pending {
     signature: Option<&'static Signature>,
     /// Whether the request may have left this process.
     sent: AtomicBool,
+    /// Whether it counts against the limit of calls in flight.
+    admitted: AtomicBool,
+    /// Nobody may ever look at the outcome, so a failure is logged.
+    failure_logged: bool,
     gathering: Mutex<Gathering>,
     pub(crate) outcome: Latch<Result<Answer>>,
 }
@@ -149,9 +154,17 @@ impl Pending {
             callback,
             signature,
             sent: AtomicBool::new(false),
+            admitted: AtomicBool::new(false),
+            failure_logged: false,
             gathering: Mutex::new(gathering),
             outcome: Latch::new(),
         }
+    }
+
+    /// The same, with a failure logged, since nobody may look at it.
+    pub(crate) fn with_failure_logged(mut self) -> Self {
+        self.failure_logged = true;
+        self
     }
 
     pub(crate) fn callback(&self) -> &str {
@@ -164,6 +177,14 @@ impl Pending {
 
     pub(crate) fn set_sent(&self, sent: bool) {
         self.sent.store(sent, Ordering::Release);
+    }
+
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_admitted(&self) {
+        self.admitted.store(true, Ordering::Release);
     }
 
     pub(crate) fn reply(&self, reply: &Reply<'_>) -> Progress {
@@ -257,16 +278,6 @@ impl Pending {
         Error::Cancelled { callback: self.callback.to_string(), sent: self.is_sent() }
     }
 
-    /// The result of a unicast call.
-    pub(crate) fn decode<R: serde::de::DeserializeOwned>(&self, payload: &Payload) -> Result<R> {
-        let Payload { codec, body } = payload;
-        let decoded = match Codec::from_byte(*codec) {
-            Some(codec) => codec.decode(body).map_err(|error| error.to_string()),
-            None => Err(format!("the callee used codec {codec}, which this version does not know")),
-        };
-        decoded.map_err(|reason| Error::Decode { what: "result", callback: self.callback.to_string(), reason })
-    }
-
     fn error(&self, fault: Fault) -> Error {
         Error::from_fault(fault, &self.callback, self.signature.map_or("", Signature::text))
     }
@@ -282,9 +293,25 @@ impl Pending {
     }
 
     fn finish(&self, outcome: Result<Answer>) -> Progress {
+        if let (Err(error), true) = (&outcome, self.failure_logged) {
+            tracing::warn!(callback = %self.callback, %error, "a call failed that nobody waits for");
+        }
         self.outcome.set(outcome);
         Progress::Done
     }
+}
+
+/// The value that a result stands for.
+///
+/// # Errors
+/// [`Error::Decode`].
+pub(crate) fn decode<R: DeserializeOwned>(callback: &str, payload: &Payload) -> Result<R> {
+    let Payload { codec, body } = payload;
+    let decoded = match Codec::from_byte(*codec) {
+        Some(codec) => codec.decode(body).map_err(|error| error.to_string()),
+        None => Err(format!("the callee used codec {codec}, which is not known here")),
+    };
+    decoded.map_err(|reason| Error::Decode { what: "result", callback: callback.to_owned(), reason })
 }
 
 impl Parts {

@@ -11,7 +11,7 @@ use daffi_core::{
 
 use crate::{
     callback::Callback,
-    executor::{Gate, Job},
+    executor::{Gate, Work},
 };
 
 /// The callbacks of one node. Their order is their numbering, and stays as it is.
@@ -24,7 +24,7 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) callback: Callback,
-    pub(crate) gate: Option<Gate<Job>>,
+    pub(crate) gate: Option<Gate<Work>>,
 }
 
 /// The most bytes of a signature on the wire. A longer one is cut: it is for people, the fingerprint is compared.

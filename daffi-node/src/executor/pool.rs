@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::blocking::{Role, with_role};
 
 /// Something to run.
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
 /// Threads for callbacks that may block.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: VecDeque<Work>,
     /// Threads that have nothing to do.
     idle: usize,
     /// Threads that run a job and do not wait inside daffi.
@@ -54,7 +54,7 @@ impl Pool {
     /// Runs `job` on a thread of the pool, in the order of submission as far as there are threads.
     ///
     /// A pool that is stopped drops it.
-    pub(crate) fn submit(self: &Arc<Self>, job: Job) {
+    pub(crate) fn submit(self: &Arc<Self>, job: Work) {
         let mut state = self.state.lock();
         if state.stopped {
             return;

@@ -1,0 +1,154 @@
+//! The result of a call in the background.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use daffi_core::{Error, Result};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    blocking::block,
+    flight::Flight,
+    pending::{Answer, decode},
+};
+
+/// The result of a call in the background, there or still to come.
+///
+/// It can be asked for as often as one likes, and gives the same answer each time. Dropping it lets the call go on;
+/// [`cancel`](Self::cancel) ends it.
+///
+/// ```no_run
+/// # fn main() -> daffi_node::Result<()> {
+/// use std::time::Duration;
+/// use daffi_node::{BG, Global};
+///
+/// let g = Global::builder().start()?;
+/// let result = g.call.by_name::<i64, _>("func3", (4i64, 6i64)) & BG.timeout(Duration::from_secs(15));
+/// // … something else, and then:
+/// println!("Calculated sum is {}", result.get()?);
+/// # Ok(()) }
+/// ```
+#[must_use = "every error of the call arrives through its AsyncResult; use NO_RETURN if nobody looks"]
+pub struct AsyncResult<R> {
+    /// An error if the call could not even be started.
+    flight: Result<Flight>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> AsyncResult<R> {
+    pub(crate) fn new(flight: Result<Flight>) -> Self {
+        Self { flight, result: PhantomData }
+    }
+
+    /// Whether the result, or an error, is there.
+    pub fn is_ready(&self) -> bool {
+        self.flight.as_ref().map_or(true, |flight| flight.pending.outcome.is_set())
+    }
+
+    /// Ends the call: an `async fn` callback is dropped at its next `.await`, an `fn` callback sees
+    /// `ctx.is_cancelled()`. The result is [`Error::Cancelled`] then, unless it was there already.
+    pub fn cancel(&self) {
+        if let Ok(flight) = &self.flight {
+            flight.cancel();
+        }
+    }
+}
+
+impl<R: DeserializeOwned> AsyncResult<R> {
+    /// Waits for the result, blocking this thread. In async code use [`get_async`](Self::get_async), or `.await`.
+    ///
+    /// # Errors
+    /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
+    pub fn get(&self) -> Result<R> {
+        let flight = self.flight.as_ref().map_err(Clone::clone)?;
+        let answer = match flight.pending.outcome.get() {
+            Some(answer) => answer,
+            None => block("AsyncResult::get", "`get_async`", || flight.wait())?,
+        };
+        Self::decode(flight, answer)
+    }
+
+    /// Waits for the result at most this long, blocking this thread. The call goes on if it takes longer.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`Error::Timeout`] if the result is not there by then.
+    pub fn get_timeout(&self, timeout: Duration) -> Result<R> {
+        let flight = self.flight.as_ref().map_err(Clone::clone)?;
+        let Some(deadline) = Instant::now().checked_add(timeout) else { return self.get() };
+        let waited = match flight.pending.outcome.get() {
+            Some(answer) => Some(answer),
+            None => block("AsyncResult::get_timeout", "`get_async` with your runtime's timeout", || {
+                flight.wait_until(deadline)
+            })?,
+        };
+        let answer = waited.unwrap_or_else(|| Err(flight.pending.timed_out(timeout)));
+        Self::decode(flight, answer)
+    }
+
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// Whatever became of the call.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again: the call goes on.
+    pub async fn get_async(&self) -> Result<R> {
+        let flight = self.flight.as_ref().map_err(Clone::clone)?;
+        Self::decode(flight, flight.outcome().await)
+    }
+
+    fn decode(flight: &Flight, answer: Result<Answer>) -> Result<R> {
+        decode(flight.pending.callback(), &answer?.one())
+    }
+}
+
+impl<R: DeserializeOwned> IntoFuture for AsyncResult<R> {
+    type Output = Result<R>;
+    type IntoFuture = ResultFuture<R>;
+
+    fn into_future(self) -> ResultFuture<R> {
+        ResultFuture { result: self }
+    }
+}
+
+impl<'a, R: DeserializeOwned> IntoFuture for &'a AsyncResult<R> {
+    type Output = Result<R>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<R>> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.get_async())
+    }
+}
+
+/// The future of an awaited [`AsyncResult`]. Dropping it lets the call go on.
+#[must_use = "futures do nothing unless awaited"]
+#[derive(Debug)]
+pub struct ResultFuture<R> {
+    result: AsyncResult<R>,
+}
+
+impl<R: DeserializeOwned> Future for ResultFuture<R> {
+    type Output = Result<R>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        let flight = match &self.result.flight {
+            Ok(flight) => flight,
+            Err(error) => return Poll::Ready(Err(Error::clone(error))),
+        };
+        let answer = ready!(pin!(flight.pending.outcome.arrival()).poll(context));
+        Poll::Ready(AsyncResult::decode(flight, answer))
+    }
+}
+
+impl<R> fmt::Debug for AsyncResult<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let callback = self.flight.as_ref().map(|flight| flight.pending.callback());
+        f.debug_struct("AsyncResult").field("callback", &callback).field("ready", &self.is_ready()).finish()
+    }
+}

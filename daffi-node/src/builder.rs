@@ -1,0 +1,336 @@
+//! How a `Global` is to start.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use daffi_core::{
+    Address, Error, Limits, Result,
+    controller::{self, Controller, ControllerConfig, RunningController, Strategy},
+    names::check_name,
+    reactor::{Reactor, Service},
+};
+
+use crate::{
+    blocking::block,
+    callback::Callback,
+    closure::Closure,
+    connection::{Connector, Target},
+    executor::Executor,
+    global::{Global, Starting},
+    node::Node,
+    registration::linked,
+    registry::Registry,
+};
+
+/// Says how a [`Global`] is to start. Everything has a default: a node alone, with a random name, at the default UNIX
+/// socket.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use daffi_node::Global;
+///
+/// # fn main() -> daffi_node::Result<()> {
+/// let g = Global::builder()
+///     .process_name("proc1")
+///     .init_controller(true)
+///     .host("localhost")
+///     .port(8888)
+///     .default_timeout(Duration::from_secs(30))
+///     .start()?;
+/// # Ok(()) }
+/// ```
+#[must_use = "nothing is started before `start` or `start_async`"]
+pub struct GlobalBuilder {
+    process_name: Option<String>,
+    init_controller: bool,
+    init_node: bool,
+    host: Option<String>,
+    port: Option<u16>,
+    unix_sock_path: Option<PathBuf>,
+    connect_timeout: Option<Duration>,
+    default_timeout: Option<Duration>,
+    callbacks: Vec<Callback>,
+    link_time_callbacks: bool,
+    controller: Option<Box<dyn Controller>>,
+    strategy: Option<Strategy>,
+    limits: Limits,
+}
+
+impl Default for GlobalBuilder {
+    fn default() -> Self {
+        Self {
+            process_name: None,
+            init_controller: false,
+            init_node: true,
+            host: None,
+            port: None,
+            unix_sock_path: None,
+            connect_timeout: None,
+            default_timeout: None,
+            callbacks: Vec::new(),
+            link_time_callbacks: true,
+            controller: None,
+            strategy: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl GlobalBuilder {
+    /// The name of this process's node, by which others wait for it and pin calls to it. Each process needs its own.
+    /// Default: the program's name with a random number.
+    pub fn process_name(mut self, name: impl Into<String>) -> Self {
+        self.process_name = Some(name.into());
+        self
+    }
+
+    /// Whether this process runs the controller. Default: no.
+    pub fn init_controller(mut self, init: bool) -> Self {
+        self.init_controller = init;
+        self
+    }
+
+    /// Whether this process runs a node. Default: yes. Without one it neither calls nor is called.
+    pub fn init_node(mut self, init: bool) -> Self {
+        self.init_node = init;
+        self
+    }
+
+    /// The host of the controller, for TCP. A controller binds exactly this: `localhost` is the loopback, and
+    /// `0.0.0.0` has to be asked for.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// The port of the controller, for TCP. A controller without one takes a free port, and
+    /// [`Global::address`] says which.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The UNIX socket of the controller: the socket's path, or a directory in which it is called `.sock`.
+    /// Default, if there is no host either: `<temp dir>/daffi/.sock`.
+    pub fn unix_sock_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.unix_sock_path = Some(path.into());
+        self
+    }
+
+    /// How long `start` waits for a controller before it is an error. Default: for ever, with a log line.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// The timeout of calls that have none of their own. Default: none.
+    pub fn default_timeout(mut self, timeout: Duration) -> Self {
+        self.default_timeout = Some(timeout);
+        self
+    }
+
+    /// Offers a callback on this node alone; the function may block.
+    ///
+    /// ```no_run
+    /// # fn main() -> daffi_node::Result<()> {
+    /// let g = daffi_node::Global::builder().callback("add", |a: i64, b: i64| a + b).start()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn callback<M>(mut self, name: impl Into<String>, function: impl Closure<M>) -> Self {
+        self.callbacks.push(function.into_callback(name.into()));
+        self
+    }
+
+    /// Whether this node offers the callbacks that `#[callback]` leaves in the program. Default: yes.
+    pub fn link_time_callbacks(mut self, offer: bool) -> Self {
+        self.link_time_callbacks = offer;
+        self
+    }
+
+    /// Runs this controller, whichever one is linked. Implies [`init_controller(true)`](Self::init_controller).
+    pub fn controller(mut self, controller: impl Controller + 'static) -> Self {
+        self.controller = Some(Box::new(controller));
+        self.init_controller = true;
+        self
+    }
+
+    /// Which of several nodes that offer a callback gets a call. For the controller of this process. Default: any.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = Some(strategy);
+        self
+    }
+
+    /// What node and controller take on before they refuse.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Starts, and waits until the node is known to a controller, blocking this thread: as long as it takes, or until
+    /// [`connect_timeout`](Self::connect_timeout).
+    ///
+    /// # Errors
+    /// The options contradict each other, the address cannot be used, two callbacks have one name, the process name is
+    /// taken, no controller was reached in time; [`Error::BlockingInAsync`].
+    pub fn start(self) -> Result<Global> {
+        block("GlobalBuilder::start", "`start_async`", || self.begin()?.wait())?
+    }
+
+    /// As [`start`](Self::start), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// What was started is stopped again when the future is dropped.
+    pub async fn start_async(self) -> Result<Global> {
+        self.begin()?.up().await
+    }
+
+    /// Starts everything but does not wait for a controller.
+    fn begin(mut self) -> Result<Starting> {
+        let address = self.check()?;
+        let seed = seed();
+        let name = self.process_name.take().unwrap_or_else(|| random_name(seed));
+        let registry = if self.init_node { Some(self.registry()?) } else { None };
+        let reactor = Reactor::start("daffi-io").map_err(|error| no_threads(&error))?;
+        let (controller, address) = match self.start_controller(&address, &reactor)? {
+            Some(controller) => {
+                let address = controller.addresses().into_iter().next().unwrap_or(address);
+                (Some(controller), address)
+            }
+            None => (None, address),
+        };
+        let node = match registry {
+            Some(registry) => {
+                let target = match &controller {
+                    Some(controller) => Target::Memory(controller.clone()),
+                    None => Target::Address(address.clone()),
+                };
+                let connector = Connector::new(target, self.connect_timeout, seed);
+                let executor =
+                    Executor::new(registry, &self.limits, &name).map_err(|error| no_threads(&error))?;
+                Some(Node::new(
+                    name,
+                    seed,
+                    self.limits.clone(),
+                    self.default_timeout,
+                    executor,
+                    reactor.handle().clone(),
+                    connector,
+                ))
+            }
+            None => None,
+        };
+        if let Some(node) = &node {
+            reactor.handle().add_service(node.clone() as Arc<dyn Service>);
+            node.connect();
+        }
+        Ok(Starting(Global::new(node, controller, address, self.limits.grace, reactor)))
+    }
+
+    fn start_controller(
+        &mut self,
+        address: &Address,
+        reactor: &Reactor,
+    ) -> Result<Option<Arc<dyn RunningController>>> {
+        if !self.init_controller {
+            return Ok(None);
+        }
+        let mut config = ControllerConfig::new(vec![address.clone()]);
+        config.strategy = self.strategy.unwrap_or_default();
+        config.limits = self.limits.clone();
+        let running = match &self.controller {
+            Some(controller) => controller.start(config, reactor)?,
+            None => controller::linked().ok_or(Error::NoController)?.start(config, reactor)?,
+        };
+        Ok(Some(running))
+    }
+
+    fn registry(&mut self) -> Result<Registry> {
+        let mut callbacks = std::mem::take(&mut self.callbacks);
+        if self.link_time_callbacks {
+            callbacks.extend(linked());
+        }
+        Registry::new(callbacks)
+    }
+
+    /// Where the controller is, if the options make sense.
+    fn check(&self) -> Result<Address> {
+        let wrong = |problem: &str| Err(Error::Configuration { problem: problem.to_owned() });
+        if !self.init_controller && !self.init_node {
+            return wrong("neither a controller nor a node would run: leave out init_node(false), or add init_controller(true)");
+        }
+        if self.unix_sock_path.is_some() && (self.host.is_some() || self.port.is_some()) {
+            return wrong("both TCP (host, port) and a UNIX socket (unix_sock_path) are given: choose one");
+        }
+        if !self.init_controller && self.strategy.is_some() {
+            return wrong("the strategy is the controller's: set it where init_controller(true) is");
+        }
+        if !self.init_node && !self.callbacks.is_empty() {
+            return wrong("a controller without a node offers no callbacks: leave out init_node(false)");
+        }
+        if !self.init_node && self.process_name.is_some() {
+            return wrong("a controller without a node has no process name: leave out process_name, or init_node(false)");
+        }
+        if self.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return wrong("connect_timeout is zero: give it some time, or leave it out to wait for ever");
+        }
+        if self.default_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return wrong("default_timeout is zero, so every call would fail: leave it out for none");
+        }
+        if let Err(problem) = self.limits.check() {
+            return wrong(&problem);
+        }
+        if let Some(name) = &self.process_name {
+            check_name(name).map_err(|reason| Error::InvalidName { name: name.clone(), reason })?;
+        }
+        match (&self.host, self.port) {
+            (None, None) => Ok(self.unix_sock_path.as_deref().map_or_else(Address::default_unix, unix_address)),
+            (None, Some(_)) => wrong("a port without a host: add host(\"localhost\")"),
+            (Some(host), _) if host.is_empty() => wrong("the host is empty: write host(\"localhost\"), or leave it out for a UNIX socket"),
+            (Some(_), None | Some(0)) if !self.init_controller => {
+                wrong("a host without a port, and no controller in this process that could find one: add port(…)")
+            }
+            (Some(host), port) => Ok(Address::Tcp { host: host.clone(), port: port.unwrap_or(0) }),
+        }
+    }
+}
+
+/// The socket that `path` means: itself, or `.sock` in it if it is a directory.
+fn unix_address(path: &Path) -> Address {
+    let is_directory = path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/');
+    Address::Unix(if is_directory { path.join(".sock") } else { path.to_owned() })
+}
+
+fn no_threads(error: &io::Error) -> Error {
+    Error::Configuration { problem: format!("the operating system gives no more threads or files: {error}") }
+}
+
+/// A number that no other start has: what tells this node from an earlier one, and what jitter comes from.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    RandomState::new().hash_one((now, std::process::id()))
+}
+
+fn random_name(seed: u64) -> String {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    let name = format!("{}-{:08x}", program.as_deref().unwrap_or("process"), seed as u32);
+    if check_name(&name).is_ok() { name } else { format!("process-{:08x}", seed as u32) }
+}
+
+impl fmt::Debug for GlobalBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GlobalBuilder")
+            .field("process_name", &self.process_name)
+            .field("init_controller", &self.init_controller)
+            .field("init_node", &self.init_node)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,488 @@
+//! A call that is ready to be made, and the ways to make it.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    future::{Future, IntoFuture},
+    marker::PhantomData,
+    ops::BitAnd,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use daffi_core::{
+    Error, Result,
+    limits::{AT_TIMES_MAX, CHUNK_BYTES, PERIOD_MIN},
+    signature::Signature,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    async_result::AsyncResult,
+    blocking::block,
+    caller::Caller,
+    flight::{CancelOnDrop, Flight},
+    in_flight::Deadline,
+    modifier::{
+        Anywhere, Background, Broadcast, Foreground, NoResults, NoReturn, On, OnAll, Period, Results, Target, Timing,
+        When,
+    },
+    node::Node,
+    outgoing::{Ask, Kind, Outgoing},
+    pending::{Answer, Pending, decode},
+    scheduled_task::ScheduledTask,
+};
+
+/// A call that is not sent until a modifier says how.
+///
+/// A modifier is applied with `&` or as a method; both are the same:
+///
+/// | | `&` | method | gives |
+/// |---|---|---|---|
+/// | foreground | `& FG` | `.fg()`, in async code `.await` | `Result<R>` |
+/// | background | `& BG` | `.bg()` | [`AsyncResult<R>`](AsyncResult) |
+/// | no return | `& NO_RETURN` | `.no_return()` | `Result<()>` |
+/// | period | `& PERIOD.period(d)` | `.period(PERIOD.period(d))` | `Result<`[`ScheduledTask`]`>` |
+/// | broadcast | `& BROADCAST` | `.broadcast()` | `Result<()>` |
+/// | … with results | `& BROADCAST.return_result()` | `.broadcast_results()` | `Result<BTreeMap<String, Result<R>>>` |
+///
+/// `timeout`, `eta`, `on` and `on_all` come before it. The further parameters of the type say which of them were used,
+/// so that an option without meaning, such as `eta` with `fg`, does not compile.
+#[must_use = "a call is not sent until a modifier is applied: `& FG`, `& BG`, `& NO_RETURN`, `.await`, …"]
+#[derive(Debug, Clone)]
+pub struct Call<R, T = Anywhere, const TIMED: bool = false, const DELAYED: bool = false> {
+    pub(crate) caller: Caller,
+    pub(crate) callback: Cow<'static, str>,
+    pub(crate) signature: &'static Signature,
+    /// The arguments, encoded where they were given.
+    pub(crate) arguments: Result<Bytes>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) eta: Option<Duration>,
+    pub(crate) target: T,
+    pub(crate) result: PhantomData<fn() -> R>,
+}
+
+/// Everything that is needed to start a call.
+struct Ready {
+    node: Arc<Node>,
+    pending: Pending,
+    outgoing: Outgoing,
+    deadline: Option<Deadline>,
+    eta: Option<Duration>,
+}
+
+// ---- options
+
+impl<R, T, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
+    pub fn timeout(self, timeout: Duration) -> Call<R, T, true, DELAYED> {
+        let mut call = self.retype();
+        call.timeout = Some(timeout);
+        call
+    }
+
+    /// Sends the call after this long.
+    pub fn eta(self, eta: Duration) -> Call<R, T, TIMED, true> {
+        let mut call = self.retype();
+        call.eta = Some(eta);
+        call
+    }
+
+    fn retype<const A: bool, const B: bool>(self) -> Call<R, T, A, B> {
+        let Self { caller, callback, signature, arguments, timeout, eta, target, result } = self;
+        Call { caller, callback, signature, arguments, timeout, eta, target, result }
+    }
+
+    fn to<U>(self, target: U) -> Call<R, U, TIMED, DELAYED> {
+        let Self { caller, callback, signature, arguments, timeout, eta, result, .. } = self;
+        Call { caller, callback, signature, arguments, timeout, eta, target, result }
+    }
+}
+
+impl<R, const TIMED: bool, const DELAYED: bool> Call<R, Anywhere, TIMED, DELAYED> {
+    /// Calls this node and no other.
+    pub fn on(self, node: impl Into<Arc<str>>) -> Call<R, On, TIMED, DELAYED> {
+        self.to(On(node.into()))
+    }
+
+    /// Calls these nodes and no others, for a broadcast.
+    pub fn on_all<N: AsRef<str>>(
+        self,
+        nodes: impl IntoIterator<Item = N>,
+    ) -> Call<R, OnAll, TIMED, DELAYED> {
+        self.to(OnAll::new(nodes))
+    }
+}
+
+// ---- foreground
+
+impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false> {
+    /// Makes the call and waits for its result, blocking this thread. In async code, `.await` the call instead.
+    ///
+    /// # Errors
+    /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
+    pub fn fg(self) -> Result<R> {
+        let Ready { node, pending, outgoing, deadline, .. } = self.ready(Kind::Call)?;
+        let callback = outgoing.name.clone();
+        let answer = block("FG", "`.await` on the call", || Flight::run(&node, pending, outgoing, deadline))??;
+        decode(&callback, &answer.one())
+    }
+
+    /// The same as awaiting the call.
+    ///
+    /// # Errors
+    /// Whatever became of the call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    pub async fn fg_async(self) -> Result<R> {
+        self.await
+    }
+}
+
+impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> IntoFuture for Call<R, T, TIMED, false> {
+    type Output = Result<R>;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(self) -> CallFuture<R> {
+        CallFuture { flight: self.ready(Kind::Call).map(|ready| CancelOnDrop(ready.start())), result: PhantomData }
+    }
+}
+
+/// The future of an awaited call. Dropping it cancels the call.
+#[must_use = "dropping the future cancels the call"]
+#[derive(Debug)]
+pub struct CallFuture<R> {
+    flight: Result<CancelOnDrop>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: DeserializeOwned> Future for CallFuture<R> {
+    type Output = Result<R>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        let flight = match &self.flight {
+            Ok(flight) => &flight.0,
+            Err(error) => return Poll::Ready(Err(error.clone())),
+        };
+        let answer = ready!(pin!(flight.pending.outcome.arrival()).poll(context))?;
+        Poll::Ready(decode(flight.pending.callback(), &answer.one()))
+    }
+}
+
+// ---- background
+
+impl<R: DeserializeOwned, T: Unicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+    /// Makes the call in the background. Every error arrives through the [`AsyncResult`].
+    pub fn bg(self) -> AsyncResult<R> {
+        AsyncResult::new(self.ready(Kind::Call).map(Ready::start))
+    }
+}
+
+// ---- no return
+
+impl<R, T: Unicast, const DELAYED: bool> Call<R, T, false, DELAYED> {
+    /// Hands the call over and forgets it. Nothing comes back; what cannot be delivered is logged and counted at the
+    /// controller.
+    ///
+    /// # Errors
+    /// The call cannot be handed over: it is too large, there is no room for it, or the `Global` is stopped.
+    pub fn no_return(self) -> Result<()> {
+        let Ready { node, outgoing, eta, .. } = self.ready(Kind::OneWay)?;
+        node.start_one_way(outgoing, eta)
+    }
+}
+
+// ---- period
+
+impl<R> Call<R> {
+    /// Has the controller make the call at the times that the modifier says.
+    ///
+    /// Hands over and returns; the [`ScheduledTask`] tells what became of it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTime`] for a time that is past, no times at all, more than 1,000, or a period below 1 ms;
+    /// [`Error::TooLarge`] for arguments above 64 KiB, since the controller keeps them.
+    pub fn period<K: When, T: Unicast>(self, period: Period<K, T>) -> Result<ScheduledTask> {
+        let ask = schedule(period.timing.timing())?;
+        let call = self.to(period.target);
+        let Ready { node, pending, mut outgoing, .. } = call.ready(Kind::Ask(ask))?;
+        if outgoing.body.len() > CHUNK_BYTES {
+            return Err(Error::TooLarge {
+                what: "arguments",
+                callback: outgoing.name.into_owned(),
+                size: outgoing.body.len() as u64,
+                limit: CHUNK_BYTES as u64,
+            });
+        }
+        outgoing.deadline = None;
+        let flight = Flight::start(&node, pending.with_failure_logged(), outgoing, None, None);
+        Ok(ScheduledTask::new(flight))
+    }
+}
+
+/// The question to the controller that schedules calls at these times.
+fn schedule(timing: Timing) -> Result<Ask> {
+    let invalid = |problem: String| Err(Error::InvalidTime { problem });
+    match timing {
+        Timing::Every(period) if period < PERIOD_MIN => {
+            invalid(format!("a period of {period:?} is too short: at least {PERIOD_MIN:?}"))
+        }
+        Timing::Every(period) => match u64::try_from(period.as_micros()) {
+            Ok(micros) => Ok(Ask::Period(micros)),
+            Err(_) => invalid(format!("a period of {period:?} is too long")),
+        },
+        Timing::At(times) if times.is_empty() => invalid("at_time has no times: give at least one".to_owned()),
+        Timing::At(times) if times.len() > AT_TIMES_MAX => {
+            invalid(format!("at_time has {} times: at most {AT_TIMES_MAX}", times.len()))
+        }
+        Timing::At(times) => {
+            let now = SystemTime::now();
+            let mut encoded = BytesMut::with_capacity(times.len() * 8);
+            for time in times {
+                if let Ok(past) = now.duration_since(time) {
+                    return invalid(format!("at_time has a time that is {past:?} in the past: all have to be in the future"));
+                }
+                let micros = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros());
+                let Ok(micros) = u64::try_from(micros) else {
+                    return invalid("at_time has a time that is too far in the future".to_owned());
+                };
+                encoded.put_u64_le(micros);
+            }
+            Ok(Ask::AtTimes(encoded.freeze()))
+        }
+    }
+}
+
+// ---- broadcast
+
+impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+    /// Has every other node that offers the callback run it, and waits until the controller has passed it on, blocking
+    /// this thread; with an `eta` it only hands it over.
+    ///
+    /// # Errors
+    /// [`Error::NoCandidate`] if there is no such node; [`Error::BlockingInAsync`] where blocking would stop an async
+    /// runtime: use [`broadcast_async`](Self::broadcast_async) there.
+    pub fn broadcast(self) -> Result<()> {
+        let ready = self.ready(Kind::Broadcast { results: false })?;
+        if ready.eta.is_some() {
+            ready.start_unattended();
+            return Ok(());
+        }
+        block("BROADCAST", "`.broadcast_async()`", || ready.run())??;
+        Ok(())
+    }
+
+    /// As [`broadcast`](Self::broadcast), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// The broadcast may or may not have been passed on when the future is dropped.
+    pub async fn broadcast_async(self) -> Result<()> {
+        let ready = self.ready(Kind::Broadcast { results: false })?;
+        if ready.eta.is_some() {
+            ready.start_unattended();
+            return Ok(());
+        }
+        ready.start().outcome().await?;
+        Ok(())
+    }
+}
+
+impl<R: DeserializeOwned, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+    /// Has every other node that offers the callback run it, and waits for all results, blocking this thread.
+    ///
+    /// Each node has its own entry: one that fails, dies or is too slow has its error there, and the others their
+    /// results.
+    ///
+    /// # Errors
+    /// As [`broadcast`](Self::broadcast); in async code use
+    /// [`broadcast_results_async`](Self::broadcast_results_async).
+    pub fn broadcast_results(self) -> Result<BTreeMap<String, Result<R>>> {
+        let ready = self.ready(Kind::Broadcast { results: true })?;
+        let callback = ready.outgoing.name.clone();
+        let answer = block("BROADCAST", "`.broadcast_results_async()`", || ready.run())??;
+        Ok(results(&callback, answer))
+    }
+
+    /// As [`broadcast_results`](Self::broadcast_results), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call on every node.
+    pub async fn broadcast_results_async(self) -> Result<BTreeMap<String, Result<R>>> {
+        let flight = CancelOnDrop(self.ready(Kind::Broadcast { results: true })?.start());
+        let answer = flight.0.outcome().await?;
+        Ok(results(flight.0.pending.callback(), answer))
+    }
+}
+
+fn results<R: DeserializeOwned>(callback: &str, answer: Answer) -> BTreeMap<String, Result<R>> {
+    let Answer::Many(answers) = answer else { return BTreeMap::new() };
+    let decode = |answer: Result<_>| answer.and_then(|payload| decode(callback, &payload));
+    answers.into_iter().map(|(node, answer)| (node, decode(answer))).collect()
+}
+
+// ---- what all have in common
+
+impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+    fn ready(self, kind: Kind) -> Result<Ready> {
+        let body = self.arguments?;
+        let node = self.caller.node()?.clone();
+        let limit = node.limits.payload_bytes_max;
+        if body.len() as u64 > limit {
+            return Err(Error::TooLarge {
+                what: "arguments",
+                callback: self.callback.into_owned(),
+                size: body.len() as u64,
+                limit,
+            });
+        }
+        let callback = self.callback;
+        let signature = Some(self.signature);
+        let waits = !matches!(kind, Kind::OneWay | Kind::Ask(_));
+        let timeout = self.timeout.or(node.default_timeout).filter(|_| waits);
+        let parent = self.caller.parent_deadline().filter(|_| waits);
+        let deadline = deadline(timeout, self.eta, parent);
+        if deadline.is_some_and(|deadline| deadline.after.is_zero()) {
+            return Err(Error::Timeout { callback: callback.into_owned(), after: Duration::ZERO, sent: false });
+        }
+        let outgoing = Outgoing {
+            hops: self.caller.hops(&callback)?,
+            node: self.target.node(),
+            fingerprint: self.signature.fingerprint(),
+            deadline: deadline.map(|deadline| deadline.at),
+            name: callback.clone(),
+            kind,
+            body,
+        };
+        let pending = match outgoing.kind {
+            Kind::Broadcast { results } => Pending::broadcast(callback, signature, results),
+            _ => Pending::new(callback, signature),
+        };
+        Ok(Ready { node, pending, outgoing, deadline, eta: self.eta })
+    }
+}
+
+/// When the time is up: `timeout` after the call is sent, or when the callback that makes it has to be done itself.
+fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Instant>) -> Option<Deadline> {
+    let now = Instant::now();
+    // A time that cannot be counted to never comes.
+    let own = timeout.and_then(|after| Some(Deadline { at: now.checked_add(eta.unwrap_or_default())?.checked_add(after)?, after }));
+    let inherited = parent.map(|at| Deadline { at, after: at.saturating_duration_since(now) });
+    own.into_iter().chain(inherited).min_by_key(|deadline| deadline.at)
+}
+
+impl Ready {
+    fn start(self) -> Flight {
+        let Self { node, pending, outgoing, deadline, eta } = self;
+        Flight::start(&node, pending, outgoing, deadline, eta)
+    }
+
+    fn run(self) -> Result<Answer> {
+        let Self { node, pending, outgoing, deadline, eta } = self;
+        match eta {
+            Some(_) => Flight::start(&node, pending, outgoing, deadline, eta).wait(),
+            None => Flight::run(&node, pending, outgoing, deadline),
+        }
+    }
+
+    /// Starts a call whose outcome nobody looks at, so that a failure is logged.
+    fn start_unattended(mut self) {
+        self.pending = self.pending.with_failure_logged();
+        self.start();
+    }
+}
+
+/// A call goes to one node: to any, or with `.on(…)` to a certain one.
+#[diagnostic::on_unimplemented(
+    message = "`.on_all(…)` is for broadcasts",
+    label = "this call would go to several nodes",
+    note = "use `.broadcast()` or `& BROADCAST`, or pin the call to one node with `.on(…)`"
+)]
+pub trait Unicast: Target {}
+impl Unicast for Anywhere {}
+impl Unicast for On {}
+
+/// A call goes to several nodes: to all, or with `.on_all(…)` to certain ones.
+#[diagnostic::on_unimplemented(
+    message = "`.on(…)` pins a call to one node, and a broadcast goes to several",
+    label = "this call would go to one node",
+    note = "name the nodes with `.on_all([…])`, or leave it out for all"
+)]
+pub trait Multicast: Target {}
+impl Multicast for Anywhere {}
+impl Multicast for OnAll {}
+
+// ---- the `&` forms
+
+impl<R: DeserializeOwned, T: Unicast> BitAnd<Foreground<T>> for Call<R> {
+    type Output = Result<R>;
+
+    fn bitand(self, modifier: Foreground<T>) -> Result<R> {
+        let mut call = self.to(modifier.target);
+        call.timeout = modifier.timeout;
+        call.fg()
+    }
+}
+
+impl<R: DeserializeOwned, T: Unicast> BitAnd<Background<T>> for Call<R> {
+    type Output = AsyncResult<R>;
+
+    fn bitand(self, modifier: Background<T>) -> AsyncResult<R> {
+        let mut call = self.to(modifier.target);
+        call.timeout = modifier.timeout;
+        call.eta = modifier.eta;
+        call.bg()
+    }
+}
+
+impl<R, T: Unicast> BitAnd<NoReturn<T>> for Call<R> {
+    type Output = Result<()>;
+
+    fn bitand(self, modifier: NoReturn<T>) -> Result<()> {
+        let mut call = self.to(modifier.target);
+        call.eta = modifier.eta;
+        call.no_return()
+    }
+}
+
+impl<R, K: When, T: Unicast> BitAnd<Period<K, T>> for Call<R> {
+    type Output = Result<ScheduledTask>;
+
+    fn bitand(self, modifier: Period<K, T>) -> Result<ScheduledTask> {
+        self.period(modifier)
+    }
+}
+
+impl<R, T: Multicast> BitAnd<Broadcast<NoResults, T>> for Call<R> {
+    type Output = Result<()>;
+
+    fn bitand(self, modifier: Broadcast<NoResults, T>) -> Result<()> {
+        self.broadcasting(modifier).broadcast()
+    }
+}
+
+impl<R: DeserializeOwned, T: Multicast> BitAnd<Broadcast<Results, T>> for Call<R> {
+    type Output = Result<BTreeMap<String, Result<R>>>;
+
+    fn bitand(self, modifier: Broadcast<Results, T>) -> Self::Output {
+        self.broadcasting(modifier).broadcast_results()
+    }
+}
+
+impl<R> Call<R> {
+    fn broadcasting<W, T>(self, modifier: Broadcast<W, T>) -> Call<R, T> {
+        let mut call = self.to(modifier.target);
+        call.timeout = modifier.timeout;
+        call.eta = modifier.eta;
+        call
+    }
+}

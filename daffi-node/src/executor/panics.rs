@@ -1,0 +1,36 @@
+//! A callback that panics is one failed call. This makes its fault: what it said, and where.
+
+use std::{any::Any, cell::RefCell, panic, sync::Once};
+
+use daffi_core::fault::{Fault, FaultKind};
+
+thread_local! {
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Has every panic's place remembered from now on, since only the hook is told it. The hook that was there before
+/// runs as before.
+pub(super) fn remember_places() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            // While the thread ends there is no place to remember it, and nobody to tell.
+            let _ = PLACE.try_with(|place| {
+                *place.borrow_mut() = info.location().map(ToString::to_string).unwrap_or_default();
+            });
+            before(info);
+        }));
+    });
+}
+
+/// What a caught panic is to the caller.
+pub(super) fn fault(panic: &(dyn Any + Send)) -> Fault {
+    // `panic!("{}", 7)` gives a `&str` or a `String`, as the compiler likes.
+    let message = (panic.downcast_ref::<&str>().copied())
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a value that is not text");
+    let mut fault = Fault::new(FaultKind::Panicked, message);
+    fault.location = PLACE.take();
+    fault
+}

@@ -1,0 +1,180 @@
+//! One run of one callback, from its start to its outcome.
+
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, Waker},
+    time::Instant,
+};
+
+use daffi_core::{
+    fault::{Fault, FaultKind},
+    payload::Codec,
+};
+
+use super::{Executor, Home, Job, panics};
+use crate::{
+    blocking::{Role, with_role},
+    callback::{BoxFuture, Handler, Invocation, Outcome},
+    context::{AtHops, Cancellation, Context, at_hops},
+};
+
+/// One run of one callback. Dropping it before its outcome counts as cancelled.
+pub(super) struct Run {
+    executor: Arc<Executor>,
+    home: Arc<dyn Home>,
+    job: Job,
+    cancellation: Arc<Cancellation>,
+}
+
+impl Run {
+    pub(super) fn new(
+        executor: Arc<Executor>,
+        home: Arc<dyn Home>,
+        job: Job,
+        cancellation: Arc<Cancellation>,
+    ) -> Self {
+        Self { executor, home, job, cancellation }
+    }
+
+    /// Runs an `fn` callback, here and now.
+    pub(super) fn sync(mut self) {
+        if let Some(fault) = self.refusal() {
+            return self.finish(Err(fault));
+        }
+        let invocation = self.invocation();
+        let executor = self.executor.clone();
+        let Some(entry) = executor.registry.get(self.job.callback) else { return };
+        let Handler::Sync(function) = entry.callback.handler() else { return };
+        let inline = entry.callback.options().inline;
+        let call = || at_hops(self.job.hops, || function(invocation));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            if inline { with_role(Role::Io, call) } else { call() }
+        }));
+        self.finish(outcome.unwrap_or_else(|panic| Err(panics::fault(&*panic))));
+    }
+
+    /// Begins an `async fn` callback: `inline` ones here, until they first wait, all else on the workers.
+    pub(super) fn future(mut self) {
+        if let Some(fault) = self.refusal() {
+            return self.finish(Err(fault));
+        }
+        let executor = self.executor.clone();
+        let workers = executor.workers.lock().as_ref().map(|workers| workers.handle().clone());
+        // Without workers the node is stopping.
+        let Some(workers) = workers else { return };
+        let id = self.job.id;
+        let cancellation = self.cancellation.clone();
+        let inline = (executor.registry.get(self.job.callback)).is_some_and(|entry| entry.callback.options().inline);
+        let mut task = Task { run: Some(self), future: None };
+        if inline {
+            let _entered = workers.enter();
+            let mut context = TaskContext::from_waker(Waker::noop());
+            if with_role(Role::Io, || Pin::new(&mut task).poll(&mut context)).is_ready() {
+                return;
+            }
+        }
+        let abort = workers.spawn(task).abort_handle();
+        let mut requests = executor.requests.lock();
+        if cancellation.is_cancelled() {
+            abort.abort();
+        } else if let Some(held) = requests.get_mut(&id) {
+            held.abort = Some(abort);
+        }
+    }
+
+    /// Why the callback is not to run at all any more.
+    fn refusal(&self) -> Option<Fault> {
+        let expired = self.job.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if self.cancellation.is_cancelled() {
+            Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran"))
+        } else if expired {
+            Some(Fault::new(FaultKind::Expired, "the call's time ran out before it ran"))
+        } else {
+            None
+        }
+    }
+
+    fn invocation(&mut self) -> Invocation {
+        let Job { hops, deadline, caller, body, .. } = &mut self.job;
+        let call = self.home.clone().caller(*hops, *deadline);
+        let context = Context::new(call, std::mem::take(caller), *deadline, self.cancellation.clone());
+        Invocation { body: std::mem::take(body), codec: self.codec(), context }
+    }
+
+    fn codec(&self) -> Codec {
+        Codec::from_byte(self.job.codec).expect("it was checked before the run was made")
+    }
+
+    fn finish(self, outcome: Outcome) {
+        let codec = self.codec();
+        let outcome = outcome.and_then(|body| {
+            let (size, limit) = (body.len() as u64, self.executor.payload_bytes_max);
+            if size <= limit {
+                return Ok(body);
+            }
+            Err(Fault::new(FaultKind::TooLarge, "the result is too large").number(size).limit(limit))
+        });
+        if self.job.one_way {
+            if let Err(fault) = outcome {
+                let callback = self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
+                tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
+            }
+        } else if self.executor.requests.lock().remove(&self.job.id).is_some() {
+            self.home.outcome(self.job.id, codec, outcome, self.executor.held().saturating_sub(1));
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !self.job.one_way {
+            self.executor.requests.lock().remove(&self.job.id);
+        }
+        self.executor.leave(self.job.callback);
+    }
+}
+
+/// An `async fn` callback as a task. Dropping it drops the callback at the `.await` where it is.
+struct Task {
+    run: Option<Run>,
+    /// Made in the first poll, since that is where the arguments are decoded.
+    future: Option<AtHops<BoxFuture<Outcome>>>,
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
+        let Self { run, future } = &mut *self;
+        let Some(running) = run else { return Poll::Ready(()) };
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let future = match future {
+                Some(future) => future,
+                None => {
+                    let invocation = running.invocation();
+                    let Some(entry) = running.executor.registry.get(running.job.callback) else {
+                        return Poll::Pending;
+                    };
+                    let Handler::Async(function) = entry.callback.handler() else { return Poll::Pending };
+                    let hops = running.job.hops;
+                    future.insert(AtHops { hops, future: at_hops(hops, || function(invocation)) })
+                }
+            };
+            Pin::new(future).poll(context)
+        }));
+        let outcome = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(outcome)) => outcome,
+            Err(panic) => Err(panics::fault(&*panic)),
+        };
+        // The callback's own values are gone before its caller hears of the outcome.
+        *future = None;
+        if let Some(run) = run.take() {
+            run.finish(outcome);
+        }
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,102 @@
+//! A started call, as those hold it who wait for it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use daffi_core::{Error, Result};
+
+use crate::{
+    in_flight::{CallId, Deadline},
+    node::Node,
+    outgoing::Outgoing,
+    pending::{Answer, Payload, Pending},
+};
+
+/// A started call.
+#[derive(Debug, Clone)]
+pub(crate) struct Flight {
+    node: Arc<Node>,
+    id: CallId,
+    pub(crate) pending: Arc<Pending>,
+}
+
+/// A started call that is cancelled when this is dropped before its outcome.
+#[derive(Debug)]
+pub(crate) struct CancelOnDrop(pub(crate) Flight);
+
+impl Flight {
+    /// Starts a call; the I/O thread watches its deadline.
+    pub(crate) fn start(
+        node: &Arc<Node>,
+        pending: Pending,
+        call: Outgoing,
+        deadline: Option<Deadline>,
+        eta: Option<Duration>,
+    ) -> Self {
+        let pending = Arc::new(pending);
+        let id = node.start(&pending, call, deadline, eta);
+        Self { node: node.clone(), id, pending }
+    }
+
+    /// Starts a call and blocks until its outcome. The deadline is watched right here, which spares the I/O thread.
+    pub(crate) fn run(
+        node: &Arc<Node>,
+        pending: Pending,
+        call: Outgoing,
+        deadline: Option<Deadline>,
+    ) -> Result<Answer> {
+        let flight = Self::start(node, pending, call, None, None);
+        let latch = &flight.pending.outcome;
+        if let (None, Some(deadline)) = (latch.wait(deadline.map(|deadline| deadline.at)), deadline) {
+            node.time_out(flight.id, deadline.after);
+        }
+        flight.wait()
+    }
+
+    /// Blocks until the outcome.
+    pub(crate) fn wait(&self) -> Result<Answer> {
+        // The latch gives no value only when a deadline passes, and there is none.
+        let stopped = || Err(Error::Stopped { callback: self.pending.callback().to_owned() });
+        self.pending.outcome.wait(None).unwrap_or_else(stopped)
+    }
+
+    /// Blocks until the outcome, or until `deadline`.
+    pub(crate) fn wait_until(&self, deadline: Instant) -> Option<Result<Answer>> {
+        self.pending.outcome.wait(Some(deadline))
+    }
+
+    /// Waits for the outcome.
+    pub(crate) async fn outcome(&self) -> Result<Answer> {
+        self.pending.outcome.arrival().await
+    }
+
+    /// Gives the call up.
+    pub(crate) fn cancel(&self) {
+        self.node.cancel(self.id);
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if !self.0.pending.outcome.is_set() {
+            self.0.cancel();
+        }
+    }
+}
+
+impl Answer {
+    /// What the one that was asked answered.
+    pub(crate) fn one(self) -> Payload {
+        match self {
+            Self::One(payload) => payload,
+            // A broadcast's answer never comes to a call for one.
+            Self::Many(_) => Payload { codec: 0, body: bytes::Bytes::new() },
+        }
+    }
+}

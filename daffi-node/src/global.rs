@@ -1,0 +1,360 @@
+//! `Global`: the entrance to everything.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use daffi_core::{
+    Address, Error, Result,
+    answer::{CallbackInfo, Process},
+    controller::RunningController,
+    frame::Frame,
+    reactor::Reactor,
+};
+use parking_lot::Mutex;
+
+use crate::{
+    blocking::block, builder::GlobalBuilder, caller::Caller, context::current_hops, latch::Latch, node::Node,
+    outgoing::Ask, question::Inquiry,
+};
+
+/// A node, a controller, or both, in this process.
+///
+/// It is the entrance to everything: calls are made through its field [`call`](Self::call). It is cheap to clone, all
+/// clones are the same, and the last one to be dropped stops it.
+///
+/// ```no_run
+/// use daffi_node::{FG, Global};
+///
+/// # fn main() -> daffi_node::Result<()> {
+/// let g = Global::builder().process_name("proc1").host("localhost").port(8888).start()?;
+/// g.wait_process("proc2")?;
+/// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & FG)?;
+/// g.stop()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Global {
+    /// Makes calls: `g.call.func1(10, 3) & FG`.
+    pub call: Caller,
+    shared: Arc<Shared>,
+}
+
+/// What all clones share.
+struct Shared {
+    node: Option<Arc<Node>>,
+    controller: Option<Arc<dyn RunningController>>,
+    address: Address,
+    grace: Duration,
+    reactor: Mutex<Option<Reactor>>,
+    stopping: AtomicBool,
+    stopped: Latch<()>,
+}
+
+/// How long a drop waits for the kernel to take what was handed over.
+const DROP_GRACE: Duration = Duration::from_millis(250);
+
+impl Global {
+    /// Says how to start.
+    pub fn builder() -> GlobalBuilder {
+        GlobalBuilder::default()
+    }
+
+    pub(crate) fn new(
+        node: Option<Arc<Node>>,
+        controller: Option<Arc<dyn RunningController>>,
+        address: Address,
+        grace: Duration,
+        reactor: Reactor,
+    ) -> Self {
+        let call = Caller::new(node.clone());
+        let shared = Shared {
+            node,
+            controller,
+            address,
+            grace,
+            reactor: Mutex::new(Some(reactor)),
+            stopping: AtomicBool::new(false),
+            stopped: Latch::new(),
+        };
+        Self { call, shared: Arc::new(shared) }
+    }
+
+    /// The name of this process's node; empty for a controller alone.
+    pub fn process_name(&self) -> &str {
+        self.shared.node.as_ref().map_or("", |node| &node.name)
+    }
+
+    /// Where the controller is: the address that this process's own controller listens on, with the port that was
+    /// found if none was given, or the one that the node connects to.
+    pub fn address(&self) -> &Address {
+        &self.shared.address
+    }
+
+    /// Waits until a process of this name is connected, blocking this thread. Returns at once if it is.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if this `Global` is stopped meanwhile; [`Error::BlockingInAsync`].
+    pub fn wait_process(&self, name: &str) -> Result<()> {
+        self.inquire(Ask::WaitProcess, name, "wait_process")?.wait("`wait_process_async`", None).map(drop)
+    }
+
+    /// As [`wait_process`](Self::wait_process), for so long at most.
+    ///
+    /// # Errors
+    /// As there; [`Error::Timeout`].
+    pub fn wait_process_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
+        let inquiry = self.inquire(Ask::WaitProcess, name, "wait_process")?;
+        inquiry.wait("`wait_process_timeout_async`", Some(timeout)).map(drop)
+    }
+
+    /// As [`wait_process`](Self::wait_process), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn wait_process_async(&self, name: &str) -> Result<()> {
+        self.inquire(Ask::WaitProcess, name, "wait_process")?.answer(None).await.map(drop)
+    }
+
+    /// As [`wait_process_timeout`](Self::wait_process_timeout), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn wait_process_timeout_async(&self, name: &str, timeout: Duration) -> Result<()> {
+        self.inquire(Ask::WaitProcess, name, "wait_process")?.answer(Some(timeout)).await.map(drop)
+    }
+
+    /// Waits until another process offers this callback, blocking this thread. Returns at once if one does.
+    ///
+    /// # Errors
+    /// As [`wait_process`](Self::wait_process).
+    pub fn wait_function(&self, name: &str) -> Result<()> {
+        self.inquire(Ask::WaitFunction, name, "wait_function")?.wait("`wait_function_async`", None).map(drop)
+    }
+
+    /// As [`wait_function`](Self::wait_function), for so long at most.
+    ///
+    /// # Errors
+    /// As there; [`Error::Timeout`].
+    pub fn wait_function_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
+        let inquiry = self.inquire(Ask::WaitFunction, name, "wait_function")?;
+        inquiry.wait("`wait_function_timeout_async`", Some(timeout)).map(drop)
+    }
+
+    /// As [`wait_function`](Self::wait_function), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn wait_function_async(&self, name: &str) -> Result<()> {
+        self.inquire(Ask::WaitFunction, name, "wait_function")?.answer(None).await.map(drop)
+    }
+
+    /// As [`wait_function_timeout`](Self::wait_function_timeout), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn wait_function_timeout_async(&self, name: &str, timeout: Duration) -> Result<()> {
+        self.inquire(Ask::WaitFunction, name, "wait_function")?.answer(Some(timeout)).await.map(drop)
+    }
+
+    /// The processes that are connected, sorted by name, this one among them. Blocks this thread for the question.
+    ///
+    /// # Errors
+    /// As [`wait_process`](Self::wait_process).
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        let inquiry = self.inquire(Ask::Processes, "", "processes")?;
+        inquiry.decode(&inquiry.wait("`processes_async`", None)?)
+    }
+
+    /// As [`processes`](Self::processes), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn processes_async(&self) -> Result<Vec<Process>> {
+        let inquiry = self.inquire(Ask::Processes, "", "processes")?;
+        inquiry.decode(&inquiry.answer(None).await?)
+    }
+
+    /// The callbacks that are offered, sorted by name, with signatures and nodes. Blocks this thread for the question.
+    ///
+    /// # Errors
+    /// As [`wait_process`](Self::wait_process).
+    pub fn callbacks(&self) -> Result<Vec<CallbackInfo>> {
+        let inquiry = self.inquire(Ask::Callbacks, "", "callbacks")?;
+        inquiry.decode(&inquiry.wait("`callbacks_async`", None)?)
+    }
+
+    /// As [`callbacks`](Self::callbacks), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn callbacks_async(&self) -> Result<Vec<CallbackInfo>> {
+        let inquiry = self.inquire(Ask::Callbacks, "", "callbacks")?;
+        inquiry.decode(&inquiry.answer(None).await?)
+    }
+
+    /// Blocks this thread until this `Global` is stopped, which may be for ever: what a process does that only serves.
+    ///
+    /// # Errors
+    /// [`Error::BlockingInAsync`].
+    pub fn join(&self) -> Result<()> {
+        block("Global::join", "`join_async`", || self.shared.stopped.wait(None)).map(drop)
+    }
+
+    /// As [`join`](Self::join), without blocking.
+    ///
+    /// # Errors
+    /// None; it is a `Result` like everything else here.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn join_async(&self) -> Result<()> {
+        self.shared.stopped.arrival().await;
+        Ok(())
+    }
+
+    /// Stops: takes no new calls from others, lets the callbacks that run finish within the grace time, sends what was
+    /// handed over, and says goodbye. A controller in this process lets the calls of others finish too. Blocks this
+    /// thread until then. Stopping twice is the same as once.
+    ///
+    /// # Errors
+    /// [`Error::BlockingInAsync`].
+    pub fn stop(&self) -> Result<()> {
+        block("Global::stop", "`stop_async`", || {
+            self.begin_stop();
+            self.shared.stopped.wait(None)
+        })
+        .map(drop)
+    }
+
+    /// As [`stop`](Self::stop), without blocking.
+    ///
+    /// # Errors
+    /// None; it is a `Result` like everything else here.
+    ///
+    /// # Cancel safety
+    /// Stopping goes on when the future is dropped.
+    pub async fn stop_async(&self) -> Result<()> {
+        self.begin_stop();
+        self.join_async().await
+    }
+
+    fn begin_stop(&self) {
+        if self.shared.stopping.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // A callback that stops its own process does not wait for itself.
+        let but = usize::from(current_hops() > 0);
+        let shared = self.shared.clone();
+        let stop = move || shared.stop(shared.grace, but);
+        if let Err(error) = thread::Builder::new().name("daffi-stop".to_owned()).spawn(stop) {
+            tracing::warn!(%error, "no thread to stop with: stopping without grace");
+            self.shared.stop(Duration::ZERO, but);
+        }
+    }
+
+    fn inquire(&self, ask: Ask, name: &str, what: &'static str) -> Result<Inquiry> {
+        Ok(Inquiry::new(self.call.node()?, ask, name, what))
+    }
+}
+
+impl Shared {
+    /// Stops everything within `grace`, but for so many callbacks that wait for just that.
+    fn stop(&self, grace: Duration, but: usize) {
+        let deadline = Instant::now() + grace;
+        if let Some(node) = &self.node {
+            if let Some(port) = node.link.port() {
+                // A link that is gone needs no goodbye.
+                let _ = port.push_now(&Frame::Goodbye { reason: "stopping" });
+            }
+            if !node.executor.drain(but, deadline) && !grace.is_zero() {
+                let left = node.executor.held();
+                tracing::warn!(node = node.name, callbacks = left, "stopped before all callbacks were done");
+            }
+            node.stop();
+            if let Some(port) = node.connector.port() {
+                let patience = deadline.max(Instant::now() + DROP_GRACE);
+                while !port.is_flushed() && Instant::now() < patience {
+                    // The I/O thread writes; nothing tells when the kernel has taken the last byte.
+                    thread::sleep(Duration::from_millis(1));
+                }
+                port.finish("stopped");
+            }
+            node.executor.stop();
+        }
+        if let Some(controller) = &self.controller {
+            controller.stop(deadline.saturating_duration_since(Instant::now()));
+        }
+        if let Some(mut reactor) = self.reactor.lock().take() {
+            reactor.stop();
+        }
+        if let Some(node) = &self.node {
+            node.link.down();
+        }
+        self.stopped.set(());
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.stopping.swap(true, Ordering::SeqCst) {
+            self.stop(Duration::ZERO, usize::MAX);
+        }
+    }
+}
+
+impl fmt::Debug for Global {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Global")
+            .field("process_name", &self.process_name())
+            .field("address", self.address())
+            .field("controller", &self.shared.controller.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A `Global` that is starting. Dropped before it is up, it stops again.
+pub(crate) struct Starting(pub(crate) Global);
+
+impl Starting {
+    /// Blocks until the node is known to the controller.
+    pub(crate) fn wait(self) -> Result<Global> {
+        if let Some(node) = &self.0.shared.node {
+            // The latch gives no value only when a deadline passes, and there is none.
+            node.started.wait(None).unwrap_or(Ok(()))?;
+        }
+        Ok(self.0)
+    }
+
+    /// Waits until the node is known to the controller.
+    pub(crate) async fn up(self) -> Result<Global> {
+        if let Some(node) = &self.0.shared.node {
+            node.started.arrival().await?;
+        }
+        Ok(self.0)
+    }
+}

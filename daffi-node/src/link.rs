@@ -1,0 +1,364 @@
+//! The way to the controller: where frames go while it is there, and where they wait while it is not.
+
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+use daffi_core::{
+    controller::{FramePort, PortError},
+    frame::{Body, Frame, Reply},
+    limits::CHUNK_BYTES,
+    outbox::Outbox,
+    reactor,
+};
+use parking_lot::RwLock;
+
+use crate::{
+    in_flight::CallId,
+    outgoing::Outgoing,
+    pending::Payload,
+    streams::{StreamId, Streams},
+};
+
+/// The way to the controller.
+#[derive(Debug)]
+pub(crate) struct Link {
+    state: RwLock<State>,
+    streams: Streams,
+    reactor: reactor::Handle,
+    waiting_max: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No controller: calls wait, in order.
+    Down(Waiting),
+    Up(Port),
+    /// The controller is stopping: it takes answers, and calls wait for the next one.
+    Draining(Port, Waiting),
+}
+
+/// Calls that wait for a link, in order.
+type Waiting = VecDeque<(Option<CallId>, Outgoing)>;
+
+/// Where frames go in.
+#[derive(Clone)]
+pub(crate) enum Port {
+    Socket(Arc<Outbox>),
+    Memory(Arc<dyn FramePort>),
+}
+
+/// Whether a frame is written at once or with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Now, on this thread: nothing else is going on, so there is nothing to write it with.
+    Now,
+    /// Soon, on the I/O thread, with whatever else there is by then. One write for many frames is what makes many
+    /// calls cheap; the price is that this one waits for the I/O thread.
+    Soon,
+}
+
+/// With so many calls going on at most, a frame is written at once.
+const WRITE_AT_ONCE_MAX: usize = 4;
+
+/// How many bytes wait for the socket before chunks of large payloads stay back.
+const BACKLOG_BYTES: usize = 4 * CHUNK_BYTES;
+
+/// What became of a call that was to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is on its way.
+    Yes,
+    /// It waits for the link.
+    Waits,
+    /// There is no room for it.
+    Full,
+}
+
+impl Flush {
+    /// How to write when so many calls are going on.
+    pub(crate) fn with(going_on: usize) -> Self {
+        if going_on <= WRITE_AT_ONCE_MAX { Self::Now } else { Self::Soon }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(reactor: reactor::Handle, waiting_max: usize) -> Self {
+        Self {
+            state: RwLock::new(State::Down(Waiting::new())),
+            streams: Streams::default(),
+            reactor,
+            waiting_max,
+        }
+    }
+
+    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and after it
+    /// turned out that it did not.
+    pub(crate) fn send_call(
+        &self,
+        id: Option<CallId>,
+        call: Outgoing,
+        flush: Flush,
+        mark: impl Fn(bool),
+    ) -> Sent {
+        loop {
+            if let State::Up(port) = &*self.state.read() {
+                mark(true);
+                match self.send_over(port, id, &call, flush) {
+                    Ok(()) => return Sent::Yes,
+                    Err(error) => {
+                        mark(false);
+                        if error == PortError::Full {
+                            return Sent::Full;
+                        }
+                        // The link is going down, and the call waits like any other from then on.
+                    }
+                }
+            }
+            let mut state = self.state.write();
+            match &mut *state {
+                State::Down(waiting) | State::Draining(_, waiting) => {
+                    if waiting.len() >= self.waiting_max {
+                        return Sent::Full;
+                    }
+                    waiting.push_back((id, call));
+                    return Sent::Waits;
+                }
+                State::Up(port) if port.is_closed() => {
+                    *state = State::Down(VecDeque::from([(id, call)]));
+                    return Sent::Waits;
+                }
+                State::Up(_) => {}
+            }
+        }
+    }
+
+    fn send_over(
+        &self,
+        port: &Port,
+        id: Option<CallId>,
+        call: &Outgoing,
+        flush: Flush,
+    ) -> Result<(), PortError> {
+        let number = id.map_or(0, |id| id.0);
+        call.with_frame(number, |frame| port.try_push(frame))?;
+        if call.is_large() {
+            self.streams.start(StreamId { call: number, reply: false }, &call.body);
+        }
+        self.flush(port, flush);
+        Ok(())
+    }
+
+    /// Sends what calls for no answer and cannot be refused. Dropped without a link.
+    pub(crate) fn send(&self, frame: &Frame<'_>, flush: Flush) {
+        if let Some(port) = self.state.read().port()
+            && port.push(frame).is_ok()
+        {
+            self.flush(port, flush);
+        }
+    }
+
+    /// Sends a result. Dropped without a link: its caller has its answer already.
+    pub(crate) fn reply(&self, id: u64, payload: &Payload, flush: Flush) {
+        let state = self.state.read();
+        let Some(port) = state.port() else { return };
+        let Payload { codec, body } = payload;
+        let more = body.len() > CHUNK_BYTES;
+        let first = body.slice(..body.len().min(CHUNK_BYTES));
+        let total = body.len() as u32;
+        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(&first) };
+        if port.push(&Frame::Reply(reply)).is_err() {
+            return;
+        }
+        if more {
+            self.streams.start(StreamId { call: id, reply: true }, body);
+        }
+        self.flush(port, flush);
+    }
+
+    /// The receiver of a large payload takes more of it.
+    pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
+        self.streams.credit(id, bytes);
+        self.turn();
+    }
+
+    /// Nobody wants the rest of a large payload.
+    pub(crate) fn cancel_stream(&self, id: StreamId) {
+        self.streams.cancel(id);
+    }
+
+    /// The link is up: sends what has waited, as far as `still_wanted`, and then whatever comes. Gives back the calls
+    /// that there is no room for.
+    pub(crate) fn up(
+        &self,
+        port: Port,
+        still_wanted: impl Fn(CallId) -> bool,
+        mark: impl Fn(CallId, bool),
+    ) -> Vec<CallId> {
+        let mut refused = Vec::new();
+        let mut state = self.state.write();
+        for (id, call) in state.take_waiting() {
+            if id.is_some_and(|id| !still_wanted(id)) {
+                continue;
+            }
+            id.inspect(|id| mark(*id, true));
+            if self.send_over(&port, id, &call, Flush::Soon).is_err() {
+                id.inspect(|id| mark(*id, false));
+                refused.extend(id);
+            }
+        }
+        *state = State::Up(port);
+        drop(state);
+        self.turn();
+        refused
+    }
+
+    /// The link is gone: calls wait from now on.
+    pub(crate) fn down(&self) {
+        let mut state = self.state.write();
+        *state = State::Down(state.take_waiting());
+        self.streams.clear();
+    }
+
+    /// The controller is stopping: new calls wait from now on, answers still go to it.
+    pub(crate) fn drain(&self) {
+        let mut state = self.state.write();
+        if let State::Up(port) = &*state {
+            *state = State::Draining(port.clone(), Waiting::new());
+        }
+    }
+
+    pub(crate) fn port(&self) -> Option<Port> {
+        self.state.read().port().cloned()
+    }
+
+    /// Forgets calls that wait for a link.
+    pub(crate) fn drop_waiting(&self) {
+        self.state.write().take_waiting();
+    }
+
+    /// What the I/O thread does for the link whenever it has a turn.
+    pub(crate) fn turn(&self) {
+        if let Some(port) = self.state.read().port() {
+            self.flush_now(port);
+        }
+    }
+
+    fn flush(&self, port: &Port, flush: Flush) {
+        if let Port::Memory(_) = port {
+            self.flush_now(port);
+        } else if self.reactor.is_current() {
+            // The thread has its turn as soon as it is done with what came in, and then everything leaves together.
+        } else if flush == Flush::Now {
+            self.flush_now(port);
+        } else {
+            self.reactor.wake();
+        }
+    }
+
+    fn flush_now(&self, port: &Port) {
+        match port {
+            Port::Socket(outbox) => {
+                outbox.flush();
+                // Whoever made room lets the large payloads go on.
+                while self.streams.is_active() {
+                    let before = outbox.len();
+                    self.streams.pump(|| outbox.len() < BACKLOG_BYTES, |frame| outbox.push(frame));
+                    if outbox.len() <= before {
+                        break;
+                    }
+                    outbox.flush();
+                }
+            }
+            Port::Memory(port) => {
+                if self.streams.is_active() {
+                    self.streams.pump(|| true, |frame| port.send(frame));
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Where answers go.
+    fn port(&self) -> Option<&Port> {
+        match self {
+            Self::Up(port) | Self::Draining(port, _) => Some(port),
+            Self::Down(_) => None,
+        }
+    }
+
+    fn take_waiting(&mut self) -> Waiting {
+        match self {
+            Self::Up(_) => Waiting::new(),
+            Self::Down(waiting) | Self::Draining(_, waiting) => std::mem::take(waiting),
+        }
+    }
+}
+
+impl Port {
+    /// Passes a frame on unless there is no room for it.
+    fn try_push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        match self {
+            Self::Socket(outbox) => outbox.try_push(frame),
+            Self::Memory(port) => port.send(frame),
+        }
+    }
+
+    /// Passes on a frame that cannot be refused.
+    pub(crate) fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        match self {
+            Self::Socket(outbox) => outbox.push(frame),
+            Self::Memory(port) => port.send(frame),
+        }
+    }
+
+    /// Passes a frame on and writes it.
+    pub(crate) fn push_now(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        self.push(frame)?;
+        if let Self::Socket(outbox) = self {
+            outbox.flush();
+        }
+        Ok(())
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Socket(outbox) => outbox.is_closed(),
+            // Only the node itself ends it.
+            Self::Memory(_) => false,
+        }
+    }
+
+    /// Whether everything has been written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match self {
+            Self::Socket(outbox) => outbox.is_flushed(),
+            Self::Memory(_) => true,
+        }
+    }
+
+    /// Ends the connection once everything is written.
+    pub(crate) fn finish(&self, reason: &str) {
+        match self {
+            Self::Socket(outbox) => outbox.finish(),
+            Self::Memory(port) => port.close(reason),
+        }
+    }
+
+    /// Ends the connection at once.
+    pub(crate) fn close(&self, reason: &str) {
+        match self {
+            Self::Socket(outbox) => outbox.close(),
+            Self::Memory(port) => port.close(reason),
+        }
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket(_) => "Socket",
+            Self::Memory(_) => "Memory",
+        })
+    }
+}
+

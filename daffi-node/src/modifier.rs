@@ -1,0 +1,347 @@
+//! Modifiers: how a call is executed.
+//!
+//! They are plain values, applied with `&`: `g.call.func1(10, 3) & FG`. An option that makes no sense for a modifier
+//! is not there.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Foreground: wait for the result.
+///
+/// `g.call.func1(10, 3) & FG` blocks this thread and gives `Result<R>`. In async code, await the call itself:
+/// `g.call.func1(10, 3).await`.
+///
+/// ```no_run
+/// # fn main() -> daffi_node::Result<()> {
+/// use std::time::Duration;
+/// use daffi_node::{FG, Global};
+///
+/// let g = Global::builder().start()?;
+/// let patient = FG.timeout(Duration::from_secs(15)).on("proc2");
+/// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & patient)?;
+/// # Ok(()) }
+/// ```
+pub const FG: Foreground = Foreground { timeout: None, target: Anywhere(()) };
+
+/// Background: go on, and look at the result later.
+///
+/// `g.call.func1(10, 3) & BG` gives an [`AsyncResult`](crate::AsyncResult) at once; every error arrives through it.
+pub const BG: Background = Background { timeout: None, eta: None, target: Anywhere(()) };
+
+/// No return: the result is not wanted.
+///
+/// `g.call.func2() & NO_RETURN` gives `Result<()>` as soon as the call is handed over. Nothing travels back; what
+/// could not be delivered is logged and counted at the controller.
+pub const NO_RETURN: NoReturn = NoReturn { eta: None, target: Anywhere(()) };
+
+/// Period: call at a regular interval, or at certain times.
+///
+/// Takes either [`period`](Period::period) or [`at_time`](Period::at_time), and gives a
+/// [`ScheduledTask`](crate::ScheduledTask). The controller keeps the schedule: it goes on without this process.
+///
+/// ```no_run
+/// # fn main() -> daffi_node::Result<()> {
+/// use std::time::{Duration, SystemTime};
+/// use daffi_node::{Global, PERIOD};
+///
+/// let g = Global::builder().start()?;
+/// let every_minute = (g.call.by_name::<(), _>("tick", ()) & PERIOD.period(Duration::from_secs(60)))?;
+/// let soon = SystemTime::now() + Duration::from_secs(3);
+/// let twice = (g.call.by_name::<(), _>("tick", ()) & PERIOD.at_time([soon, soon + Duration::from_secs(5)]))?;
+/// # Ok(()) }
+/// ```
+pub const PERIOD: Period = Period { timing: Unset(()), target: Anywhere(()) };
+
+/// Broadcast: every other node that offers the callback runs it.
+///
+/// `& BROADCAST` gives `Result<()>` once the controller has passed it on; `& BROADCAST.return_result()` waits for all
+/// and gives each node's own result by its name.
+pub const BROADCAST: Broadcast = Broadcast { timeout: None, eta: None, target: Anywhere(()), results: NoResults(()) };
+
+/// The modifier [`FG`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a modifier does nothing until a call is made with it"]
+pub struct Foreground<T = Anywhere> {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) target: T,
+}
+
+/// The modifier [`BG`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a modifier does nothing until a call is made with it"]
+pub struct Background<T = Anywhere> {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) eta: Option<Duration>,
+    pub(crate) target: T,
+}
+
+/// The modifier [`NO_RETURN`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a modifier does nothing until a call is made with it"]
+pub struct NoReturn<T = Anywhere> {
+    pub(crate) eta: Option<Duration>,
+    pub(crate) target: T,
+}
+
+/// The modifier [`PERIOD`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a modifier does nothing until a call is made with it"]
+pub struct Period<K = Unset, T = Anywhere> {
+    pub(crate) timing: K,
+    pub(crate) target: T,
+}
+
+/// The modifier [`BROADCAST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a modifier does nothing until a call is made with it"]
+pub struct Broadcast<W = NoResults, T = Anywhere> {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) eta: Option<Duration>,
+    pub(crate) target: T,
+    #[allow(dead_code, reason = "it is a type")]
+    pub(crate) results: W,
+}
+
+impl<T> Foreground<T> {
+    /// Gives up with [`Error::Timeout`](crate::Error::Timeout) after this long, and cancels the call.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl Foreground {
+    /// Calls this node and no other.
+    pub fn on(self, node: impl Into<Arc<str>>) -> Foreground<On> {
+        Foreground { timeout: self.timeout, target: On(node.into()) }
+    }
+}
+
+impl<T> Background<T> {
+    /// Gives up with [`Error::Timeout`](crate::Error::Timeout) this long after the call was sent, and cancels it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends the call after this long; until then it can be cancelled without a trace.
+    pub fn eta(mut self, eta: Duration) -> Self {
+        self.eta = Some(eta);
+        self
+    }
+}
+
+impl Background {
+    /// Calls this node and no other.
+    pub fn on(self, node: impl Into<Arc<str>>) -> Background<On> {
+        Background { timeout: self.timeout, eta: self.eta, target: On(node.into()) }
+    }
+}
+
+impl<T> NoReturn<T> {
+    /// Sends the call after this long. It is lost if this process stops before.
+    pub fn eta(mut self, eta: Duration) -> Self {
+        self.eta = Some(eta);
+        self
+    }
+}
+
+impl NoReturn {
+    /// Calls this node and no other.
+    pub fn on(self, node: impl Into<Arc<str>>) -> NoReturn<On> {
+        NoReturn { eta: self.eta, target: On(node.into()) }
+    }
+}
+
+impl<T> Period<Unset, T> {
+    /// Calls at this interval, the first time after one of it, at a fixed rate: a call that takes long does not shift
+    /// the next ones. A call that would begin while the one before still runs is skipped and counted.
+    pub fn period(self, period: Duration) -> Period<Every, T> {
+        Period { timing: Every(period), target: self.target }
+    }
+
+    /// Calls at this time, or at each of these: a [`SystemTime`], or anything that iterates over them. At most 1,000,
+    /// all in the future.
+    pub fn at_time<M>(self, times: impl IntoTimes<M>) -> Period<At, T> {
+        Period { timing: At(times.into_times()), target: self.target }
+    }
+}
+
+impl<K> Period<K> {
+    /// Calls this node and no other.
+    pub fn on(self, node: impl Into<Arc<str>>) -> Period<K, On> {
+        Period { timing: self.timing, target: On(node.into()) }
+    }
+}
+
+impl<W, T> Broadcast<W, T> {
+    /// Gives up after this long. A node that has not answered by then has [`Error::Timeout`](crate::Error::Timeout) as
+    /// its entry; the others' results stay.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends the call after this long.
+    pub fn eta(mut self, eta: Duration) -> Self {
+        self.eta = Some(eta);
+        self
+    }
+}
+
+impl<T> Broadcast<NoResults, T> {
+    /// Waits for every node's result: `Result<BTreeMap<String, Result<R>>>` by node name.
+    pub fn return_result(self) -> Broadcast<Results, T> {
+        let Self { timeout, eta, target, .. } = self;
+        Broadcast { timeout, eta, target, results: Results(()) }
+    }
+}
+
+impl<W> Broadcast<W> {
+    /// Calls these nodes and no others. One that is not there has its error as its entry.
+    pub fn on_all<N: AsRef<str>>(self, nodes: impl IntoIterator<Item = N>) -> Broadcast<W, OnAll> {
+        let Self { timeout, eta, results, .. } = self;
+        Broadcast { timeout, eta, target: OnAll::new(nodes), results }
+    }
+}
+
+/// Any node may run the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Anywhere(());
+
+/// One node runs the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct On(pub(crate) Arc<str>);
+
+/// These nodes run the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnAll(Arc<str>);
+
+impl OnAll {
+    pub(crate) fn new<N: AsRef<str>>(nodes: impl IntoIterator<Item = N>) -> Self {
+        let mut lines = String::new();
+        for node in nodes {
+            if !lines.is_empty() {
+                lines.push('\n');
+            }
+            lines.push_str(node.as_ref());
+        }
+        Self(lines.into())
+    }
+}
+
+/// Where a call goes.
+pub trait Target: sealed::Sealed {
+    /// The node, or nodes one per line; `None` for any.
+    #[doc(hidden)]
+    fn node(&self) -> Option<Arc<str>>;
+}
+
+impl Target for Anywhere {
+    fn node(&self) -> Option<Arc<str>> {
+        None
+    }
+}
+
+impl Target for On {
+    fn node(&self) -> Option<Arc<str>> {
+        Some(self.0.clone())
+    }
+}
+
+impl Target for OnAll {
+    fn node(&self) -> Option<Arc<str>> {
+        Some(self.0.clone())
+    }
+}
+
+/// Neither `period` nor `at_time` was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unset(());
+
+/// At a regular interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Every(pub(crate) Duration);
+
+/// At certain times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At(pub(crate) Vec<SystemTime>);
+
+/// When a scheduled call happens: what [`PERIOD`] needs before a call can be made with it.
+#[diagnostic::on_unimplemented(
+    message = "`PERIOD` does not say when",
+    label = "neither a period nor times",
+    note = "write `PERIOD.period(duration)` or `PERIOD.at_time(times)`"
+)]
+pub trait When: sealed::Sealed {
+    /// The interval or the times.
+    #[doc(hidden)]
+    fn timing(self) -> Timing;
+}
+
+/// When a scheduled call happens.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Timing {
+    Every(Duration),
+    At(Vec<SystemTime>),
+}
+
+impl When for Every {
+    fn timing(self) -> Timing {
+        Timing::Every(self.0)
+    }
+}
+
+impl When for At {
+    fn timing(self) -> Timing {
+        Timing::At(self.0)
+    }
+}
+
+/// Nobody wants the results of a broadcast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoResults(());
+
+/// The results of a broadcast are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Results(());
+
+/// One time or several: what [`Period::at_time`] takes.
+///
+/// `M` tells the two apart and is always inferred.
+pub trait IntoTimes<M> {
+    /// The times as a list.
+    fn into_times(self) -> Vec<SystemTime>;
+}
+
+impl IntoTimes<One> for SystemTime {
+    fn into_times(self) -> Vec<SystemTime> {
+        vec![self]
+    }
+}
+
+impl<I: IntoIterator<Item = SystemTime>> IntoTimes<Many> for I {
+    fn into_times(self) -> Vec<SystemTime> {
+        self.into_iter().collect()
+    }
+}
+
+/// One time, see [`IntoTimes`].
+#[derive(Debug)]
+pub enum One {}
+
+/// Several times, see [`IntoTimes`].
+#[derive(Debug)]
+pub enum Many {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Anywhere {}
+    impl Sealed for super::On {}
+    impl Sealed for super::OnAll {}
+    impl Sealed for super::Every {}
+    impl Sealed for super::At {}
+}

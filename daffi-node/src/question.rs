@@ -1,0 +1,68 @@
+//! Questions to the controller, blocking and not.
+
+use std::{sync::Arc, time::Duration};
+
+use daffi_core::{Error, Result};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    blocking::block,
+    flight::{CancelOnDrop, Flight},
+    in_flight::Deadline,
+    node::Node,
+    outgoing::{Ask, Outgoing},
+    pending::{Payload, Pending, decode},
+};
+
+/// A question to the controller.
+#[derive(Debug, Clone)]
+pub(crate) struct Inquiry {
+    node: Arc<Node>,
+    ask: Ask,
+    name: String,
+    /// What it is called in errors.
+    what: &'static str,
+}
+
+impl Inquiry {
+    pub(crate) fn new(node: &Arc<Node>, ask: Ask, name: &str, what: &'static str) -> Self {
+        Self { node: node.clone(), ask, name: name.to_owned(), what }
+    }
+
+    /// Asks, and blocks until the answer is there.
+    pub(crate) fn wait(&self, twin: &'static str, timeout: Option<Duration>) -> Result<Payload> {
+        let deadline = Deadline::after(timeout);
+        loop {
+            let (pending, outgoing) = self.parts();
+            let answer = block(self.what, twin, || Flight::run(&self.node, pending, outgoing, deadline))?;
+            match answer {
+                // Asking again harms nobody, and waits for the next link.
+                Err(Error::ControllerLost { .. }) => {}
+                answer => return Ok(answer?.one()),
+            }
+        }
+    }
+
+    /// Asks, and waits for the answer. Dropping the future withdraws the question.
+    pub(crate) async fn answer(&self, timeout: Option<Duration>) -> Result<Payload> {
+        let deadline = Deadline::after(timeout);
+        loop {
+            let (pending, outgoing) = self.parts();
+            let flight = CancelOnDrop(Flight::start(&self.node, pending, outgoing, deadline, None));
+            match flight.0.outcome().await {
+                Err(Error::ControllerLost { .. }) => {}
+                answer => return Ok(answer?.one()),
+            }
+        }
+    }
+
+    /// The value that an answer stands for.
+    pub(crate) fn decode<T: DeserializeOwned>(&self, payload: &Payload) -> Result<T> {
+        decode(self.what, payload)
+    }
+
+    fn parts(&self) -> (Pending, Outgoing) {
+        let what = if self.name.is_empty() { self.what.to_owned() } else { format!("{}({:?})", self.what, self.name) };
+        (Pending::new(what.into(), None), Outgoing::ask(self.ask.clone(), self.name.clone()))
+    }
+}

@@ -1,0 +1,123 @@
+//! A call that the controller makes at certain times.
+
+use std::time::Duration;
+
+use daffi_core::{Result, answer};
+
+use crate::{blocking::block, flight::Flight, outgoing::Ask, pending::decode, question::Inquiry};
+
+pub use daffi_core::answer::TaskState;
+
+/// A call that the controller makes at certain times: what `& PERIOD…` gives.
+///
+/// The task lives in the controller. It outlives this handle, this process, and the nodes that run the callback; it
+/// ends when it is cancelled, when its times have come, or with the controller.
+#[must_use = "a scheduled task goes on until it is cancelled; keep it, or drop it on purpose"]
+#[derive(Debug)]
+pub struct ScheduledTask {
+    flight: Flight,
+}
+
+/// How a scheduled task is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskStatus {
+    /// Whether it goes on.
+    pub state: TaskState,
+    /// How many calls it has made.
+    pub runs: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// How many times it did not call, because the call before was still running or nobody offered the callback.
+    pub skipped: u64,
+    /// What the last failure said, if there was one.
+    pub last_error: Option<String>,
+    /// How long it is until the next call, if there is one.
+    pub next_in: Option<Duration>,
+}
+
+impl ScheduledTask {
+    pub(crate) fn new(flight: Flight) -> Self {
+        Self { flight }
+    }
+
+    /// The controller's number of the task. Waits until the controller has the task, blocking this thread.
+    ///
+    /// # Errors
+    /// Why the controller does not take it; [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
+    pub fn id(&self) -> Result<u64> {
+        let answer = match self.flight.pending.outcome.get() {
+            Some(answer) => answer,
+            None => block("ScheduledTask::id", "`id_async`", || self.flight.wait())?,
+        };
+        decode("PERIOD", &answer?.one())
+    }
+
+    /// As [`id`](Self::id), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn id_async(&self) -> Result<u64> {
+        decode("PERIOD", &self.flight.outcome().await?.one())
+    }
+
+    /// Ends the task, blocking this thread until the controller says so: after that no call begins. One that runs is
+    /// not ended.
+    ///
+    /// # Errors
+    /// As [`id`](Self::id); [`Error::NoTask`](crate::Error::NoTask) if the controller does not know it any more.
+    pub fn cancel(&self) -> Result<()> {
+        self.inquire(self.id()?, Ask::CancelTask, "ScheduledTask::cancel").wait("`cancel_async`", None)?;
+        Ok(())
+    }
+
+    /// As [`cancel`](Self::cancel), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// The task may or may not have ended when the future is dropped.
+    pub async fn cancel_async(&self) -> Result<()> {
+        self.inquire(self.id_async().await?, Ask::CancelTask, "ScheduledTask::cancel").answer(None).await?;
+        Ok(())
+    }
+
+    /// How it is doing, blocking this thread until the controller says so.
+    ///
+    /// # Errors
+    /// As [`cancel`](Self::cancel).
+    pub fn status(&self) -> Result<TaskStatus> {
+        let inquiry = self.inquire(self.id()?, Ask::TaskStatus, "ScheduledTask::status");
+        let payload = inquiry.wait("`status_async`", None)?;
+        Ok(TaskStatus::new(inquiry.decode(&payload)?))
+    }
+
+    /// As [`status`](Self::status), without blocking.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn status_async(&self) -> Result<TaskStatus> {
+        let inquiry = self.inquire(self.id_async().await?, Ask::TaskStatus, "ScheduledTask::status");
+        let payload = inquiry.answer(None).await?;
+        Ok(TaskStatus::new(inquiry.decode(&payload)?))
+    }
+
+    fn inquire(&self, id: u64, ask: impl FnOnce(u64) -> Ask, what: &'static str) -> Inquiry {
+        Inquiry::new(self.flight.node(), ask(id), "", what)
+    }
+}
+
+impl TaskStatus {
+    fn new(status: answer::TaskStatus) -> Self {
+        let answer::TaskStatus { state, runs, failures, skipped, last_error, next_in_us, .. } = status;
+        let last_error = Some(last_error).filter(|error| !error.is_empty());
+        Self { state, runs, failures, skipped, last_error, next_in: next_in_us.map(Duration::from_micros) }
+    }
+}
