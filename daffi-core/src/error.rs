@@ -128,7 +128,6 @@ pub enum Error {
     #[error(
         "{name} is a singleton and already has an instance: use {name}::instance() instead of registering another"
     )]
-    #[non_exhaustive]
     SingletonExists {
         /// The struct.
         name: String,

@@ -5,3 +5,11 @@
 pub struct Context {
     _private: (),
 }
+
+impl Context {
+    /// The context of no call, for tests of callbacks alone.
+    #[doc(hidden)]
+    pub fn detached() -> Self {
+        Self { _private: () }
+    }
+}

@@ -3,7 +3,6 @@
 use std::{
     any::{Any, type_name},
     fmt,
-    marker::PhantomData,
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -48,7 +47,7 @@ impl Cell {
         let instance = Arc::new(instance);
         self.instance
             .set(instance.clone())
-            .map_err(|_| Error::singleton_exists(self.name))?;
+            .map_err(|_| Error::SingletonExists { name: self.name.to_owned() })?;
         notify();
         Ok(instance)
     }
