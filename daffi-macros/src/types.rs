@@ -77,7 +77,10 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
     while let Some(tree) = trees.next() {
         match tree {
             TokenTree::Punct(punct) if punct.as_char() == '&' => {
-                if trees.next_if(|tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == '\'')).is_some() {
+                if trees
+                    .next_if(|tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == '\''))
+                    .is_some()
+                {
                     trees.next();
                 }
                 trees.next_if(|tree| matches!(tree, TokenTree::Ident(ident) if ident == "mut"));
@@ -87,9 +90,10 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
                         out.extend(name("String"));
                     }
                     Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Bracket => {
-                        let array = group.stream().into_iter().any(
-                            |tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == ';'),
-                        );
+                        let array = group
+                            .stream()
+                            .into_iter()
+                            .any(|tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == ';'));
                         if !array {
                             let (element, vec) = (own(group.stream(), name), name("Vec"));
                             out.extend(quote!(#vec<#element>));
@@ -113,7 +117,19 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
 /// Tokens as a person would write them.
 pub(crate) fn text(tokens: impl ToTokens) -> String {
     let mut text = tokens.to_token_stream().to_string();
-    for (spaced, tight) in [(" :: ", "::"), (":: ", "::"), (" < ", "<"), ("< ", "<"), (" <", "<"), (" >", ">"), (" ,", ","), ("& ", "&"), ("[ ", "["), (" ]", "]"), (" ;", ";")] {
+    for (spaced, tight) in [
+        (" :: ", "::"),
+        (":: ", "::"),
+        (" < ", "<"),
+        ("< ", "<"),
+        (" <", "<"),
+        (" >", ">"),
+        (" ,", ","),
+        ("& ", "&"),
+        ("[ ", "["),
+        (" ]", "]"),
+        (" ;", ";"),
+    ] {
         text = text.replace(spaced, tight);
     }
     text

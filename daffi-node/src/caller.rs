@@ -20,7 +20,12 @@ impl Caller {
 
     /// The call that an expansion of `#[fetcher]` makes.
     #[doc(hidden)]
-    pub fn typed<R, A: Serialize>(&self, callback: &'static str, signature: &'static Signature, arguments: A) -> Call<R> {
+    pub fn typed<R, A: Serialize>(
+        &self,
+        callback: &'static str,
+        signature: &'static Signature,
+        arguments: A,
+    ) -> Call<R> {
         let _ = (callback, signature, arguments);
         Call { result: PhantomData }
     }

@@ -283,7 +283,8 @@ mod tests {
         assert_eq!(call::<i64>(&add, &(1i64, 2i64)).unwrap(), 3);
         assert_eq!(add.signature().text(), "(i64, i64) -> i64");
 
-        let fails = Callback::try_async_closure("fails", |_: Context| async { Err::<(), _>(String::from("no")) });
+        let fails =
+            Callback::try_async_closure("fails", |_: Context| async { Err::<(), _>(String::from("no")) });
         assert_eq!(call::<()>(&fails, &()).unwrap_err().message, "no");
         assert_eq!(fails.signature().text(), "() -> ()");
     }

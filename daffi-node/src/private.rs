@@ -11,7 +11,7 @@ use bytes::Bytes;
 use daffi_core::{
     fault::{Fault, FaultKind},
     payload::Codec,
-    signature::{WireType, type_name},
+    signature::type_name,
 };
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -28,7 +28,10 @@ pub use std::{
     vec::Vec,
 };
 
-pub use daffi_core::{Error as DaffiError, signature::Signature};
+pub use daffi_core::{
+    Error as DaffiError,
+    signature::{Signature, WireType},
+};
 pub use inventory;
 
 pub use crate::{

@@ -161,7 +161,10 @@ mod tests {
         assert!((instance.state().exists)());
 
         let error = CELL.register(Group("second")).map(|_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "Group is a singleton and already has an instance: use Group::instance() instead of registering another");
+        assert_eq!(
+            error.to_string(),
+            "Group is a singleton and already has an instance: use Group::instance() instead of registering another"
+        );
         assert_eq!(CELL.instance::<Group>().unwrap().0, "first");
         assert_eq!(told.load(Relaxed), 1);
     }
