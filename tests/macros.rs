@@ -1,5 +1,7 @@
 //! What the attributes make of functions, structs and traits, without a controller: handlers are called directly.
 
+#![allow(unreachable_pub, unused_qualifications, reason = "callbacks are written as users write them")]
+
 use std::{
     collections::HashMap,
     fmt, io,
@@ -228,7 +230,7 @@ mod results {
     }
 
     #[callback]
-    fn lent(fail: bool) -> Result<&'static str, &'static str> {
+    fn lent_both(fail: bool) -> Result<&'static str, &'static str> {
         if fail { Err("fail") } else { Ok("good") }
     }
 
@@ -240,12 +242,12 @@ mod results {
     #[test]
     fn what_travels_is_the_value() {
         assert_eq!(call::<u8>("travelling", (false,)).unwrap(), 1);
-        assert_eq!(call::<String>("lent", (false,)).unwrap(), "good");
+        assert_eq!(call::<String>("lent_both", (false,)).unwrap(), "good");
         assert_eq!(call::<Result<u8, String>>("nested", ()).unwrap(), Err("inside".to_owned()));
         assert_eq!(text("travelling"), "(fail: bool) -> u8");
         assert_eq!(text("aliased"), "() -> u8");
         assert_eq!(text("texts"), "() -> Vec<String>");
-        assert_eq!(text("lent"), "(fail: bool) -> String");
+        assert_eq!(text("lent_both"), "(fail: bool) -> String");
         assert_eq!(text("nested"), "() -> Result<u8, String>");
     }
 
@@ -265,7 +267,7 @@ mod results {
         let fault = call::<()>("plain", ()).unwrap_err();
         assert_eq!((fault.message.as_str(), fault.type_name.as_str()), ("plain", "Plain"));
         assert_eq!(call::<Vec<String>>("texts", ()).unwrap_err().message, "inner");
-        let error = Error::from_fault(call::<String>("lent", (true,)).unwrap_err(), "lent", "");
+        let error = Error::from_fault(call::<String>("lent_both", (true,)).unwrap_err(), "lent_both", "");
         assert_eq!(error.downcast::<String>().unwrap(), "fail");
     }
 }

@@ -1,6 +1,6 @@
 //! `#[callback]` on a function, a struct or an `impl` block.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::{Attribute, LitStr, parse::Parse};
 
@@ -97,8 +97,9 @@ impl Entry<'_> {
         let Self { private, args, attrs, name, model, receiver, .. } = self;
         let signature = model.signature(private, &model.callback_result(private));
         let handler = self.handler();
-        let span = at(model.ident.span());
-        let place = quote_spanned!(span=> #private::concat!(#private::file!(), ":", #private::line!()));
+        // Every token stands where the name does, since `line!` means the line of the attribute otherwise.
+        let place = quote!(#private::concat!(#private::file!(), ":", #private::line!()));
+        let place = standing_at(model.ident.span(), place);
         let mut options = TokenStream::new();
         let doc = doc(attrs);
         if !doc.is_empty() {
@@ -171,6 +172,19 @@ impl Entry<'_> {
             }
         }
     }
+}
+
+fn standing_at(span: Span, tokens: TokenStream) -> TokenStream {
+    tokens
+        .into_iter()
+        .map(|mut tree| {
+            if let TokenTree::Group(group) = &tree {
+                tree = Group::new(group.delimiter(), standing_at(span, group.stream())).into();
+            }
+            tree.set_span(span);
+            tree
+        })
+        .collect()
 }
 
 /// What expansions may contain that a user's lints forbid.
