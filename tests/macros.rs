@@ -261,7 +261,11 @@ mod results {
 
         for name in ["aliased", "boxed", "boxed_here"] {
             let fault = call::<u8>(name, ()).unwrap_err();
-            assert_eq!((fault.message.as_str(), &fault.details[..]), ("outer", &["inner".to_owned()][..]), "{name}");
+            assert_eq!(
+                (fault.message.as_str(), &fault.details[..]),
+                ("outer", &["inner".to_owned()][..]),
+                "{name}"
+            );
             assert!(fault.payload.is_empty());
         }
         let fault = call::<()>("plain", ()).unwrap_err();
@@ -350,10 +354,15 @@ mod singletons {
         assert_eq!(increment.doc_text(), "One more.");
         assert_eq!(increment.signature().text(), "(by: i64) -> i64");
         let fault = call::<i64>("increment", (1i64,)).unwrap_err();
-        assert_eq!((fault.kind, fault.message.as_str()), (FaultKind::NoInstance, "Counter has no instance yet"));
+        assert_eq!(
+            (fault.kind, fault.message.as_str()),
+            (FaultKind::NoInstance, "Counter has no instance yet")
+        );
 
         let counter = Counter::new(10).register().unwrap();
-        assert!(matches!(Counter::new(10).register(), Err(Error::SingletonExists { name, .. }) if name == "Counter"));
+        assert!(
+            matches!(Counter::new(10).register(), Err(Error::SingletonExists { name, .. }) if name == "Counter")
+        );
         assert!(Arc::ptr_eq(&counter, &Counter::instance().unwrap()));
         assert!(increment.is_callable());
         assert_eq!(call::<i64>("increment", (5i64,)).unwrap(), 15);

@@ -148,8 +148,8 @@ impl Method {
         quote_spanned! {Span::mixed_site()=>
             #(#conditions)*
             fn #ident(&self, #(#inputs),*) -> #private::Call<#result> {
-                static SIGNATURE: #private::OnceLock<#private::Signature> = #private::OnceLock::new();
-                let signature = SIGNATURE.get_or_init(|| #signature);
+                static __DAFFI_SIGNATURE: #private::OnceLock<#private::Signature> = #private::OnceLock::new();
+                let signature = __DAFFI_SIGNATURE.get_or_init(|| #signature);
                 #private::Caller::typed(self, #name, signature, (#(#arguments,)*))
             }
         }

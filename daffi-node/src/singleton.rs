@@ -106,13 +106,14 @@ impl<T> fmt::Debug for Instance<T> {
 }
 
 /// What is to be told of new instances.
-pub type Listener = dyn Fn() + Send + Sync;
+pub(crate) type Listener = dyn Fn() + Send + Sync;
 
 /// Has `listener` called after each registration of an instance, as long as it is alive.
 ///
 /// Listen first and then look which callbacks are callable: an instance that is registered between the two is told
 /// or seen, or both. A listener is called on the thread that registers, without any lock held.
-pub fn on_register(listener: Weak<Listener>) {
+#[allow(dead_code, reason = "the node listens")]
+pub(crate) fn on_register(listener: Weak<Listener>) {
     let mut listeners = LISTENERS.lock();
     listeners.retain(|listener| listener.strong_count() > 0);
     listeners.push(listener);

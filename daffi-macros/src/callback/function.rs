@@ -46,10 +46,12 @@ pub(super) fn expand(args: TokenStream, function: Function, mistakes: &mut Mista
         #(#conditions)*
         #allowed
         const _: () = {
-            fn fill(table: &mut #private::Vec<#private::Callback>) {
-                #entry
+            // A closure, since an item's name would stand before that of the user's function.
+            #private::inventory::submit! {
+                #private::Registration::new(|table: &mut #private::Vec<#private::Callback>| {
+                    #entry
+                })
             }
-            #private::inventory::submit! { #private::Registration::new(fill) }
         };
     };
     (quote!(#function), expansion)

@@ -58,18 +58,18 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
         #allowed
         const _: () = {
             // A trait, so that `Self` in the methods' types means what it does there.
-            trait Callbacks {
+            trait __DaffiCallbacks {
                 fn fill(table: &mut #private::Vec<#private::Callback>);
             }
 
-            impl Callbacks for #self_ty {
+            impl __DaffiCallbacks for #self_ty {
                 fn fill(table: &mut #private::Vec<#private::Callback>) {
                     #group
                     #entries
                 }
             }
 
-            #private::inventory::submit! { #private::Registration::new(<#self_ty as Callbacks>::fill) }
+            #private::inventory::submit! { #private::Registration::new(<#self_ty as __DaffiCallbacks>::fill) }
         };
     };
     (block.into_token_stream(), expansion)

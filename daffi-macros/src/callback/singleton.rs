@@ -60,11 +60,11 @@ pub(super) fn expand(args: TokenStream, item: Struct, mistakes: &mut Mistakes) -
         #(#conditions)*
         #allowed
         const _: () = {
-            static CELL: #private::Cell = #private::Cell::new(#name);
+            static __DAFFI_CELL: #private::Cell = #private::Cell::new(#name);
 
             #implement {
                 fn cell() -> &'static #private::Cell {
-                    &CELL
+                    &__DAFFI_CELL
                 }
             }
 
@@ -72,13 +72,13 @@ pub(super) fn expand(args: TokenStream, item: Struct, mistakes: &mut Mistakes) -
                 #[doc = #register_doc]
                 #[allow(dead_code)]
                 #vis fn register(self) -> #private::Result<#private::Arc<Self>, #private::DaffiError> {
-                    CELL.register(self)
+                    __DAFFI_CELL.register(self)
                 }
 
                 #[doc = #instance_doc]
                 #[allow(dead_code)]
                 #vis fn instance() -> #private::Option<#private::Arc<Self>> {
-                    CELL.instance()
+                    __DAFFI_CELL.instance()
                 }
             }
         };
