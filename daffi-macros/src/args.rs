@@ -110,6 +110,15 @@ impl Args {
             None => quote!(::daffi::__private),
         }
     }
+
+    /// What every expansion begins with, inside of its block.
+    ///
+    /// The support gets a name of one word. That can be given any place, and an error is reported at the place of its
+    /// tokens; a path that the user wrote stays where it is.
+    pub(crate) fn import(&self) -> TokenStream {
+        let private = self.private();
+        quote!(use #private as __daffi;)
+    }
 }
 
 impl Place {

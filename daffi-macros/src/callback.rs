@@ -1,8 +1,8 @@
 //! `#[callback]` on a function, a struct or an `impl` block.
 
-use proc_macro2::{Group, Span, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
-use syn::{Attribute, LitStr, parse::Parse};
+use syn::{Attribute, LitStr, parse::Parse, spanned::Spanned};
 
 mod function;
 mod methods;
@@ -12,7 +12,7 @@ use crate::{
     args::Args,
     diagnose::Mistakes,
     item::doc,
-    signature::{Model, Parameter, at},
+    signature::{Model, Parameter, Wire, at},
 };
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
@@ -81,7 +81,6 @@ fn keyword(item: &TokenStream) -> Option<proc_macro2::Ident> {
 
 /// A statement that adds a callback to `table: &mut Vec<Callback>`.
 struct Entry<'a> {
-    private: &'a TokenStream,
     args: &'a Args,
     attrs: &'a [Attribute],
     name: LitStr,
@@ -94,12 +93,13 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn expand(&self) -> TokenStream {
-        let Self { private, args, attrs, name, model, receiver, .. } = self;
-        let signature = model.signature(private, &model.callback_result(private));
+        let Self { args, attrs, name, model, receiver, .. } = self;
+        let signature = model.signature(&model.callback_result());
         let handler = self.handler();
-        // Every token stands where the name does, since `line!` means the line of the attribute otherwise.
-        let place = quote!(#private::concat!(#private::file!(), ":", #private::line!()));
-        let place = standing_at(model.ident.span(), place);
+        // Where the user wrote it, with the user's hygiene: otherwise `line!` is the line of the attribute.
+        let place = quote_spanned! {model.ident.span()=>
+            __daffi::concat!(__daffi::file!(), ":", __daffi::line!())
+        };
         let mut options = TokenStream::new();
         let doc = doc(attrs);
         if !doc.is_empty() {
@@ -115,16 +115,15 @@ impl Entry<'_> {
             options.extend(quote_spanned!(Span::mixed_site()=> .method_of(group)));
         }
         quote_spanned! {Span::mixed_site()=>
-            #private::Vec::push(table, #private::Callback::new(#name, #signature, #handler).written_at(#place)#options);
+            __daffi::Vec::push(table, __daffi::Callback::new(#name, #signature, #handler).written_at(#place)#options);
         }
     }
 
     /// The function behind the codec.
     fn handler(&self) -> TokenStream {
-        let Self { private, model, path, receiver, .. } = self;
+        let Self { model, path, receiver, .. } = self;
         let hygienic = Span::mixed_site();
         let idents: Vec<_> = model.wires().map(|wire| &wire.ident).collect();
-        let types = model.wires().map(|wire| &wire.ty);
         let arguments = model.parameters.iter().map(|parameter| match parameter {
             Parameter::Wire(wire) => {
                 let ident = &wire.ident;
@@ -132,21 +131,23 @@ impl Entry<'_> {
             }
             Parameter::Context(span) => quote_spanned!(at(*span)=> &invocation.context),
         });
-        // Decode and encode stand where the user's types do, so that a type that cannot travel is reported there.
+        // What decodes and encodes stands where the user's types do, so that a type that cannot travel is reported there.
+        let wants =
+            model.wires().map(|Wire { ty, .. }| quote_spanned!(at(ty.span())=> __daffi::want::<#ty>()));
         let decode = if idents.is_empty() {
-            quote_spanned!(hygienic=> let #private::NoArguments = #private::decode(&invocation)?;)
+            quote_spanned!(hygienic=> let __daffi::NoArguments = __daffi::decode(&invocation, ())?;)
         } else {
-            quote_spanned!(hygienic=> let (#(#idents,)*) = #private::decode::<(#(#types,)*)>(&invocation)?;)
+            quote_spanned!(hygienic=> let (#(#idents,)*) = __daffi::decode(&invocation, (#(#wants,)*))?;)
         };
         let get_instance = receiver.as_ref().map(|_| quote_spanned!(hygienic=> let instance = group.get()?;));
         let receiver = receiver.as_ref().map(|receiver| quote!(#receiver,));
         let wait = model.is_async.then(|| quote!(.await));
-        let encode = quote_spanned!(model.result_span()=> #private::encode(invocation.codec, &value));
+        let encode = quote_spanned!(model.result_span()=> __daffi::encode(invocation.codec, &value));
         let failed = quote_spanned! {model.result_span()=>
-            #private::failed(
+            __daffi::failed(
                 &error,
-                (&&&&#private::Probe::of(&error)).sources(&error),
-                (&#private::Probe::of(&error)).payload(&error),
+                (&&&&__daffi::Probe::of(&error)).sources(&error),
+                (&__daffi::Probe::of(&error)).payload(&error),
             )
         };
         let body = quote_spanned! {hygienic=>
@@ -154,37 +155,24 @@ impl Entry<'_> {
             #decode
             let returned = #path(#receiver #(#arguments),*)#wait;
             #[allow(unused_imports)]
-            use #private::{PayloadOf as _, SourcesOf as _, Split as _};
-            match (&#private::Probe::of(&returned)).split(returned) {
-                #private::Ok(value) => #encode,
-                #private::Err(error) => #private::Err(#failed),
+            use __daffi::{PayloadOf as _, SourcesOf as _, Split as _};
+            match (&__daffi::Probe::of(&returned)).split(returned) {
+                __daffi::Ok(value) => #encode,
+                __daffi::Err(error) => __daffi::Err(#failed),
             }
         };
         if model.is_async {
             // A future that cannot change threads is reported at the function's name.
-            let boxed = quote_spanned!(at(model.ident.span())=> #private::boxed);
+            let future = quote_spanned!(at(model.ident.span())=> async move { #body });
             quote_spanned! {hygienic=>
-                #private::Handler::future(move |invocation: #private::Invocation| #boxed(async move { #body }))
+                __daffi::Handler::future(move |invocation: __daffi::Invocation| __daffi::boxed(#future))
             }
         } else {
             quote_spanned! {hygienic=>
-                #private::Handler::sync(move |invocation: #private::Invocation| -> #private::Outcome { #body })
+                __daffi::Handler::sync(move |invocation: __daffi::Invocation| -> __daffi::Outcome { #body })
             }
         }
     }
-}
-
-fn standing_at(span: Span, tokens: TokenStream) -> TokenStream {
-    tokens
-        .into_iter()
-        .map(|mut tree| {
-            if let TokenTree::Group(group) = &tree {
-                tree = Group::new(group.delimiter(), standing_at(span, group.stream())).into();
-            }
-            tree.set_span(span);
-            tree
-        })
-        .collect()
 }
 
 /// What expansions may contain that a user's lints forbid.

@@ -2,14 +2,14 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Attribute, Ident, LitStr, Visibility, spanned::Spanned};
+use syn::{Attribute, Generics, Ident, LitStr, Visibility, spanned::Spanned};
 
 use crate::{
     args::{Args, Place, wire_name},
     diagnose::Mistakes,
     item::{Body, Function, Member, Trait, conditions, is_attribute},
-    signature::{Model, at},
-    types::text,
+    signature::{Model, Wire, at},
+    types::mentions,
 };
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
@@ -56,7 +56,8 @@ fn of_trait(args: TokenStream, item: Trait, mistakes: &mut Mistakes) -> TokenStr
             }
         }
     }
-    extension(&args, &attrs, &vis, &ident, &methods)
+    let extension = Extension { args: &args, attrs: &attrs, vis: &vis, ident: &ident, methods: &methods };
+    if mistakes.is_empty() { extension.expand() } else { extension.expand_broken(&generics) }
 }
 
 fn of_function(args: TokenStream, mut function: Function, mistakes: &mut Mistakes) -> TokenStream {
@@ -74,7 +75,8 @@ fn of_function(args: TokenStream, mut function: Function, mistakes: &mut Mistake
     let method = Method { name, model: Model::of_fetcher(&function.sig, mistakes), function };
     // A trait and a function of one name do not get into each other's way. So the trait can have the name that
     // stands there, and is imported under it.
-    extension(&args, &attrs, &vis, &ident, &[method])
+    let extension = Extension { args: &args, attrs: &attrs, vis: &vis, ident: &ident, methods: &[method] };
+    if mistakes.is_empty() { extension.expand() } else { extension.expand_broken(&Generics::default()) }
 }
 
 const NO_BODY: &str = "what a fetcher does is written at its callback: end it with `;` instead of a body";
@@ -128,16 +130,13 @@ impl Method {
     }
 
     /// The function that makes the call.
-    fn implementation(&self, private: &TokenStream) -> TokenStream {
+    fn implementation(&self) -> TokenStream {
         let Self { name, model, function } = self;
         let ident = &model.ident;
         let result = model.result_type();
-        let traced = quote_spanned!(model.result_span()=> #private::result::<#result>());
-        let signature = model.signature(private, &traced);
-        let inputs = model.wires().map(|wire| {
-            let (ident, ty) = (&wire.ident, &wire.ty);
-            quote!(#ident: #ty)
-        });
+        let traced = quote_spanned!(model.result_span()=> __daffi::result::<#result>());
+        let signature = model.signature(&traced);
+        let inputs = model.wires().map(|Wire { ident, ty, .. }| quote!(#ident: #ty));
         // A type that cannot be sent is reported where it is written.
         let arguments = model.wires().map(|wire| {
             let mut ident = wire.ident.clone();
@@ -147,48 +146,88 @@ impl Method {
         let conditions = conditions(&function.attrs);
         quote_spanned! {Span::mixed_site()=>
             #(#conditions)*
-            fn #ident(&self, #(#inputs),*) -> #private::Call<#result> {
-                static __DAFFI_SIGNATURE: #private::OnceLock<#private::Signature> = #private::OnceLock::new();
+            fn #ident(&self, #(#inputs),*) -> __daffi::Call<#result> {
+                static __DAFFI_SIGNATURE: __daffi::OnceLock<__daffi::Signature> = __daffi::OnceLock::new();
                 let signature = __DAFFI_SIGNATURE.get_or_init(|| #signature);
-                #private::Caller::typed(self, #name, signature, (#(#arguments,)*))
+                __daffi::Caller::typed(self, #name, signature, (#(#arguments,)*))
             }
         }
     }
 }
 
-/// The extension trait and its one implementation.
-fn extension(
-    args: &Args,
-    attrs: &[Attribute],
-    vis: &Visibility,
-    ident: &Ident,
-    methods: &[Method],
-) -> TokenStream {
-    let private = args.private();
-    let declarations = methods.iter().map(|method| {
-        let (attrs, head) = (&method.function.attrs, method.head(&private));
-        let callback = text(&method.name);
-        let note = format!(" Calls the callback `{}` of another process.", callback.trim_matches('"'));
-        // Docs of one's own come first; without any this is better than nothing.
-        let documented = attrs.iter().any(|attr| attr.path().is_ident("doc"));
-        let note = (!documented).then(|| quote!(#[doc = #note]));
-        quote!(#note #(#attrs)* #head;)
-    });
-    let implementations = methods.iter().map(|method| method.implementation(&private));
-    let conditions = conditions(attrs);
-    quote! {
-        #(#attrs)*
-        #[allow(non_camel_case_types)]
-        #vis trait #ident {
-            #(#declarations)*
-        }
+/// An extension trait, and its one implementation.
+struct Extension<'a> {
+    args: &'a Args,
+    attrs: &'a [Attribute],
+    vis: &'a Visibility,
+    ident: &'a Ident,
+    methods: &'a [Method],
+}
 
-        #(#conditions)*
-        #[allow(clippy::all, clippy::pedantic, deprecated, unused_qualifications)]
-        const _: () = {
-            impl #ident for #private::Caller {
-                #(#implementations)*
+impl Extension<'_> {
+    fn expand(&self) -> TokenStream {
+        let Self { args, attrs, vis, ident, methods } = self;
+        let private = args.private();
+        let declarations = methods.iter().map(|method| {
+            let (attrs, head) = (&method.function.attrs, method.head(&private));
+            let note = format!(" Calls the callback `{}` of another process.", method.name.value());
+            // Docs of one's own are kept; without any, this is better than nothing.
+            let documented = attrs.iter().any(|attr| attr.path().is_ident("doc"));
+            let note = (!documented).then(|| quote!(#[doc = #note]));
+            quote!(#note #(#attrs)* #head;)
+        });
+        let implementations = methods.iter().map(Method::implementation);
+        let (conditions, import) = (conditions(attrs), args.import());
+        quote! {
+            #(#attrs)*
+            #[allow(non_camel_case_types)]
+            #vis trait #ident {
+                #(#declarations)*
             }
-        };
+
+            #(#conditions)*
+            #[allow(clippy::all, clippy::pedantic, deprecated, unused_qualifications)]
+            const _: () = {
+                #import
+
+                impl #ident for __daffi::Caller {
+                    #(#implementations)*
+                }
+            };
+        }
+    }
+
+    /// With mistakes in it: what is used elsewhere is still there, and nothing of it is checked any further.
+    fn expand_broken(&self, generics: &Generics) -> TokenStream {
+        let Self { args, attrs, vis, ident, methods } = self;
+        let private = args.private();
+        let methods = methods.iter().map(|Method { model, function, .. }| {
+            let (ident, generics) = (&model.ident, &function.sig.generics);
+            let (_, _, condition) = generics.split_for_impl();
+            let inputs = model.wires().map(|Wire { ident, ty, .. }| quote!(#ident: #ty));
+            let result = match &model.result {
+                Some(ty) if !mentions(ty, "impl") => ty.to_token_stream(),
+                _ => quote!(()),
+            };
+            let conditions = conditions(&function.attrs);
+            quote! {
+                #(#conditions)*
+                fn #ident #generics (&self, #(#inputs),*) -> #private::Call<#result> #condition {
+                    #private::unreachable!()
+                }
+            }
+        });
+        let conditions = conditions(attrs);
+        let (parameters, names, condition) = generics.split_for_impl();
+        quote! {
+            #(#conditions)*
+            #[allow(unused, non_camel_case_types)]
+            #vis trait #ident #generics #condition {
+                #(#methods)*
+            }
+
+            #(#conditions)*
+            impl #parameters #ident #names for #private::Caller #condition {}
+        }
     }
 }

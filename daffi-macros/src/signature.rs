@@ -62,7 +62,7 @@ impl Model {
         let result = result(sig, "callback", mistakes);
         if let Some(ty) = &result
             && !mentions(ty, "impl")
-            && has_short_lifetime(&owned(ty, &TokenStream::new()))
+            && has_short_lifetime(&owned(ty))
         {
             mistakes.at(ty, "results are sent by value: write a type without a lifetime");
         }
@@ -141,33 +141,33 @@ impl Model {
     }
 
     /// An expression for the signature, with `result` for the result's `WireType`.
-    pub(crate) fn signature(&self, private: &TokenStream, result: &TokenStream) -> TokenStream {
+    pub(crate) fn signature(&self, result: &TokenStream) -> TokenStream {
         let parameters = self.wires().map(|Wire { name, ty, .. }| {
-            let owned = if has_reference(ty) { owned(ty, private) } else { ty.to_token_stream() };
+            let owned = if has_reference(ty) { owned(ty) } else { ty.to_token_stream() };
             // A type with a lifetime must not be asked whether it can be deserialized: the answer takes no
             // notice of lifetimes.
             let wire_type = if has_lifetime(&owned) {
-                quote!(#private::WireType::named::<#ty>())
+                quote!(__daffi::WireType::named::<#ty>())
             } else {
-                quote!((&#private::Probe::<#owned>::new()).wire_type())
+                quote!((&__daffi::Probe::<#owned>::new()).wire_type())
             };
             quote!((#name, #wire_type))
         });
         quote! {{
             #[allow(unused_imports)]
-            use #private::{NamedResultTypeOf as _, ResultTypeOf as _, WireTypeOf as _};
-            #private::Signature::new([#(#parameters),*], #result)
+            use __daffi::{NamedResultTypeOf as _, ResultTypeOf as _, WireTypeOf as _};
+            __daffi::Signature::new([#(#parameters),*], #result)
         }}
     }
 
     /// An expression for the `WireType` of a callback's result.
-    pub(crate) fn callback_result(&self, private: &TokenStream) -> TokenStream {
+    pub(crate) fn callback_result(&self) -> TokenStream {
         let ty = self.result_type();
-        let owned = if has_reference(&ty) { owned(&ty, private) } else { ty };
+        let owned = if has_reference(&ty) { owned(&ty) } else { ty };
         if has_lifetime(&owned) {
-            quote!((&#private::Probe::<#owned>::new()).named_result_type())
+            quote!((&__daffi::Probe::<#owned>::new()).named_result_type())
         } else {
-            quote!((&&&&#private::Probe::<#owned>::new()).result_type())
+            quote!((&&&&__daffi::Probe::<#owned>::new()).result_type())
         }
     }
 }

@@ -59,10 +59,11 @@ fn any(tokens: TokenStream, test: &mut impl FnMut(&TokenTree) -> bool) -> bool {
 }
 
 /// The type with everything that is borrowed owned: `String` for `&str`, `Vec<T>` for `&[T]`, `T` for `&T`.
-pub(crate) fn owned(ty: impl ToTokens, private: &TokenStream) -> TokenStream {
+/// For the block of an expansion.
+pub(crate) fn owned(ty: impl ToTokens) -> TokenStream {
     own(ty.to_token_stream(), &|name| {
         let name = Ident::new(name, Span::call_site());
-        quote!(#private::#name)
+        quote!(__daffi::#name)
     })
 }
 

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Context,
     callback::{Callback, Handler},
-    private::{NoArguments, boxed, chain, decode, encode, failed},
+    private::{NoArguments, arguments, boxed, chain, encode, failed},
 };
 
 /// A closure or function that can be a callback: of up to 12 arguments, each owned and deserializable, and before them
@@ -49,8 +49,8 @@ impl Callback {
         F: Closure<M, Output: Serialize>,
     {
         let handler = Handler::sync(move |invocation| {
-            let arguments = decode(&invocation)?;
-            encode(invocation.codec, &closure.call(&invocation.context, arguments))
+            let result = closure.call(&invocation.context, arguments(&invocation)?);
+            encode(invocation.codec, &result)
         });
         Self::of_closure::<M, F, F::Output>(name.into(), handler)
     }
@@ -66,8 +66,7 @@ impl Callback {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let handler = Handler::sync(move |invocation| {
-            let arguments = decode(&invocation)?;
-            match closure.call(&invocation.context, arguments) {
+            match closure.call(&invocation.context, arguments(&invocation)?) {
                 Ok(value) => encode(invocation.codec, &value),
                 Err(error) => Err(fault(error)),
             }
@@ -87,7 +86,8 @@ impl Callback {
         let handler = Handler::future(move |invocation| {
             let closure = closure.clone();
             boxed(async move {
-                let arguments = decode(&invocation)?;
+                // Before the call, so that arguments need not be `Send` where the future does not keep them.
+                let arguments = arguments(&invocation)?;
                 let result = closure.call(&invocation.context, arguments).await;
                 encode(invocation.codec, &result)
             })
@@ -107,7 +107,7 @@ impl Callback {
         let handler = Handler::future(move |invocation| {
             let closure = closure.clone();
             boxed(async move {
-                let arguments = decode(&invocation)?;
+                let arguments = arguments(&invocation)?;
                 match closure.call(&invocation.context, arguments).await {
                     Ok(value) => encode(invocation.codec, &value),
                     Err(error) => Err(fault(error)),

@@ -38,20 +38,71 @@ pub use crate::{
     Call, Caller, Context,
     callback::{BoxFuture, Callback, Handler, Invocation, Outcome},
     registration::{Registration, linked},
-    singleton::{Cell, Instance, Singleton},
+    singleton::{Cell, Instance, Singleton, instance},
 };
 
-/// The arguments of a call.
+/// The arguments of a call, in a tuple.
 ///
 /// # Errors
 /// [`FaultKind::BadArguments`].
-// `DeserializeOwned` would hide serde's hint to derive `Deserialize`.
-pub fn decode<A: for<'de> Deserialize<'de>>(invocation: &Invocation) -> Result<A, Fault> {
+// What is wanted comes as values, since the compiler points at the one element of a tuple that does not fit, and does
+// not do that with types.
+pub fn decode<W: Wants>(invocation: &Invocation, _: W) -> Result<W::Arguments, Fault> {
+    arguments(invocation)
+}
+
+/// The arguments of a call, as one type.
+pub(crate) fn arguments<A: DeserializeOwned>(invocation: &Invocation) -> Result<A, Fault> {
     invocation
         .codec
         .decode(&invocation.body)
         .map_err(|error| Fault::new(FaultKind::BadArguments, error.to_string()))
 }
+
+/// An argument of type `T` is wanted.
+#[derive(Debug)]
+pub struct Want<T>(PhantomData<fn() -> T>);
+
+/// An argument of type `T` is wanted.
+pub const fn want<T>() -> Want<T> {
+    Want(PhantomData)
+}
+
+/// A tuple of [`Want`].
+pub trait Wants {
+    /// The tuple of what is wanted.
+    type Arguments: DeserializeOwned;
+}
+
+impl Wants for () {
+    type Arguments = NoArguments;
+}
+
+macro_rules! wants {
+    ($($name:ident)*) => {
+        // `DeserializeOwned` would hide serde's hint to derive `Deserialize`.
+        impl<$($name: for<'de> Deserialize<'de>),*> Wants for ($(Want<$name>,)*) {
+            type Arguments = ($($name,)*);
+        }
+    };
+}
+
+wants!(A);
+wants!(A B);
+wants!(A B C);
+wants!(A B C D);
+wants!(A B C D E);
+wants!(A B C D E F);
+wants!(A B C D E F G);
+wants!(A B C D E F G H);
+wants!(A B C D E F G H I);
+wants!(A B C D E F G H I J);
+wants!(A B C D E F G H I J K);
+wants!(A B C D E F G H I J K L);
+wants!(A B C D E F G H I J K L M);
+wants!(A B C D E F G H I J K L M N);
+wants!(A B C D E F G H I J K L M N O);
+wants!(A B C D E F G H I J K L M N O P);
 
 /// The result of a call.
 ///

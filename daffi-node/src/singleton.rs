@@ -65,13 +65,11 @@ pub struct Instance<T> {
     exists: fn() -> bool,
 }
 
-impl<T: Singleton> Instance<T> {
-    /// The instance of `T`.
-    // The one place that asks for `Singleton`, so that a struct without `#[callback]` is one error, not one
-    // for each method.
-    pub fn of() -> Self {
-        Self { cell: T::cell, get: || T::cell().instance(), exists: || T::cell().instance.get().is_some() }
-    }
+/// The instance of `T`, there or not yet.
+// The one place that asks for `Singleton`, so that a struct without `#[callback]` is one error, not one for each
+// method.
+pub fn instance<T: Singleton>() -> Instance<T> {
+    Instance { cell: T::cell, get: || T::cell().instance(), exists: || T::cell().instance.get().is_some() }
 }
 
 impl<T> Instance<T> {
@@ -154,12 +152,12 @@ mod tests {
         });
         on_register(Arc::downgrade(&listener));
 
-        let instance = Instance::<Group>::of();
-        assert!(!(instance.state().exists)());
-        assert_eq!(instance.get().map(|_| ()).unwrap_err().kind, FaultKind::NoInstance);
+        let group = instance::<Group>();
+        assert!(!(group.state().exists)());
+        assert_eq!(group.get().map(|_| ()).unwrap_err().kind, FaultKind::NoInstance);
         assert_eq!(CELL.register(Group("first")).unwrap().0, "first");
         assert_eq!(told.load(Relaxed), 1);
-        assert!((instance.state().exists)());
+        assert!((group.state().exists)());
 
         let error = CELL.register(Group("second")).map(|_| ()).unwrap_err();
         assert_eq!(

@@ -30,9 +30,8 @@ pub(super) fn expand(args: TokenStream, function: Function, mistakes: &mut Mista
         return (TokenStream::new(), TokenStream::new());
     }
     let model = Model::of_callback(sig, mistakes);
-    let private = args.private();
+    let import = args.import();
     let entry = Entry {
-        private: &private,
         args: &args,
         attrs,
         name: wire_name(&sig.ident, &args, None),
@@ -46,9 +45,11 @@ pub(super) fn expand(args: TokenStream, function: Function, mistakes: &mut Mista
         #(#conditions)*
         #allowed
         const _: () = {
+            #import
+
             // A closure, since an item's name would stand before that of the user's function.
-            #private::inventory::submit! {
-                #private::Registration::new(|table: &mut #private::Vec<#private::Callback>| {
+            __daffi::inventory::submit! {
+                __daffi::Registration::new(|table: &mut __daffi::Vec<__daffi::Callback>| {
                     #entry
                 })
             }

@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes) -> Expansion {
     let args = Args::parse(args, Place::CallbackImpl, mistakes);
-    let private = args.private();
+    let import = args.import();
     remove_attributes(&mut block, mistakes);
     if !block.generics.params.is_empty() {
         mistakes.at(
@@ -34,7 +34,7 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
     let mut entries = TokenStream::new();
     let mut with_receiver = false;
     for function in callbacks(&block) {
-        let entry = entry(function, &args, &private, mistakes);
+        let entry = entry(function, &args, mistakes);
         let conditions = conditions(&function.attrs);
         entries.extend(quote!(#(#conditions)* #entry));
         with_receiver |= function.sig.receiver().is_some();
@@ -49,7 +49,7 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
     let self_ty = &block.self_ty;
     // The one place that asks whether the struct is a singleton, so that one that is not is one error.
     let group = with_receiver.then(|| {
-        let of = quote_spanned!(at(self_ty.span())=> #private::Instance::<#self_ty>::of());
+        let of = quote_spanned!(at(self_ty.span())=> __daffi::instance::<#self_ty>());
         quote_spanned!(Span::mixed_site()=> let group = #of;)
     });
     let (conditions, allowed) = (conditions(&block.attrs), allowed());
@@ -57,19 +57,21 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
         #(#conditions)*
         #allowed
         const _: () = {
+            #import
+
             // A trait, so that `Self` in the methods' types means what it does there.
             trait __DaffiCallbacks {
-                fn fill(table: &mut #private::Vec<#private::Callback>);
+                fn fill(table: &mut __daffi::Vec<__daffi::Callback>);
             }
 
             impl __DaffiCallbacks for #self_ty {
-                fn fill(table: &mut #private::Vec<#private::Callback>) {
+                fn fill(table: &mut __daffi::Vec<__daffi::Callback>) {
                     #group
                     #entries
                 }
             }
 
-            #private::inventory::submit! { #private::Registration::new(<#self_ty as __DaffiCallbacks>::fill) }
+            __daffi::inventory::submit! { __daffi::Registration::new(<#self_ty as __DaffiCallbacks>::fill) }
         };
     };
     (block.into_token_stream(), expansion)
@@ -88,7 +90,7 @@ fn callbacks(block: &Impl) -> impl Iterator<Item = &Function> {
     })
 }
 
-fn entry(function: &Function, args: &Args, private: &TokenStream, mistakes: &mut Mistakes) -> TokenStream {
+fn entry(function: &Function, args: &Args, mistakes: &mut Mistakes) -> TokenStream {
     let sig = &function.sig;
     let ident = &sig.ident;
     let model = Model::of_callback(sig, mistakes);
@@ -102,7 +104,6 @@ fn entry(function: &Function, args: &Args, private: &TokenStream, mistakes: &mut
         );
     }
     Entry {
-        private,
         args,
         attrs: &function.attrs,
         name: wire_name(ident, args, args.prefix.as_ref()),

@@ -46,7 +46,7 @@ pub(super) fn expand(args: TokenStream, item: Struct, mistakes: &mut Mistakes) -
             "there is one instance of one type: write concrete types instead of generic parameters and lifetimes",
         );
     }
-    let private = args.private();
+    let import = args.import();
     let name = ident.unraw().to_string();
     let (conditions, allowed) = (conditions(&attrs), allowed());
     let register_doc = format!(
@@ -55,15 +55,17 @@ pub(super) fn expand(args: TokenStream, item: Struct, mistakes: &mut Mistakes) -
     );
     let instance_doc = format!(" The one instance of [`{name}`], if it is registered.");
     // Errors about a struct that cannot be shared point at the struct.
-    let implement = quote_spanned!(at(ident.span())=> impl #private::Singleton for #ident);
+    let implement = quote_spanned!(at(ident.span())=> impl __daffi::Singleton for #ident);
     let expansion = quote_spanned! {Span::mixed_site()=>
         #(#conditions)*
         #allowed
         const _: () = {
-            static __DAFFI_CELL: #private::Cell = #private::Cell::new(#name);
+            #import
+
+            static __DAFFI_CELL: __daffi::Cell = __daffi::Cell::new(#name);
 
             #implement {
-                fn cell() -> &'static #private::Cell {
+                fn cell() -> &'static __daffi::Cell {
                     &__DAFFI_CELL
                 }
             }
@@ -71,13 +73,13 @@ pub(super) fn expand(args: TokenStream, item: Struct, mistakes: &mut Mistakes) -
             impl #ident {
                 #[doc = #register_doc]
                 #[allow(dead_code)]
-                #vis fn register(self) -> #private::Result<#private::Arc<Self>, #private::DaffiError> {
+                #vis fn register(self) -> __daffi::Result<__daffi::Arc<Self>, __daffi::DaffiError> {
                     __DAFFI_CELL.register(self)
                 }
 
                 #[doc = #instance_doc]
                 #[allow(dead_code)]
-                #vis fn instance() -> #private::Option<#private::Arc<Self>> {
+                #vis fn instance() -> __daffi::Option<__daffi::Arc<Self>> {
                     __DAFFI_CELL.instance()
                 }
             }
