@@ -413,9 +413,9 @@ mod fetchers {
 
     mod importing {
         // A lone fetcher is imported under the function's name.
-        use super::{Caller, single};
+        use super::{Call, Caller, single};
 
-        pub(super) fn makes(caller: &Caller) -> super::Call<i64> {
+        pub(super) fn makes(caller: &Caller) -> Call<i64> {
             caller.single(1, 2)
         }
     }
@@ -436,6 +436,98 @@ mod fetchers {
         let call = caller.sum(&Point { x: 1.0, y: 2.0 }, &[], &text);
         drop(text);
         drop(call);
+    }
+
+    /// A `Caller` that keeps what fetchers give it.
+    mod kept {
+        pub mod __private {
+            use std::marker::PhantomData;
+
+            pub use daffi::__private::*;
+
+            pub struct Caller;
+
+            pub struct Call<R> {
+                pub callback: &'static str,
+                pub signature: &'static Signature,
+                pub body: bytes::Bytes,
+                pub result: PhantomData<R>,
+            }
+
+            impl Caller {
+                pub fn typed<R, A: serde::Serialize>(
+                    &self,
+                    callback: &'static str,
+                    signature: &'static Signature,
+                    arguments: A,
+                ) -> Call<R> {
+                    let body = daffi_core::payload::Codec::Bincode.encode(&arguments).unwrap();
+                    Call { callback, signature, body, result: PhantomData }
+                }
+            }
+        }
+    }
+
+    #[fetcher(crate = self::kept)]
+    trait Kept {
+        #[fetcher(name = "geo.sum")]
+        fn sum_lent(point: &Point, names: &[&str], label: &str) -> HashMap<String, f64>;
+        #[fetcher(name = "geo.sum")]
+        fn sum_owned(point: Point, names: Vec<String>, label: Box<str>) -> HashMap<String, f64>;
+        #[fetcher(name = "geo.sum")]
+        fn sum_wrong(point: elsewhere::Point, names: Vec<String>, label: String) -> HashMap<String, f64>;
+        fn add(a: i64, other: i64) -> i64;
+        fn subtract(a: i64, b: i64) -> i64;
+        fn nothing();
+        fn travelling(fail: bool) -> u8;
+        fn lent_both(fail: bool) -> String;
+    }
+
+    mod elsewhere {
+        /// Of the same name as the callback's.
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub struct Point {
+            pub y: f64,
+            pub x: f64,
+        }
+    }
+
+    fn execute<R: DeserializeOwned>(call: kept::__private::Call<R>) -> R {
+        let callback = find(call.callback);
+        let (caller, callee) = (call.signature.fingerprint(), callback.signature().fingerprint());
+        assert!(Signature::matches(caller, callee), "{} and {}", call.signature, callback.signature());
+        let bytes = invoke(&callback, Codec::Bincode, call.body).unwrap();
+        Codec::Bincode.decode(&bytes).unwrap()
+    }
+
+    #[test]
+    fn fetchers_and_callbacks_understand_each_other() {
+        let caller = kept::__private::Caller;
+        assert_eq!(execute(caller.sum_lent(&Point { x: 1.0, y: 2.0 }, &["a"], "b"))["sum"], 3.0);
+        assert_eq!(execute(caller.sum_owned(Point { x: 1.0, y: 2.0 }, vec![], "b".into()))["sum"], 3.0);
+        assert_eq!(execute(caller.add(1, 2)), 3);
+        assert_eq!(execute(caller.subtract(1, 2)), -1);
+        execute(caller.nothing());
+        assert_eq!(execute(caller.travelling(false)), 1);
+        assert_eq!(execute(caller.lent_both(false)), "good");
+        assert_eq!(caller.add(1, 2).signature.text(), "(a: i64, other: i64) -> i64");
+        assert_eq!(
+            caller.sum_lent(&Point { x: 1.0, y: 2.0 }, &[], "").signature.text(),
+            "(point: Point, names: Vec<String>, label: String) -> HashMap<String, f64>"
+        );
+        // Both sides know the whole of it, and not only as much as matches anything.
+        let [caller, callee] =
+            [caller.add(1, 2).signature.fingerprint(), find("add").signature().fingerprint()];
+        assert_eq!(caller, callee);
+    }
+
+    #[test]
+    fn types_of_one_name_are_told_apart() {
+        let call =
+            kept::__private::Caller.sum_wrong(elsewhere::Point { y: 1.0, x: 2.0 }, vec![], String::new());
+        let callee = find("geo.sum");
+        let matching = Signature::matches(call.signature.fingerprint(), callee.signature().fingerprint());
+        assert!(!matching, "{} and {}", call.signature, callee.signature());
     }
 
     #[test]
