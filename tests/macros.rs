@@ -1,6 +1,13 @@
 //! What the attributes make of functions, structs and traits, without a controller: handlers are called directly.
 
-#![allow(unreachable_pub, unused_qualifications, reason = "callbacks are written as users write them")]
+#![allow(
+    unreachable_pub,
+    unused_qualifications,
+    clippy::needless_arbitrary_self_type,
+    clippy::needless_lifetimes,
+    clippy::result_large_err,
+    reason = "callbacks are written as users write them, and faults are looked at"
+)]
 
 use std::{
     collections::HashMap,

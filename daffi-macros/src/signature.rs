@@ -19,7 +19,7 @@ use crate::{
 pub(crate) enum Parameter {
     /// `&Context`, injected by the node that runs the callback.
     Context(Span),
-    Wire(Wire),
+    Wire(Box<Wire>),
 }
 
 /// A parameter that travels.
@@ -125,7 +125,7 @@ impl Model {
     /// The parameters that travel.
     pub(crate) fn wires(&self) -> impl Iterator<Item = &Wire> {
         self.parameters.iter().filter_map(|parameter| match parameter {
-            Parameter::Wire(wire) => Some(wire),
+            Parameter::Wire(wire) => Some(&**wire),
             Parameter::Context(_) => None,
         })
     }
@@ -290,13 +290,13 @@ fn check_fetched(ty: &Type, mistakes: &mut Mistakes) {
     }
 }
 
-fn wire(input: &PatType, at: usize) -> Wire {
+fn wire(input: &PatType, at: usize) -> Box<Wire> {
     let ident = format_ident!("argument_{at}", span = Span::mixed_site());
     let name = match &*input.pat {
         Pat::Ident(pat) => pat.ident.unraw().to_string(),
         _ => "_".to_owned(),
     };
-    Wire { name, ident, ty: (*input.ty).clone() }
+    Box::new(Wire { name, ident, ty: (*input.ty).clone() })
 }
 
 /// Whether this is `Context`, `daffi::Context` or the like. A macro sees names alone.

@@ -1,5 +1,7 @@
 //! Closures as callbacks, for `Global::builder().callback(name, closure)`.
 
+#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
+
 use std::{borrow::Cow, error::Error, panic::Location, sync::Arc};
 
 use bytes::Bytes;

@@ -5,6 +5,8 @@
 //! [`Probe`] behind some references, the implementation for the most references is found first, and where its
 //! bounds do not hold, the next one is taken. That works where the type is written out, which it is in an expansion.
 
+#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
+
 use std::{convert::Infallible, error::Error, fmt, marker::PhantomData};
 
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use serde::{
 };
 
 pub use std::{
-    column, concat, file, line,
+    concat, file, line,
     option::Option,
     result::Result::{self, Err, Ok},
     string::String,

@@ -1,5 +1,7 @@
 //! Structs of which a process has one instance, and whose methods are callbacks.
 
+#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
+
 use std::{
     any::{Any, type_name},
     fmt,
