@@ -11,7 +11,7 @@ use syn::{
 use crate::diagnose::Mistakes;
 
 /// The options of an attribute, each where it is given.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Option<LitStr>,
     pub(crate) prefix: Option<LitStr>,
@@ -71,12 +71,15 @@ impl Args {
         }
         match text.as_str() {
             "name" => self.name = value(input, "name = \"add\"")?.map(|name| checked(name, mistakes)),
-            "prefix" => self.prefix = value(input, "prefix = \"group_\"")?.map(|prefix| checked(prefix, mistakes)),
+            "prefix" => {
+                self.prefix = value(input, "prefix = \"group_\"")?.map(|prefix| checked(prefix, mistakes))
+            }
             "max_concurrency" => {
                 self.max_concurrency = value::<LitInt>(input, "max_concurrency = 4")?;
                 if let Some(number) = &self.max_concurrency {
                     match number.base10_parse::<usize>() {
-                        Ok(0) => mistakes.at(number, "0 would never run: write 1 or more, or leave `max_concurrency` out"),
+                        Ok(0) => mistakes
+                            .at(number, "0 would never run: write 1 or more, or leave `max_concurrency` out"),
                         Ok(_) => {}
                         Err(_) => mistakes.at(number, "write a number such as `max_concurrency = 4`"),
                     }
@@ -106,6 +109,15 @@ impl Args {
             Some(path) => quote!(#path::__private),
             None => quote!(::daffi::__private),
         }
+    }
+
+    /// What every expansion begins with, inside of its block.
+    ///
+    /// The support gets a name of one word. That can be given any place, and an error is reported at the place of its
+    /// tokens; a path that the user wrote stays where it is.
+    pub(crate) fn import(&self) -> TokenStream {
+        let private = self.private();
+        quote!(use #private as __daffi;)
     }
 }
 
@@ -175,8 +187,12 @@ fn checked(name: LitStr, mistakes: &mut Mistakes) -> LitStr {
     let text = name.value();
     if text.is_empty() {
         mistakes.at(&name, "this is empty: write at least one character, or leave the option out");
-    } else if text.contains(|char: char| char.is_whitespace() || char.is_control()) {
-        mistakes.at(&name, "names have no white space: write `_` or `.` instead");
+    } else if text.len() > 255 {
+        mistakes.at(&name, "names have at most 255 bytes: write a shorter one");
+    } else if text.contains(char::is_control) {
+        mistakes.at(&name, "names have no control characters: write `_` or `.` instead");
+    } else if text.starts_with("daffi.") {
+        mistakes.at(&name, "names that begin with `daffi.` are reserved: write another prefix");
     }
     name
 }

@@ -8,7 +8,6 @@ use syn::{
 };
 
 /// A function with its body, or with a semicolon in the place of it.
-#[derive(Debug)]
 pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
@@ -16,7 +15,6 @@ pub(crate) struct Function {
     pub(crate) body: Body,
 }
 
-#[derive(Debug)]
 pub(crate) enum Body {
     Block(Group),
     Semicolon(Token![;]),
@@ -53,7 +51,6 @@ impl ToTokens for Function {
 }
 
 /// What stands in the braces of an `impl` or a `trait`.
-#[derive(Debug)]
 pub(crate) enum Member {
     Function(Box<Function>),
     Other(TokenStream),
@@ -85,7 +82,6 @@ impl ToTokens for Member {
 }
 
 /// An `impl` block.
-#[derive(Debug)]
 pub(crate) struct Impl {
     pub(crate) attrs: Vec<Attribute>,
     head: TokenStream,
@@ -106,11 +102,17 @@ impl Parse for Impl {
         }
         input.parse::<Option<Token![unsafe]>>()?;
         input.parse::<Token![impl]>()?;
-        let generics = if input.peek(Token![<]) && !input.peek2(Token![<]) { input.parse()? } else { Generics::default() };
+        let generics = if input.peek(Token![<]) && !input.peek2(Token![<]) {
+            input.parse()?
+        } else {
+            Generics::default()
+        };
         input.parse::<Option<Token![!]>>()?;
         let first: Type = input.parse()?;
         let (of_trait, self_ty) = if input.parse::<Option<Token![for]>>()?.is_some() {
-            let Type::Path(path) = first else { return Err(syn::Error::new_spanned(first, "expected a trait")) };
+            let Type::Path(path) = first else {
+                return Err(syn::Error::new_spanned(first, "expected a trait"));
+            };
             (Some(path.path), input.parse()?)
         } else {
             (None, first)
@@ -131,7 +133,6 @@ impl ToTokens for Impl {
 }
 
 /// A `trait`.
-#[derive(Debug)]
 pub(crate) struct Trait {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,

@@ -1,7 +1,7 @@
 //! The attributes `#[callback]` and `#[fetcher]` of [daffi](https://docs.rs/daffi), where they are described too.
 //!
-//! Each goes the same way: options ([`args`]), the item with its bodies left as tokens ([`item`]), what of its
-//! signature travels ([`signature`]), the expansion. What is wrong on the way is collected ([`diagnose`]) and comes
+//! Each goes the same way: options (`args`), the item with its bodies left as tokens (`item`), what of its
+//! signature travels (`signature`), the expansion. What is wrong on the way is collected (`diagnose`) and comes
 //! out beside the user's item, which is always emitted, so that one mistake gives one message.
 
 use proc_macro::TokenStream;

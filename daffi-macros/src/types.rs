@@ -59,10 +59,11 @@ fn any(tokens: TokenStream, test: &mut impl FnMut(&TokenTree) -> bool) -> bool {
 }
 
 /// The type with everything that is borrowed owned: `String` for `&str`, `Vec<T>` for `&[T]`, `T` for `&T`.
-pub(crate) fn owned(ty: impl ToTokens, private: &TokenStream) -> TokenStream {
+/// For the block of an expansion.
+pub(crate) fn owned(ty: impl ToTokens) -> TokenStream {
     own(ty.to_token_stream(), &|name| {
         let name = Ident::new(name, Span::call_site());
-        quote!(#private::#name)
+        quote!(__daffi::#name)
     })
 }
 
@@ -77,7 +78,10 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
     while let Some(tree) = trees.next() {
         match tree {
             TokenTree::Punct(punct) if punct.as_char() == '&' => {
-                if trees.next_if(|tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == '\'')).is_some() {
+                if trees
+                    .next_if(|tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == '\''))
+                    .is_some()
+                {
                     trees.next();
                 }
                 trees.next_if(|tree| matches!(tree, TokenTree::Ident(ident) if ident == "mut"));
@@ -87,9 +91,10 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
                         out.extend(name("String"));
                     }
                     Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Bracket => {
-                        let array = group.stream().into_iter().any(
-                            |tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == ';'),
-                        );
+                        let array = group
+                            .stream()
+                            .into_iter()
+                            .any(|tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == ';'));
                         if !array {
                             let (element, vec) = (own(group.stream(), name), name("Vec"));
                             out.extend(quote!(#vec<#element>));
@@ -113,7 +118,19 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
 /// Tokens as a person would write them.
 pub(crate) fn text(tokens: impl ToTokens) -> String {
     let mut text = tokens.to_token_stream().to_string();
-    for (spaced, tight) in [(" :: ", "::"), (":: ", "::"), (" < ", "<"), ("< ", "<"), (" <", "<"), (" >", ">"), (" ,", ","), ("& ", "&"), ("[ ", "["), (" ]", "]"), (" ;", ";")] {
+    for (spaced, tight) in [
+        (" :: ", "::"),
+        (":: ", "::"),
+        (" < ", "<"),
+        ("< ", "<"),
+        (" <", "<"),
+        (" >", ">"),
+        (" ,", ","),
+        ("& ", "&"),
+        ("[ ", "["),
+        (" ]", "]"),
+        (" ;", ";"),
+    ] {
         text = text.replace(spaced, tight);
     }
     text

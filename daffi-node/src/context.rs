@@ -150,3 +150,11 @@ impl<F> fmt::Debug for AtHops<F> {
         f.debug_struct("AtHops").field("hops", &self.hops).finish_non_exhaustive()
     }
 }
+
+impl Context {
+    /// The context of no call, for tests of callbacks alone.
+    #[doc(hidden)]
+    pub fn detached() -> Self {
+        Self { _private: () }
+    }
+}

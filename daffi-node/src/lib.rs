@@ -3,5 +3,15 @@
 mod caller;
 pub use caller::{Call, Caller};
 
+mod closure;
+pub use closure::Closure;
+
 mod context;
 pub use context::Context;
+
+mod callback;
+mod registration;
+mod singleton;
+
+#[doc(hidden)]
+pub mod private;

@@ -1,9 +1,10 @@
 //! Structs of which a process has one instance, and whose methods are callbacks.
 
+#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
+
 use std::{
     any::{Any, type_name},
     fmt,
-    marker::PhantomData,
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -48,7 +49,7 @@ impl Cell {
         let instance = Arc::new(instance);
         self.instance
             .set(instance.clone())
-            .map_err(|_| Error::singleton_exists(self.name))?;
+            .map_err(|_| Error::SingletonExists { name: self.name.to_owned() })?;
         notify();
         Ok(instance)
     }
@@ -66,13 +67,11 @@ pub struct Instance<T> {
     exists: fn() -> bool,
 }
 
-impl<T: Singleton> Instance<T> {
-    /// The instance of `T`.
-    // The one place that asks for `Singleton`, so that a struct without `#[callback]` is one error, not one
-    // for each method.
-    pub fn of() -> Self {
-        Self { cell: T::cell, get: || T::cell().instance(), exists: || T::cell().instance.get().is_some() }
-    }
+/// The instance of `T`, there or not yet.
+// The one place that asks for `Singleton`, so that a struct without `#[callback]` is one error, not one for each
+// method.
+pub fn instance<T: Singleton>() -> Instance<T> {
+    Instance { cell: T::cell, get: || T::cell().instance(), exists: || T::cell().instance.get().is_some() }
 }
 
 impl<T> Instance<T> {
@@ -107,13 +106,14 @@ impl<T> fmt::Debug for Instance<T> {
 }
 
 /// What is to be told of new instances.
-pub type Listener = dyn Fn() + Send + Sync;
+pub(crate) type Listener = dyn Fn() + Send + Sync;
 
 /// Has `listener` called after each registration of an instance, as long as it is alive.
 ///
 /// Listen first and then look which callbacks are callable: an instance that is registered between the two is told
 /// or seen, or both. A listener is called on the thread that registers, without any lock held.
-pub fn on_register(listener: Weak<Listener>) {
+#[allow(dead_code, reason = "the node listens")]
+pub(crate) fn on_register(listener: Weak<Listener>) {
     let mut listeners = LISTENERS.lock();
     listeners.retain(|listener| listener.strong_count() > 0);
     listeners.push(listener);
@@ -154,15 +154,18 @@ mod tests {
         });
         on_register(Arc::downgrade(&listener));
 
-        let instance = Instance::<Group>::of();
-        assert!(!(instance.state().exists)());
-        assert_eq!(instance.get().map(|_| ()).unwrap_err().kind, FaultKind::NoInstance);
+        let group = instance::<Group>();
+        assert!(!(group.state().exists)());
+        assert_eq!(group.get().map(|_| ()).unwrap_err().kind, FaultKind::NoInstance);
         assert_eq!(CELL.register(Group("first")).unwrap().0, "first");
         assert_eq!(told.load(Relaxed), 1);
-        assert!((instance.state().exists)());
+        assert!((group.state().exists)());
 
         let error = CELL.register(Group("second")).map(|_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "Group is a singleton and already has an instance: use Group::instance() instead of registering another");
+        assert_eq!(
+            error.to_string(),
+            "Group is a singleton and already has an instance: use Group::instance() instead of registering another"
+        );
         assert_eq!(CELL.instance::<Group>().unwrap().0, "first");
         assert_eq!(told.load(Relaxed), 1);
     }

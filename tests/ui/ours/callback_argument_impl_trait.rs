@@ -1,0 +1,8 @@
+use daffi::callback;
+
+#[callback]
+fn greet(name: impl Into<String>) -> String {
+    name.into()
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use daffi::callback;
+
+#[callback]
+enum Group {
+    A,
+}
+
+fn main() {}

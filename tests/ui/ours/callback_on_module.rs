@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback]
+mod group {}
+
+fn main() {}

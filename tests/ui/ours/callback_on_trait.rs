@@ -1,0 +1,8 @@
+use daffi::callback;
+
+#[callback]
+trait Group {
+    fn work();
+}
+
+fn main() {}

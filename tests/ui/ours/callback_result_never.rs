@@ -1,0 +1,8 @@
+use daffi::callback;
+
+#[callback]
+fn exit() -> ! {
+    std::process::exit(1)
+}
+
+fn main() {}

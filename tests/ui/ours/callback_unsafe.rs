@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback]
+unsafe fn work() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher]
+trait Peer {
+    fn work(context: &daffi::Context);
+}
+
+fn main() {}

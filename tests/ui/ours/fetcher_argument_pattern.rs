@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher]
+trait Peer {
+    fn add((a, b): (u8, u8)) -> u8;
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher]
+fn work() -> u8 {
+    1
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher]
+trait Peer {
+    fn first<T>(items: Vec<T>) -> T;
+}
+
+fn main() {}

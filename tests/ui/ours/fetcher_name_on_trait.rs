@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher(name = "peer")]
+trait Peer {
+    fn work();
+}
+
+fn main() {}

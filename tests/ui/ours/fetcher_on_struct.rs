@@ -1,0 +1,6 @@
+use daffi::fetcher;
+
+#[fetcher]
+struct Peer;
+
+fn main() {}

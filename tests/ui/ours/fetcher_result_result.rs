@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher]
+trait Peer {
+    fn read(path: String) -> std::io::Result<Vec<u8>>;
+}
+
+fn main() {}

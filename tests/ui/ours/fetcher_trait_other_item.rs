@@ -1,0 +1,8 @@
+use daffi::fetcher;
+
+#[fetcher]
+trait Peer {
+    type Item;
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+use daffi::callback;
+
+#[callback]
+struct Group;
+
+#[callback]
+impl Group {
+    #[callback(inline)]
+    pub fn work(&self) {}
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use daffi::callback;
+
+struct Group;
+
+#[callback]
+impl Group {
+    fn work() {}
+}
+
+fn main() {}

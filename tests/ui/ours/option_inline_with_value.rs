@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(inline = true)]
+fn work() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(name = "")]
+fn work() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(name = "daffi.work")]
+fn work() {}
+
+fn main() {}

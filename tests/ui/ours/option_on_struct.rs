@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(inline)]
+struct Group;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(prefix = "my_")]
+fn work() {}
+
+fn main() {}

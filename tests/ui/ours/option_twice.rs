@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(name = "a", name = "b")]
+fn work() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use daffi::callback;
+
+#[callback(nmae = "add")]
+fn work() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use daffi::callback;
+
+#[callback]
+struct Group<T> {
+    item: T,
+}
+
+fn main() {}

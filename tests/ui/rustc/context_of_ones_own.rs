@@ -1,0 +1,10 @@
+use daffi::callback;
+
+struct Context;
+
+#[callback]
+fn work(context: &Context) {
+    let _ = context;
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use daffi::callback;
+
+struct Wrong;
+
+#[callback]
+fn origin() -> Result<f64, Wrong> {
+    Err(Wrong)
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+use daffi::callback;
+
+struct Group;
+
+#[callback]
+impl Group {
+    pub fn first(&self) {}
+
+    pub fn second(&self) {}
+}
+
+fn main() {}
