@@ -28,6 +28,15 @@ pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 /// How deep calls may be nested: A calls B calls A …
 pub const HOPS_MAX: u8 = 32;
 
+/// How many levels of options, sequences, maps, tuples, structs and variants with fields a payload may have, one in
+/// another. Decoding recurses, so it is this that keeps a peer from overflowing the stack: a thread of 2 MiB has 32 KiB
+/// for each level, several times what large types take without optimization.
+pub const PAYLOAD_DEPTH_MAX: usize = 64;
+
+/// How many elements of sequences may take no bytes, as those of `Vec<()>` do, in all of a payload. Without bytes to
+/// pay for them, a length alone could keep a decoder busy for years.
+pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
+
 const _: () = assert!(HANDSHAKE_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(AT_TIMES_MAX * 8 + 2 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
