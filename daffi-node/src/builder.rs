@@ -1,7 +1,10 @@
 //! How a `Global` is to start.
 
 use std::{
-    fmt, io,
+    borrow::Cow,
+    fmt,
+    future::Future,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -13,6 +16,8 @@ use daffi_core::{
     names::check_name,
     reactor::{Reactor, Service},
 };
+
+use serde::Serialize;
 
 use crate::{
     blocking::block,
@@ -140,8 +145,53 @@ impl GlobalBuilder {
     /// let g = daffi_node::Global::builder().callback("add", |a: i64, b: i64| a + b).start()?;
     /// # Ok(()) }
     /// ```
-    pub fn callback<M>(mut self, name: impl Into<String>, function: impl Closure<M>) -> Self {
-        self.callbacks.push(function.into_callback(name.into()));
+    #[track_caller]
+    pub fn callback<M, F>(mut self, name: impl Into<Cow<'static, str>>, function: F) -> Self
+    where
+        F: Closure<M, Output: Serialize>,
+    {
+        self.callbacks.push(Callback::closure(name, function));
+        self
+    }
+
+    /// As [`callback`](Self::callback), with a function that returns a `Result`: its `Err` is `Error::Remote` at the
+    /// caller, with its text and its sources.
+    #[track_caller]
+    pub fn try_callback<M, F, T, E>(mut self, name: impl Into<Cow<'static, str>>, function: F) -> Self
+    where
+        F: Closure<M, Output = Result<T, E>>,
+        T: Serialize,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.callbacks.push(Callback::try_closure(name, function));
+        self
+    }
+
+    /// As [`callback`](Self::callback), with a function that returns a future.
+    ///
+    /// ```no_run
+    /// # fn main() -> daffi_node::Result<()> {
+    /// let g = daffi_node::Global::builder().async_callback("add", |a: i64, b: i64| async move { a + b }).start()?;
+    /// # Ok(()) }
+    /// ```
+    #[track_caller]
+    pub fn async_callback<M, F>(mut self, name: impl Into<Cow<'static, str>>, function: F) -> Self
+    where
+        F: Closure<M, Output: Future<Output: Serialize> + Send>,
+    {
+        self.callbacks.push(Callback::async_closure(name, function));
+        self
+    }
+
+    /// As [`try_callback`](Self::try_callback), with a function that returns a future.
+    #[track_caller]
+    pub fn try_async_callback<M, F, T, E>(mut self, name: impl Into<Cow<'static, str>>, function: F) -> Self
+    where
+        F: Closure<M, Output: Future<Output = Result<T, E>> + Send>,
+        T: Serialize,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.callbacks.push(Callback::try_async_closure(name, function));
         self
     }
 

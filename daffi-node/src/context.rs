@@ -151,10 +151,3 @@ impl<F> fmt::Debug for AtHops<F> {
     }
 }
 
-impl Context {
-    /// The context of no call, for tests of callbacks alone.
-    #[doc(hidden)]
-    pub fn detached() -> Self {
-        Self { _private: () }
-    }
-}

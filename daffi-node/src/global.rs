@@ -11,7 +11,7 @@ use std::{
 };
 
 use daffi_core::{
-    Address, Error, Result,
+    Address, Result,
     answer::{CallbackInfo, Process},
     controller::RunningController,
     frame::Frame,

@@ -1,17 +1,60 @@
 //! The node side of [daffi](https://docs.rs/daffi): `Global`, calls and modifiers, callbacks and where they run.
+//!
+//! Pure, tested without I/O: `in_flight`, `registry`, `backoff`, `streams`, `pending`. I/O and threads: `connection`,
+//! `link`, `executor`, `blocking`. The API: `global`, `builder`, `call`, `modifier`, `async_result`, `scheduled_task`.
+
+mod async_result;
+pub use async_result::{AsyncResult, ResultFuture};
+
+mod backoff;
+mod blocking;
+
+mod builder;
+pub use builder::GlobalBuilder;
+
+mod call;
+pub use call::{Call, CallFuture, Multicast, Unicast};
+
+mod callback;
 
 mod caller;
-pub use caller::{Call, Caller};
+pub use caller::Caller;
 
 mod closure;
 pub use closure::Closure;
 
+mod connection;
+
 mod context;
 pub use context::Context;
 
-mod callback;
+mod executor;
+mod flight;
+
+mod global;
+pub use global::Global;
+
+mod in_flight;
+mod latch;
+mod link;
+
+pub mod modifier;
+pub use modifier::{BG, BROADCAST, FG, NO_RETURN, PERIOD};
+
+mod node;
+mod outgoing;
+mod pending;
+mod question;
 mod registration;
+mod registry;
+
+mod scheduled_task;
+pub use scheduled_task::{ScheduledTask, TaskState, TaskStatus};
+
 mod singleton;
+mod streams;
+
+pub use daffi_core::{Error, RemoteError, Result};
 
 #[doc(hidden)]
 pub mod private;

@@ -104,7 +104,7 @@ mod tests {
     use crate::callback::Handler;
 
     fn callback(name: String, source: &str) -> Callback {
-        let signature = Signature::new([], &WireType::named::<()>());
+        let signature = Signature::new([], WireType::named::<()>());
         Callback::new(name, signature, Handler::Sync(Arc::new(|_| Ok(Bytes::new())))).written_at(source)
     }
 

@@ -1,17 +1,15 @@
 //! `max_concurrency`: how many calls of one callback run at once, the others waiting in order.
 
-use std::{collections::VecDeque, num::NonZeroUsize};
+use std::{collections::VecDeque, fmt, num::NonZeroUsize};
 
 use parking_lot::Mutex;
 
 /// Lets so many through at once.
-#[derive(Debug)]
 pub(crate) struct Gate<T> {
     limit: usize,
     state: Mutex<State<T>>,
 }
 
-#[derive(Debug)]
 struct State<T> {
     running: usize,
     waiting: VecDeque<T>,
@@ -42,6 +40,13 @@ impl<T> Gate<T> {
             state.running -= 1;
         }
         next
+    }
+}
+
+impl<T> fmt::Debug for Gate<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Gate").field("running", &state.running).field("waiting", &state.waiting.len()).finish()
     }
 }
 

@@ -57,7 +57,7 @@ impl Run {
     }
 
     /// Begins an `async fn` callback: `inline` ones here, until they first wait, all else on the workers.
-    pub(super) fn future(mut self) {
+    pub(super) fn future(self) {
         if let Some(fault) = self.refusal() {
             return self.finish(Err(fault));
         }
