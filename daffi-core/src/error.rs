@@ -34,7 +34,6 @@ pub enum Error {
     // ---- how a Global is built and started
     /// The options of the builder contradict each other, or one has no possible meaning.
     #[error("{problem}")]
-    #[non_exhaustive]
     Configuration {
         /// What contradicts what, and what to write instead.
         problem: String,
@@ -59,7 +58,6 @@ pub enum Error {
 
     /// The address can neither be listened on nor, if it is a socket file, be taken over.
     #[error("cannot use the address {address}")]
-    #[non_exhaustive]
     AddressUnusable {
         /// The address.
         address: Address,
