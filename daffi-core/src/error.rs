@@ -188,9 +188,11 @@ pub enum Error {
 
     /// A payload is larger than the limit.
     #[error(
-        "a payload of {size} bytes for {callback:?} exceeds the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
+        "{size} bytes of {what} for {callback:?} exceed the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
     )]
     TooLarge {
+        /// "arguments" or "result".
+        what: &'static str,
         /// The callback's name.
         callback: String,
         /// The size of the payload in bytes.
@@ -303,7 +305,9 @@ impl Error {
         match self {
             Self::Remote(_) | Self::RemoteStopped { .. } | Self::ControllerLost { .. } => true,
             // The result came back and did not suit.
-            Self::Decode { what, .. } | Self::Encode { what, .. } => *what == "result",
+            Self::Decode { what, .. } | Self::Encode { what, .. } | Self::TooLarge { what, .. } => {
+                *what == "result"
+            }
             Self::Timeout { sent, .. } | Self::Cancelled { sent, .. } => *sent,
             _ => false,
         }
@@ -359,7 +363,13 @@ impl Error {
             FaultKind::HopLimit => {
                 Self::HopLimit { callback, limit: fault.number.try_into().unwrap_or(u8::MAX) }
             }
-            FaultKind::TooLarge => Self::TooLarge { callback, size: fault.number, limit: fault.limit },
+            FaultKind::TooLarge => Self::TooLarge {
+                // A fault with a node comes from there, or is about what came from there.
+                what: if fault.node.is_empty() { "arguments" } else { "result" },
+                callback,
+                size: fault.number,
+                limit: fault.limit,
+            },
             FaultKind::BadArguments => Self::Decode { what: "arguments", callback, reason: fault.message },
             FaultKind::BadResult => Self::Encode { what: "result", callback, reason: fault.message },
             FaultKind::InvalidTime => Self::InvalidTime { problem: fault.message },
