@@ -1,7 +1,18 @@
-//! placeholder
+#![doc = include_str!("../README.md")]
 
-pub use daffi_core::{Error, Result};
-pub use daffi_node::{Call, Caller, Context};
+pub use daffi_core::{
+    Address, AddressError, Error, Limits, RemoteError, Result,
+    answer::{CallbackInfo, Process},
+    controller::Strategy,
+};
+pub use daffi_node::{
+    AsyncResult, BG, BROADCAST, Call, CallFuture, Caller, Closure, Context, FG, Global, GlobalBuilder,
+    Multicast, NO_RETURN, PERIOD, ResultFuture, ScheduledTask, TaskState, TaskStatus, Unicast, modifier,
+};
+
+/// The controller that `init_controller(true)` starts, unless another one is linked instead.
+#[cfg(feature = "controller")]
+pub use daffi_controller as controller;
 
 /// Offers a function, or the methods of a struct, to other processes.
 ///

@@ -313,7 +313,9 @@ impl GlobalBuilder {
     fn check(&self) -> Result<Address> {
         let wrong = |problem: &str| Err(Error::Configuration { problem: problem.to_owned() });
         if !self.init_controller && !self.init_node {
-            return wrong("neither a controller nor a node would run: leave out init_node(false), or add init_controller(true)");
+            return wrong(
+                "neither a controller nor a node would run: leave out init_node(false), or add init_controller(true)",
+            );
         }
         if self.unix_sock_path.is_some() && (self.host.is_some() || self.port.is_some()) {
             return wrong("both TCP (host, port) and a UNIX socket (unix_sock_path) are given: choose one");
@@ -325,7 +327,9 @@ impl GlobalBuilder {
             return wrong("a controller without a node offers no callbacks: leave out init_node(false)");
         }
         if !self.init_node && self.process_name.is_some() {
-            return wrong("a controller without a node has no process name: leave out process_name, or init_node(false)");
+            return wrong(
+                "a controller without a node has no process name: leave out process_name, or init_node(false)",
+            );
         }
         if self.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return wrong("connect_timeout is zero: give it some time, or leave it out to wait for ever");
@@ -340,12 +344,16 @@ impl GlobalBuilder {
             check_name(name).map_err(|reason| Error::InvalidName { name: name.clone(), reason })?;
         }
         match (&self.host, self.port) {
-            (None, None) => Ok(self.unix_sock_path.as_deref().map_or_else(Address::default_unix, unix_address)),
-            (None, Some(_)) => wrong("a port without a host: add host(\"localhost\")"),
-            (Some(host), _) if host.is_empty() => wrong("the host is empty: write host(\"localhost\"), or leave it out for a UNIX socket"),
-            (Some(_), None | Some(0)) if !self.init_controller => {
-                wrong("a host without a port, and no controller in this process that could find one: add port(…)")
+            (None, None) => {
+                Ok(self.unix_sock_path.as_deref().map_or_else(Address::default_unix, unix_address))
             }
+            (None, Some(_)) => wrong("a port without a host: add host(\"localhost\")"),
+            (Some(host), _) if host.is_empty() => {
+                wrong("the host is empty: write host(\"localhost\"), or leave it out for a UNIX socket")
+            }
+            (Some(_), None | Some(0)) if !self.init_controller => wrong(
+                "a host without a port, and no controller in this process that could find one: add port(…)",
+            ),
             (Some(host), port) => Ok(Address::Tcp { host: host.clone(), port: port.unwrap_or(0) }),
         }
     }
@@ -370,7 +378,8 @@ fn seed() -> u64 {
 
 fn random_name(seed: u64) -> String {
     let program = std::env::current_exe().ok();
-    let program = program.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    let program =
+        program.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
     let name = format!("{}-{:08x}", program.as_deref().unwrap_or("process"), seed as u32);
     if check_name(&name).is_ok() { name } else { format!("process-{:08x}", seed as u32) }
 }

@@ -27,8 +27,8 @@ use crate::{
     flight::{CancelOnDrop, Flight},
     in_flight::Deadline,
     modifier::{
-        Anywhere, Background, Broadcast, Foreground, NoResults, NoReturn, On, OnAll, Period, Results, Target, Timing,
-        When,
+        Anywhere, Background, Broadcast, Foreground, NoResults, NoReturn, On, OnAll, Period, Results, Target,
+        Timing, When,
     },
     node::Node,
     outgoing::{Ask, Kind, Outgoing},
@@ -109,10 +109,7 @@ impl<R, const TIMED: bool, const DELAYED: bool> Call<R, Anywhere, TIMED, DELAYED
     }
 
     /// Calls these nodes and no others, for a broadcast.
-    pub fn on_all<N: AsRef<str>>(
-        self,
-        nodes: impl IntoIterator<Item = N>,
-    ) -> Call<R, OnAll, TIMED, DELAYED> {
+    pub fn on_all<N: AsRef<str>>(self, nodes: impl IntoIterator<Item = N>) -> Call<R, OnAll, TIMED, DELAYED> {
         self.to(OnAll::new(nodes))
     }
 }
@@ -127,7 +124,8 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false
     pub fn fg(self) -> Result<R> {
         let Ready { node, pending, outgoing, deadline, .. } = self.ready(Kind::Call)?;
         let callback = outgoing.name.clone();
-        let answer = block("FG", "`.await` on the call", || Flight::run(&node, pending, outgoing, deadline))??;
+        let answer =
+            block("FG", "`.await` on the call", || Flight::run(&node, pending, outgoing, deadline))??;
         decode(&callback, &answer.one())
     }
 
@@ -148,7 +146,10 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> IntoFuture for Call<R, 
     type IntoFuture = CallFuture<R>;
 
     fn into_future(self) -> CallFuture<R> {
-        CallFuture { flight: self.ready(Kind::Call).map(|ready| CancelOnDrop(ready.start())), result: PhantomData }
+        CallFuture {
+            flight: self.ready(Kind::Call).map(|ready| CancelOnDrop(ready.start())),
+            result: PhantomData,
+        }
     }
 }
 
@@ -235,7 +236,9 @@ fn schedule(timing: Timing) -> Result<Ask> {
             Ok(micros) => Ok(Ask::Period(micros)),
             Err(_) => invalid(format!("a period of {period:?} is too long")),
         },
-        Timing::At(times) if times.is_empty() => invalid("at_time has no times: give at least one".to_owned()),
+        Timing::At(times) if times.is_empty() => {
+            invalid("at_time has no times: give at least one".to_owned())
+        }
         Timing::At(times) if times.len() > AT_TIMES_MAX => {
             invalid(format!("at_time has {} times: at most {AT_TIMES_MAX}", times.len()))
         }
@@ -244,7 +247,9 @@ fn schedule(timing: Timing) -> Result<Ask> {
             let mut encoded = BytesMut::with_capacity(times.len() * 8);
             for time in times {
                 if let Ok(past) = now.duration_since(time) {
-                    return invalid(format!("at_time has a time that is {past:?} in the past: all have to be in the future"));
+                    return invalid(format!(
+                        "at_time has a time that is {past:?} in the past: all have to be in the future"
+                    ));
                 }
                 let micros = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros());
                 let Ok(micros) = u64::try_from(micros) else {
@@ -352,7 +357,11 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
         let parent = self.caller.parent_deadline().filter(|_| waits);
         let deadline = deadline(timeout, self.eta, parent);
         if deadline.is_some_and(|deadline| deadline.after.is_zero()) {
-            return Err(Error::Timeout { callback: callback.into_owned(), after: Duration::ZERO, sent: false });
+            return Err(Error::Timeout {
+                callback: callback.into_owned(),
+                after: Duration::ZERO,
+                sent: false,
+            });
         }
         let outgoing = Outgoing {
             hops: self.caller.hops(&callback)?,
@@ -375,7 +384,9 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
 fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Instant>) -> Option<Deadline> {
     let now = Instant::now();
     // A time that cannot be counted to never comes.
-    let own = timeout.and_then(|after| Some(Deadline { at: now.checked_add(eta.unwrap_or_default())?.checked_add(after)?, after }));
+    let own = timeout.and_then(|after| {
+        Some(Deadline { at: now.checked_add(eta.unwrap_or_default())?.checked_add(after)?, after })
+    });
     let inherited = parent.map(|at| Deadline { at, after: at.saturating_duration_since(now) });
     own.into_iter().chain(inherited).min_by_key(|deadline| deadline.at)
 }

@@ -2,12 +2,7 @@
 
 use std::{borrow::Cow, marker::PhantomData, sync::Arc, time::Instant};
 
-use daffi_core::{
-    Error, Result,
-    limits::HOPS_MAX,
-    payload::Codec,
-    signature::Signature,
-};
+use daffi_core::{Error, Result, limits::HOPS_MAX, payload::Codec, signature::Signature};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{call::Call, context::current_hops, node::Node};
@@ -107,7 +102,8 @@ impl Caller {
     /// There is none.
     pub(crate) fn node(&self) -> Result<&Arc<Node>> {
         self.node.as_ref().ok_or_else(|| Error::Configuration {
-            problem: "this Global runs a controller alone and cannot call: leave out init_node(false)".to_owned(),
+            problem: "this Global runs a controller alone and cannot call: leave out init_node(false)"
+                .to_owned(),
         })
     }
 

@@ -28,6 +28,7 @@ use crate::{
     link::{Flush, Port},
     node::Node,
     pending::{Assembly, Progress},
+    singleton,
     streams::StreamId,
 };
 
@@ -45,7 +46,6 @@ pub(crate) enum Target {
     Memory(Arc<dyn RunningController>),
 }
 
-#[derive(Debug)]
 struct State {
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -54,6 +54,8 @@ struct State {
     last_error: String,
     /// When to give up the first start, and how long that is.
     give_up: Option<Deadline>,
+    /// Told of singletons that are registered, for as long as the node lives.
+    listener: Option<Arc<singleton::Listener>>,
 }
 
 /// A connection that is there.
@@ -80,6 +82,7 @@ impl Connector {
             connection: None,
             last_error: String::new(),
             give_up: Deadline::after(timeout),
+            listener: None,
         };
         Self { target, state: Mutex::new(state) }
     }
@@ -97,8 +100,16 @@ impl Connector {
 }
 
 impl Node {
-    /// Connects for the first time.
+    /// Connects for the first time, and tells the controller of singletons that are registered from now on.
     pub(crate) fn connect(self: &Arc<Self>) {
+        let node = Arc::downgrade(self);
+        let listener: Arc<singleton::Listener> = Arc::new(move || {
+            if let Some(node) = node.upgrade() {
+                node.register_again();
+            }
+        });
+        singleton::on_register(Arc::downgrade(&listener));
+        self.connector.state.lock().listener = Some(listener);
         match &self.connector.target {
             Target::Address(address) => self.connect_to(address.clone()),
             Target::Memory(controller) => self.connect_in_memory(controller.as_ref()),
@@ -248,7 +259,11 @@ impl Node {
         }
         self.watch(now + self.limits.heartbeat);
         if self.started.set(Ok(())) {
-            tracing::info!(node = self.name, callbacks = self.executor.registry().len(), "connected to the controller");
+            tracing::info!(
+                node = self.name,
+                callbacks = self.executor.registry().len(),
+                "connected to the controller"
+            );
         } else {
             tracing::info!(node = self.name, "connected to the controller again");
         }
@@ -304,7 +319,11 @@ impl Live {
         }
         if !self.up {
             let until = self.since + limits.handshake_timeout;
-            return if now < until { Ok(Some(until)) } else { Err("the controller does not answer the handshake") };
+            return if now < until {
+                Ok(Some(until))
+            } else {
+                Err("the controller does not answer the handshake")
+            };
         }
         let lost_at = self.unanswered.map(|since| since + limits.heartbeat * Limits::HEARTBEATS_MISSED_MAX);
         if lost_at.is_some_and(|at| at <= now) {
@@ -447,7 +466,8 @@ impl Inbound {
             }
             Err(problem) => {
                 if let Some((job, _)) = self.requests.remove(&chunk.id) {
-                    let fault = Fault::new(FaultKind::BadArguments, format!("the payload is broken: {problem}"));
+                    let fault =
+                        Fault::new(FaultKind::BadArguments, format!("the payload is broken: {problem}"));
                     self.refuse(job.id, job.one_way, fault);
                 }
             }
@@ -455,7 +475,13 @@ impl Inbound {
     }
 
     /// Passes what came for a call on to it; frees its place when that was the last.
-    fn answer(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&crate::pending::Pending) -> Progress) {
+    fn answer(
+        &self,
+        id: u64,
+        counts: bool,
+        part: u32,
+        give: impl FnOnce(&crate::pending::Pending) -> Progress,
+    ) {
         let id = CallId(id);
         let Some(pending) = self.node.calls.get(id) else {
             if counts {
@@ -557,6 +583,17 @@ fn send_registration(node: &Node, port: &Port) {
         if port.push_now(&Frame::Register(register)).is_err() {
             return;
         }
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { retry_at, connection, last_error, .. } = self;
+        f.debug_struct("State")
+            .field("retry_at", retry_at)
+            .field("connection", connection)
+            .field("last_error", last_error)
+            .finish_non_exhaustive()
     }
 }
 

@@ -94,7 +94,8 @@ impl Context {
     ///
     /// An `fn` callback looks here from time to time. An `async fn` callback is dropped at its next `.await` anyway.
     pub fn is_cancelled(&self) -> bool {
-        self.inner.cancellation.is_cancelled() || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+        self.inner.cancellation.is_cancelled()
+            || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Resolves when the call is cancelled.
@@ -150,4 +151,3 @@ impl<F> fmt::Debug for AtHops<F> {
         f.debug_struct("AtHops").field("hops", &self.hops).finish_non_exhaustive()
     }
 }
-

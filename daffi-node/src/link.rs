@@ -361,4 +361,3 @@ impl fmt::Debug for Port {
         })
     }
 }
-

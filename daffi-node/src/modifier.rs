@@ -58,7 +58,8 @@ pub const PERIOD: Period = Period { timing: Unset(()), target: Anywhere(()) };
 ///
 /// `& BROADCAST` gives `Result<()>` once the controller has passed it on; `& BROADCAST.return_result()` waits for all
 /// and gives each node's own result by its name.
-pub const BROADCAST: Broadcast = Broadcast { timeout: None, eta: None, target: Anywhere(()), results: NoResults(()) };
+pub const BROADCAST: Broadcast =
+    Broadcast { timeout: None, eta: None, target: Anywhere(()), results: NoResults(()) };
 
 /// The modifier [`FG`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

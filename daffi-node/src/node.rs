@@ -297,7 +297,11 @@ impl Node {
             self.withdraw(id, &pending);
             let callback = pending.callback().to_owned();
             let sent = pending.is_sent();
-            pending.fail(if sent { Error::Cancelled { callback, sent } } else { Error::Stopped { callback } });
+            pending.fail(if sent {
+                Error::Cancelled { callback, sent }
+            } else {
+                Error::Stopped { callback }
+            });
         }
         self.started.set(Err(Error::Stopped { callback: "start".to_owned() }));
     }

@@ -11,8 +11,8 @@ use bytes::{Bytes, BytesMut};
 use daffi_core::{
     Error, Result,
     fault::Fault,
-    limits::STREAM_WINDOW_BYTES,
     frame::{Chunk, Failure, Reply, Targets},
+    limits::STREAM_WINDOW_BYTES,
     payload::Codec,
     signature::Signature,
 };
@@ -238,7 +238,9 @@ impl Pending {
     pub(crate) fn failure(&self, failure: Failure) -> Progress {
         let error = self.error(*failure.fault);
         match &mut *self.gathering.lock() {
-            Gathering::Broadcast { targets: Some(parts), .. } => self.answered(parts, failure.part, Err(error)),
+            Gathering::Broadcast { targets: Some(parts), .. } => {
+                self.answered(parts, failure.part, Err(error))
+            }
             _ => self.finish(Err(error)),
         }
     }

@@ -65,7 +65,9 @@ impl Registry {
     }
 
     pub(crate) fn has_async(&self) -> bool {
-        self.entries.iter().any(|entry| matches!(entry.callback.handler(), crate::callback::Handler::Async(_)))
+        self.entries
+            .iter()
+            .any(|entry| matches!(entry.callback.handler(), crate::callback::Handler::Async(_)))
     }
 
     /// All callbacks as they are offered now, encoded, in pieces that each fit a frame. There is at least one piece,

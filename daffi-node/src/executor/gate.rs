@@ -46,7 +46,10 @@ impl<T> Gate<T> {
 impl<T> fmt::Debug for Gate<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
-        f.debug_struct("Gate").field("running", &state.running).field("waiting", &state.waiting.len()).finish()
+        f.debug_struct("Gate")
+            .field("running", &state.running)
+            .field("waiting", &state.waiting.len())
+            .finish()
     }
 }
 
@@ -57,7 +60,10 @@ mod tests {
     #[test]
     fn so_many_run_and_the_others_follow_in_order() {
         let gate = Gate::new(NonZeroUsize::new(2).unwrap());
-        assert_eq!([gate.enter(1), gate.enter(2), gate.enter(3), gate.enter(4)], [Some(1), Some(2), None, None]);
+        assert_eq!(
+            [gate.enter(1), gate.enter(2), gate.enter(3), gate.enter(4)],
+            [Some(1), Some(2), None, None]
+        );
         assert_eq!([gate.leave(), gate.leave(), gate.leave(), gate.leave()], [Some(3), Some(4), None, None]);
         assert_eq!(gate.enter(5), Some(5));
     }

@@ -256,6 +256,9 @@ impl Held {
 
 impl fmt::Debug for Executor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Executor").field("held", &self.held()).field("pool", &self.pool).finish_non_exhaustive()
+        f.debug_struct("Executor")
+            .field("held", &self.held())
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
     }
 }

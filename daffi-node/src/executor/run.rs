@@ -50,9 +50,8 @@ impl Run {
         let Handler::Sync(function) = entry.callback.handler() else { return };
         let inline = entry.callback.options().inline;
         let call = || at_hops(self.job.hops, || function(invocation));
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            if inline { with_role(Role::Io, call) } else { call() }
-        }));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| if inline { with_role(Role::Io, call) } else { call() }));
         self.finish(outcome.unwrap_or_else(|panic| Err(panics::fault(&*panic))));
     }
 
@@ -67,7 +66,8 @@ impl Run {
         let Some(workers) = workers else { return };
         let id = self.job.id;
         let cancellation = self.cancellation.clone();
-        let inline = (executor.registry.get(self.job.callback)).is_some_and(|entry| entry.callback.options().inline);
+        let inline =
+            (executor.registry.get(self.job.callback)).is_some_and(|entry| entry.callback.options().inline);
         let mut task = Task { run: Some(self), future: None };
         if inline {
             let _entered = workers.enter();
@@ -119,7 +119,8 @@ impl Run {
         });
         if self.job.one_way {
             if let Err(fault) = outcome {
-                let callback = self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
+                let callback =
+                    self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
         } else if self.executor.requests.lock().remove(&self.job.id).is_some() {
