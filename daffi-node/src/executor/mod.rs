@@ -246,6 +246,11 @@ impl Executor {
 }
 
 impl Held {
+    /// Whether it is the request that has this cancellation, and not another one of the same id.
+    fn is_of(&self, cancellation: &Arc<Cancellation>) -> bool {
+        Arc::ptr_eq(&self.cancellation, cancellation)
+    }
+
     fn cancel(self) {
         self.cancellation.cancel();
         if let Some(abort) = self.abort {

@@ -80,7 +80,7 @@ impl Run {
         let mut requests = executor.requests.lock();
         if cancellation.is_cancelled() {
             abort.abort();
-        } else if let Some(held) = requests.get_mut(&id) {
+        } else if let Some(held) = requests.get_mut(&id).filter(|held| held.is_of(&cancellation)) {
             held.abort = Some(abort);
         }
     }
@@ -123,16 +123,28 @@ impl Run {
                     self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
-        } else if self.executor.requests.lock().remove(&self.job.id).is_some() {
+        } else if self.withdraw() {
             self.home.outcome(self.job.id, codec, outcome, self.executor.held().saturating_sub(1));
         }
+    }
+}
+
+impl Run {
+    /// Takes this run out of the requests that can be cancelled, and says whether it was there.
+    ///
+    /// After the link was lost and found again, ids begin anew: under its own there may be another one by now, whose
+    /// caller must not get this one's outcome.
+    fn withdraw(&self) -> bool {
+        let mut requests = self.executor.requests.lock();
+        let ours = requests.get(&self.job.id).is_some_and(|held| held.is_of(&self.cancellation));
+        ours && requests.remove(&self.job.id).is_some()
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
         if !self.job.one_way {
-            self.executor.requests.lock().remove(&self.job.id);
+            self.withdraw();
         }
         self.executor.leave(self.job.callback);
     }
