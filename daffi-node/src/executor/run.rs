@@ -87,10 +87,9 @@ impl Run {
 
     /// Why the callback is not to run at all any more.
     fn refusal(&self) -> Option<Fault> {
-        let expired = self.job.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if self.cancellation.is_cancelled() {
             Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran"))
-        } else if expired {
+        } else if self.is_expired() {
             Some(Fault::new(FaultKind::Expired, "the call's time ran out before it ran"))
         } else {
             None
@@ -123,13 +122,19 @@ impl Run {
                     self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
-        } else if self.withdraw() {
+        } else if self.withdraw() && !self.is_expired() {
             self.home.outcome(self.job.id, codec, outcome, self.executor.held().saturating_sub(1));
         }
     }
 }
 
 impl Run {
+    /// Whether the caller's time is up. Its own clock tells it so, and it began to run before this one: an answer would
+    /// come too late, or just in time to pass for a result what a callback left undone because `is_cancelled()`.
+    fn is_expired(&self) -> bool {
+        self.job.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// Takes this run out of the requests that can be cancelled, and says whether it was there.
     ///
     /// After the link was lost and found again, ids begin anew: under its own there may be another one by now, whose
