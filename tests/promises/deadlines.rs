@@ -63,6 +63,22 @@ fn a_nested_call_ends_with_the_call_that_it_is_nested_in() {
     }
 }
 
+/// What a callback gives back because it saw that its time is over is nobody's result, however close the race.
+#[test]
+fn a_result_that_comes_after_the_deadline_is_none() {
+    let world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    for _ in 0..30 {
+        let calls: Vec<_> =
+            (0..4).map(|_| g.call.slow(nonce(), 60_000) & BG.timeout(Duration::from_millis(20))).collect();
+        for call in calls {
+            let error = call.get().unwrap_err();
+            assert!(matches!(&error, Error::Timeout { sent: true, .. }), "{error:?}");
+        }
+    }
+}
+
 /// `timeout` counts from the sending, after `eta`.
 #[test]
 fn a_timeout_begins_with_the_sending() {

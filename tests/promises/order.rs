@@ -19,7 +19,7 @@ fn in_order(world: &World, count: u64) {
     let order = order(world, count as usize);
     let expected: Vec<_> = (0..count).collect();
     let wrong = order.iter().zip(&expected).position(|(a, b)| a != b);
-    assert_eq!(order, expected, "first difference at {wrong:?}");
+    assert!(wrong.is_none() && order.len() == expected.len(), "first difference at {wrong:?}: {order:?}");
 }
 
 fn a_thousand_without_answer(world: &World) {
