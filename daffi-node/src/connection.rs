@@ -252,11 +252,17 @@ impl Node {
             }
         };
         let refused = self.link.up(port.clone(), |id| self.calls.get(id).is_some(), mark);
-        for id in refused {
-            if let Some(pending) = self.take(id) {
-                pending.fail(Error::Overloaded { node: self.name.clone() });
+        let overloaded = Error::Overloaded { node: self.name.clone() };
+        for (id, callback) in refused {
+            match id.map(|id| self.take(id)) {
+                Some(Some(pending)) => pending.fail(overloaded.clone()),
+                Some(None) => {}
+                None => {
+                    tracing::warn!(%callback, error = %overloaded, "a call that nobody waits for was not sent")
+                }
             }
         }
+        self.calls.remove_where(|pending| pending.is_one_way() && pending.is_sent());
         self.watch(now + self.limits.heartbeat);
         if self.started.set(Ok(())) {
             tracing::info!(
@@ -469,12 +475,14 @@ impl Inbound {
     fn unstarted(&mut self, id: u64) -> Option<Job> {
         if let Some((job, _)) = self.requests.remove(&id) {
             let reservation = self.node.executor.reservation(&job);
-            let begun = |arrival: &Arrival| matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation);
+            let begun =
+                |arrival: &Arrival| matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation);
             self.node.arrived.lock().retain(|arrival| !begun(arrival));
             return Some(job);
         }
         // Those that nobody waits for have no numbers of their own.
-        let whole = |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if job.id == id && !job.one_way);
+        let whole =
+            |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if job.id == id && !job.one_way);
         let found = self.node.arrived.lock().extract_if(.., whole).next();
         found.and_then(|arrival| if let Arrival::Whole(job) = arrival { Some(job) } else { None })
     }

@@ -150,13 +150,15 @@ impl Node {
     }
 
     fn send_one_way(&self, call: Outgoing) -> Result<()> {
-        // A payload in chunks needs an id of its own, which is free again when the last chunk is out.
         let flush = Flush::with(self.calls.len());
         if call.is_large() {
-            let pending = Arc::new(Pending::new(call.name.clone(), None));
+            // A payload in chunks needs an id of its own, which is free again once the first frame is out.
+            let pending = Arc::new(Pending::new(call.name.clone(), None).one_way());
             let id = self.calls.insert(pending, None);
             let sent = self.link.send_call(Some(id), call, flush, |_| {});
-            self.calls.remove(id);
+            if sent != Sent::Waits {
+                self.calls.remove(id);
+            }
             return self.taken(sent);
         }
         let sent = self.link.send_call(None, call, flush, |_| {});
