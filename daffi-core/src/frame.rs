@@ -168,6 +168,8 @@ pub enum Frame<'a> {
         id: u64,
         /// Whether the payload is a reply's rather than a request's.
         reply: bool,
+        /// For a broadcast's reply, whose it is; 0 else.
+        part: u32,
         /// How many bytes more.
         bytes: u32,
     },
@@ -175,6 +177,8 @@ pub enum Frame<'a> {
     Ask {
         /// The asker's id of this question.
         id: u64,
+        /// The codec that the answer is to have.
+        codec: u8,
         /// The question.
         question: Question<'a>,
     },
@@ -653,7 +657,9 @@ impl<'a> Frame<'a> {
                     body,
                 })
             }
-            kind::CREDIT => Self::Credit { id, reply: head.has(flag::REPLY), bytes: input.u32()? },
+            kind::CREDIT => {
+                Self::Credit { id, reply: head.has(flag::REPLY), part: input.u32()?, bytes: input.u32()? }
+            }
             kind::CANCEL => Self::Cancel { id },
             kind::PING => Self::Ping { id },
             kind::PONG => Self::Pong { id },
@@ -664,7 +670,7 @@ impl<'a> Frame<'a> {
                 offers: Offers::parse(input.all())?,
             }),
             kind::REGISTERED => Self::Registered { id },
-            kind::ASK => Self::Ask { id, question: input.question(head, batch)? },
+            kind::ASK => Self::Ask { id, codec: head.codec, question: input.question(head, batch)? },
             kind::GOODBYE => Self::Goodbye { reason: input.rest_str()? },
             kind::HELLO => {
                 if input.take(4)? != MAGIC {
@@ -815,9 +821,10 @@ impl<'a> Frame<'a> {
                 out.extend_from_slice(&part.to_le_bytes());
                 *body
             }
-            Self::Credit { id, reply, bytes } => {
+            Self::Credit { id, reply, part, bytes } => {
                 set(kind::CREDIT, *id);
                 head.flags = flag::REPLY * u8::from(*reply);
+                out.extend_from_slice(&part.to_le_bytes());
                 out.extend_from_slice(&bytes.to_le_bytes());
                 Body::default()
             }
@@ -848,8 +855,9 @@ impl<'a> Frame<'a> {
                 set(kind::REGISTERED, *id);
                 Body::default()
             }
-            Self::Ask { id, question } => {
+            Self::Ask { id, codec, question } => {
                 set(kind::ASK, *id);
+                head.codec = *codec;
                 put_question(out, head, question)
             }
             Self::Goodbye { reason } => {

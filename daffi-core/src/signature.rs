@@ -1,6 +1,371 @@
 //! What a callback takes and gives back, as text for people and as a number for comparing.
+//!
+//! bincode does not describe itself: bytes of one type decode into garbage of another without a word. So each
+//! call carries the [fingerprint](Signature::fingerprint) of the caller's [`Signature`], and the callee compares
+//! it with its own before it decodes anything.
+//!
+//! A fingerprint is 64 bits in three parts:
+//!
+//! ```text
+//!  63                                  32 31             16 15              0
+//! ┌──────────────────────────────────────┬─────────────────┬─────────────────┐
+//! │ names of the types, never 0          │ arguments' shape│ result's shape  │
+//! └──────────────────────────────────────┴─────────────────┴─────────────────┘
+//! ```
+//!
+//! * **Names**: FNV-1a of the signature's text without the parameters' names, for example `(i64, String) -> bool`
+//!   (the separator is a comma and a space, the result stands always, `()` for none). Types are named as
+//!   [`type_name`] does.
+//! * **Shapes**: what the types consist of, so that two structs of one name with different fields do not match.
+//!   Each is 0 where it is unknown, as the arguments of a call by name are, and matches everything then.
+//!
+//! Each part is the 64-bit FNV-1a hash (offset basis `0xcbf29ce484222325`, prime `0x100000001b3`) with its halves
+//! xor-ed until the width fits; a 0 is replaced by 1. A program in another language may compute the names
+//! and leave the shapes 0, or leave the fingerprint 0 as a whole: then nothing is compared.
 
-/// The name of a type without its paths, as caller and callee compare it.
-pub fn type_name<T: ?Sized>() -> String {
-    std::any::type_name::<T>().to_owned()
+use std::{cell::RefCell, collections::BTreeMap, fmt};
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+mod hash;
+use hash::Fnv;
+
+mod shape;
+
+mod type_name;
+pub use type_name::type_name;
+
+/// Parameters and result of a callback, as its caller or its callee has them.
+///
+/// ```
+/// use daffi_core::signature::{Signature, WireType};
+///
+/// let signature = Signature::new(
+///     [("a", WireType::traced::<i64>()), ("text", WireType::named::<&str>())],
+///     WireType::traced::<()>(),
+/// );
+/// assert_eq!(signature.text(), "(a: i64, text: String) -> ()");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    text: String,
+    fingerprint: u64,
+}
+
+impl Signature {
+    /// The signature with these parameters and this result.
+    pub fn new<'a>(
+        parameters: impl IntoIterator<Item = (&'a str, WireType)>,
+        result: WireType,
+    ) -> Self {
+        let mut text = String::from("(");
+        let mut names = Fnv::default();
+        names.write("(");
+        let mut shape = Some(Fnv::default());
+        for (at, (name, parameter)) in parameters.into_iter().enumerate() {
+            let separator = if at == 0 { "" } else { ", " };
+            text.push_str(separator);
+            names.write(separator);
+            if !name.is_empty() {
+                text.push_str(name);
+                text.push_str(": ");
+            }
+            text.push_str(&parameter.name);
+            names.write(&parameter.name);
+            shape = match (shape, parameter.shape) {
+                (Some(mut shape), Some(part)) => {
+                    shape.write_u64(part);
+                    Some(shape)
+                }
+                _ => None,
+            };
+        }
+        for part in [") -> ", &result.name] {
+            text.push_str(part);
+            names.write(part);
+        }
+        let arguments = shape.map_or(0, |shape| hash::fold_16(shape.finish()));
+        let returned = result.shape.map_or(0, hash::fold_16);
+        let fingerprint = u64::from(hash::fold_32(names.finish())) << 32
+            | u64::from(arguments) << 16
+            | u64::from(returned);
+        Self { text, fingerprint }
+    }
+
+    /// The signature of a call by name with the arguments `A`, a tuple, for a result `R`.
+    ///
+    /// It is computed once for each pair of types and matches what the typed forms of the same call have.
+    pub fn of_call<A: ?Sized, R: DeserializeOwned>() -> &'static Self {
+        // The address of the function that makes the signature is the key. Type names will not do, since two types
+        // of two blocks may share one; and where the linker merges two functions, they do the same.
+        let make: fn() -> Self = make_call::<A, R>;
+        let key = make as usize;
+        let seen = SEEN
+            .try_with(|seen| seen.borrow().get(&key).copied())
+            .ok()
+            .flatten();
+        seen.unwrap_or_else(|| {
+            let signature = *CALLS
+                .lock()
+                .entry(key)
+                .or_insert_with(|| Box::leak(Box::new(make())));
+            // While the thread ends, there is nothing to remember for.
+            let _ = SEEN.try_with(|seen| seen.borrow_mut().insert(key, signature));
+            signature
+        })
+    }
+
+    /// For people: `(a: i64, b: i64) -> i64`.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// For comparing, as the [module](self) describes.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Whether a call with the one fingerprint may be decoded by a callback with the other.
+    ///
+    /// What is unknown on either side matches.
+    pub fn matches(ours: u64, theirs: u64) -> bool {
+        let names = |fingerprint: u64| fingerprint >> 32;
+        let arguments = |fingerprint: u64| fingerprint >> 16 & 0xffff;
+        let result = |fingerprint: u64| fingerprint & 0xffff;
+        let alike = |ours: u64, theirs: u64| ours == theirs || ours == 0 || theirs == 0;
+        ours == 0
+            || theirs == 0
+            || names(ours) == names(theirs)
+                && alike(arguments(ours), arguments(theirs))
+                && alike(result(ours), result(theirs))
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What a signature knows of one type: its name, and its shape where that can be found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireType {
+    name: String,
+    shape: Option<u64>,
+}
+
+impl WireType {
+    /// A type of which nothing but the name is known.
+    pub fn named<T: ?Sized>() -> Self {
+        Self {
+            name: type_name::<T>(),
+            shape: None,
+        }
+    }
+
+    /// A type whose `Deserialize` is asked for its shape.
+    ///
+    /// That runs the implementation on made-up values, in bounds of time and depth.
+    pub fn traced<T: DeserializeOwned>() -> Self {
+        Self {
+            name: type_name::<T>(),
+            shape: Some(shape::shape_of::<T>()),
+        }
+    }
+
+    /// The type's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn make_call<A: ?Sized, R: DeserializeOwned>() -> Signature {
+    let arguments = type_name::elements::<A>().into_iter();
+    Signature::new(
+        arguments.map(|name| ("", WireType { name, shape: None })),
+        WireType::traced::<R>(),
+    )
+}
+
+/// Signatures of calls by name. They live as long as the program, which has only so many pairs of types.
+static CALLS: Mutex<BTreeMap<usize, &'static Signature>> = Mutex::new(BTreeMap::new());
+
+thread_local! {
+    /// What this thread has already looked up in `CALLS`, so that calls of several threads share no lock.
+    static SEEN: RefCell<HashMap<usize, &'static Signature>> = RefCell::default();
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    fn typed<T: DeserializeOwned>() -> WireType {
+        WireType::traced::<T>()
+    }
+
+    #[test]
+    fn text_is_for_people() {
+        let signature = Signature::new(
+            [("a", typed::<i64>()), ("b", typed::<Vec<String>>())],
+            typed::<Option<u8>>(),
+        );
+        assert_eq!(signature.text(), "(a: i64, b: Vec<String>) -> Option<u8>");
+        assert_eq!(Signature::new([], typed::<()>()).to_string(), "() -> ()");
+    }
+
+    #[test]
+    fn fingerprints_stay_what_they_are() {
+        // Nodes of different versions compare these, and the names' half is documented for other languages.
+        let signature = Signature::new(
+            [("a", typed::<i64>()), ("b", typed::<String>())],
+            typed::<bool>(),
+        );
+        assert_eq!(
+            signature.fingerprint(),
+            GOLDEN,
+            "{:#018x}",
+            signature.fingerprint()
+        );
+        let mut names = Fnv::default();
+        names.write("(i64, String) -> bool");
+        assert_eq!(GOLDEN >> 32, u64::from(hash::fold_32(names.finish())));
+    }
+
+    const GOLDEN: u64 = 0xf7da_3f3a_0d4b_2dfe;
+
+    fn check(ours: &Signature, theirs: &Signature, expected: bool) {
+        for (a, b) in [(ours, theirs), (theirs, ours)] {
+            assert_eq!(
+                Signature::matches(a.fingerprint, b.fingerprint),
+                expected,
+                "{a} and {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_of_parameters_do_not_count_and_types_do() {
+        let of = |name, parameter, result| Signature::new([(name, parameter)], result);
+        let ours = of("a", typed::<i64>(), typed::<i64>());
+        check(&ours, &of("b", typed::<i64>(), typed::<i64>()), true);
+        check(
+            &ours,
+            &of("a", WireType::named::<&i64>(), typed::<i64>()),
+            true,
+        );
+        check(&ours, &of("a", typed::<i32>(), typed::<i64>()), false);
+        check(&ours, &of("a", typed::<i64>(), typed::<()>()), false);
+        check(&ours, &Signature::new([], typed::<i64>()), false);
+        check(
+            &ours,
+            &Signature::new(
+                [("a", typed::<i64>()), ("b", typed::<i64>())],
+                typed::<i64>(),
+            ),
+            false,
+        );
+    }
+
+    #[test]
+    fn types_of_one_name_and_different_fields_do_not_match() {
+        mod here {
+            #[derive(serde::Deserialize)]
+            pub(super) struct Point {
+                #[allow(dead_code)]
+                x: f64,
+                #[allow(dead_code)]
+                y: f64,
+            }
+        }
+        mod there {
+            #[derive(serde::Deserialize)]
+            pub(super) struct Point {
+                #[allow(dead_code)]
+                y: f64,
+                #[allow(dead_code)]
+                x: f64,
+            }
+        }
+        let of = |parameter, result| Signature::new([("point", parameter)], result);
+        let ours = of(typed::<here::Point>(), typed::<()>());
+        check(&ours, &of(typed::<there::Point>(), typed::<()>()), false);
+        check(
+            &ours,
+            &of(WireType::named::<there::Point>(), typed::<()>()),
+            true,
+        );
+        let ours = of(typed::<()>(), typed::<here::Point>());
+        check(&ours, &of(typed::<()>(), typed::<there::Point>()), false);
+        check(
+            &ours,
+            &of(typed::<()>(), WireType::named::<there::Point>()),
+            true,
+        );
+    }
+
+    #[test]
+    fn no_fingerprint_matches_every_fingerprint() {
+        let ours = Signature::new([], typed::<()>());
+        assert!(Signature::matches(ours.fingerprint, 0));
+        assert!(Signature::matches(0, ours.fingerprint));
+    }
+
+    #[test]
+    fn a_call_by_name_matches_the_typed_form() {
+        let typed_form = Signature::new(
+            [("a", typed::<i64>()), ("b", typed::<String>())],
+            typed::<bool>(),
+        );
+        let by_name = Signature::of_call::<(i64, &str), bool>();
+        assert_eq!(by_name.text(), "(i64, String) -> bool");
+        check(&typed_form, by_name, true);
+        check(&typed_form, Signature::of_call::<(i64, &str), u8>(), false);
+        check(
+            &Signature::new([], typed::<()>()),
+            Signature::of_call::<(), ()>(),
+            true,
+        );
+        check(
+            &Signature::new([("a", typed::<(u8, u8)>())], typed::<()>()),
+            Signature::of_call::<((u8, u8),), ()>(),
+            true,
+        );
+    }
+
+    #[test]
+    fn a_call_by_name_is_looked_up_once() {
+        let first = Signature::of_call::<(i64,), Vec<i64>>();
+        assert!(std::ptr::eq(
+            first,
+            Signature::of_call::<(i64,), Vec<i64>>()
+        ));
+        let elsewhere = std::thread::spawn(Signature::of_call::<(i64,), Vec<i64>>)
+            .join()
+            .unwrap();
+        assert!(std::ptr::eq(first, elsewhere));
+    }
+
+    #[test]
+    fn types_of_two_blocks_are_told_apart() {
+        let first = {
+            #[derive(Serialize, Deserialize)]
+            struct Local(i64);
+            let _ = Local(1).0;
+            Signature::of_call::<(), Local>()
+        };
+        let second = {
+            #[derive(Serialize, Deserialize)]
+            struct Local {
+                a: u8,
+            }
+            let _ = Local { a: 1 }.a;
+            Signature::of_call::<(), Local>()
+        };
+        assert_eq!(first.text(), second.text());
+        check(first, second, false);
+    }
 }
