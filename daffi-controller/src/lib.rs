@@ -1,1 +1,4 @@
-//! placeholder
+//! The controller of daffi.
+
+pub mod router;
+mod table;

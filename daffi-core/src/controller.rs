@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Address, Limits, Result, frame::Frame, reactor::Reactor};
+use crate::{Address, Error, Limits, Result, frame::Frame, reactor::Reactor};
 
 /// Makes a running controller: what a controller crate offers.
 pub trait Controller: Send + Sync {
@@ -84,6 +84,18 @@ impl ControllerConfig {
     /// A controller on these addresses, with defaults for the rest.
     pub fn new(listen: Vec<Address>) -> Self {
         Self { listen, strategy: Strategy::default(), limits: Limits::default() }
+    }
+
+    /// Says whether a controller can run like this.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] with everything that makes no sense.
+    pub fn check(&self) -> Result<()> {
+        if self.listen.is_empty() {
+            let problem = "a controller needs at least one address to listen on".to_owned();
+            return Err(Error::Configuration { problem });
+        }
+        self.limits.check().map_err(|problem| Error::Configuration { problem })
     }
 }
 

@@ -34,7 +34,6 @@ pub enum Error {
     // ---- how a Global is built and started
     /// The options of the builder contradict each other, or one has no possible meaning.
     #[error("{problem}")]
-    #[non_exhaustive]
     Configuration {
         /// What contradicts what, and what to write instead.
         problem: String,
@@ -59,7 +58,6 @@ pub enum Error {
 
     /// The address can neither be listened on nor, if it is a socket file, be taken over.
     #[error("cannot use the address {address}")]
-    #[non_exhaustive]
     AddressUnusable {
         /// The address.
         address: Address,
@@ -200,10 +198,12 @@ pub enum Error {
 
     /// A payload is larger than the limit.
     #[error(
-        "a payload of {size} bytes for {callback:?} exceeds the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
+        "{size} bytes of {what} for {callback:?} exceed the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
     )]
     #[non_exhaustive]
     TooLarge {
+        /// "arguments" or "result".
+        what: &'static str,
         /// The callback's name.
         callback: String,
         /// The size of the payload in bytes.
@@ -325,7 +325,9 @@ impl Error {
         match self {
             Self::Remote(_) | Self::RemoteStopped { .. } | Self::ControllerLost { .. } => true,
             // The result came back and did not suit.
-            Self::Decode { what, .. } | Self::Encode { what, .. } => *what == "result",
+            Self::Decode { what, .. } | Self::Encode { what, .. } | Self::TooLarge { what, .. } => {
+                *what == "result"
+            }
             Self::Timeout { sent, .. } | Self::Cancelled { sent, .. } => *sent,
             _ => false,
         }
@@ -381,7 +383,13 @@ impl Error {
             FaultKind::HopLimit => {
                 Self::HopLimit { callback, limit: fault.number.try_into().unwrap_or(u8::MAX) }
             }
-            FaultKind::TooLarge => Self::TooLarge { callback, size: fault.number, limit: fault.limit },
+            FaultKind::TooLarge => Self::TooLarge {
+                // A fault with a node comes from there, or is about what came from there.
+                what: if fault.node.is_empty() { "arguments" } else { "result" },
+                callback,
+                size: fault.number,
+                limit: fault.limit,
+            },
             FaultKind::BadArguments => Self::Decode { what: "arguments", callback, reason: fault.message },
             FaultKind::BadResult => Self::Encode { what: "result", callback, reason: fault.message },
             FaultKind::InvalidTime => Self::InvalidTime { problem: fault.message },

@@ -526,7 +526,7 @@ impl<'a> Times<'a> {
     /// # Errors
     /// The length is not a multiple of eight.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
-        if bytes.len() % 8 == 0 {
+        if bytes.len().is_multiple_of(8) {
             Ok(Self { bytes })
         } else {
             Err(ProtocolError::Malformed { kind: "ASK", problem: "the times are not whole" })
@@ -784,9 +784,9 @@ impl<'a> Frame<'a> {
                     body,
                 } = request;
                 set(kind::REQUEST, *id);
-                head.flags = flag::MORE * u8::from(*more)
-                    | flag::ONE_WAY * u8::from(*one_way)
-                    | flag::BROADCAST * u8::from(*broadcast);
+                head.flags = (flag::MORE * u8::from(*more))
+                    | (flag::ONE_WAY * u8::from(*one_way))
+                    | (flag::BROADCAST * u8::from(*broadcast));
                 head.codec = *codec;
                 head.hops = *hops;
                 let mut fixed = [0; 28];
@@ -817,7 +817,7 @@ impl<'a> Frame<'a> {
             }
             Self::Chunk(Chunk { id, reply, more, part, body }) => {
                 set(kind::CHUNK, *id);
-                head.flags = flag::MORE * u8::from(*more) | flag::REPLY * u8::from(*reply);
+                head.flags = (flag::MORE * u8::from(*more)) | (flag::REPLY * u8::from(*reply));
                 out.extend_from_slice(&part.to_le_bytes());
                 *body
             }

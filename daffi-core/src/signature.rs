@@ -56,10 +56,7 @@ pub struct Signature {
 
 impl Signature {
     /// The signature with these parameters and this result.
-    pub fn new<'a>(
-        parameters: impl IntoIterator<Item = (&'a str, WireType)>,
-        result: WireType,
-    ) -> Self {
+    pub fn new<'a>(parameters: impl IntoIterator<Item = (&'a str, WireType)>, result: WireType) -> Self {
         let mut text = String::from("(");
         let mut names = Fnv::default();
         names.write("(");
@@ -88,9 +85,8 @@ impl Signature {
         }
         let arguments = shape.map_or(0, |shape| hash::fold_16(shape.finish()));
         let returned = result.shape.map_or(0, hash::fold_16);
-        let fingerprint = u64::from(hash::fold_32(names.finish())) << 32
-            | u64::from(arguments) << 16
-            | u64::from(returned);
+        let fingerprint =
+            u64::from(hash::fold_32(names.finish())) << 32 | u64::from(arguments) << 16 | u64::from(returned);
         Self { text, fingerprint }
     }
 
@@ -102,15 +98,9 @@ impl Signature {
         // of two blocks may share one; and where the linker merges two functions, they do the same.
         let make: fn() -> Self = make_call::<A, R>;
         let key = make as usize;
-        let seen = SEEN
-            .try_with(|seen| seen.borrow().get(&key).copied())
-            .ok()
-            .flatten();
+        let seen = SEEN.try_with(|seen| seen.borrow().get(&key).copied()).ok().flatten();
         seen.unwrap_or_else(|| {
-            let signature = *CALLS
-                .lock()
-                .entry(key)
-                .or_insert_with(|| Box::leak(Box::new(make())));
+            let signature = *CALLS.lock().entry(key).or_insert_with(|| Box::leak(Box::new(make())));
             // While the thread ends, there is nothing to remember for.
             let _ = SEEN.try_with(|seen| seen.borrow_mut().insert(key, signature));
             signature
@@ -159,20 +149,14 @@ pub struct WireType {
 impl WireType {
     /// A type of which nothing but the name is known.
     pub fn named<T: ?Sized>() -> Self {
-        Self {
-            name: type_name::<T>(),
-            shape: None,
-        }
+        Self { name: type_name::<T>(), shape: None }
     }
 
     /// A type whose `Deserialize` is asked for its shape.
     ///
     /// That runs the implementation on made-up values, in bounds of time and depth.
     pub fn traced<T: DeserializeOwned>() -> Self {
-        Self {
-            name: type_name::<T>(),
-            shape: Some(shape::shape_of::<T>()),
-        }
+        Self { name: type_name::<T>(), shape: Some(shape::shape_of::<T>()) }
     }
 
     /// The type's name.
@@ -183,10 +167,7 @@ impl WireType {
 
 fn make_call<A: ?Sized, R: DeserializeOwned>() -> Signature {
     let arguments = type_name::elements::<A>().into_iter();
-    Signature::new(
-        arguments.map(|name| ("", WireType { name, shape: None })),
-        WireType::traced::<R>(),
-    )
+    Signature::new(arguments.map(|name| ("", WireType { name, shape: None })), WireType::traced::<R>())
 }
 
 /// Signatures of calls by name. They live as long as the program, which has only so many pairs of types.
@@ -209,10 +190,8 @@ mod tests {
 
     #[test]
     fn text_is_for_people() {
-        let signature = Signature::new(
-            [("a", typed::<i64>()), ("b", typed::<Vec<String>>())],
-            typed::<Option<u8>>(),
-        );
+        let signature =
+            Signature::new([("a", typed::<i64>()), ("b", typed::<Vec<String>>())], typed::<Option<u8>>());
         assert_eq!(signature.text(), "(a: i64, b: Vec<String>) -> Option<u8>");
         assert_eq!(Signature::new([], typed::<()>()).to_string(), "() -> ()");
     }
@@ -220,16 +199,8 @@ mod tests {
     #[test]
     fn fingerprints_stay_what_they_are() {
         // Nodes of different versions compare these, and the names' half is documented for other languages.
-        let signature = Signature::new(
-            [("a", typed::<i64>()), ("b", typed::<String>())],
-            typed::<bool>(),
-        );
-        assert_eq!(
-            signature.fingerprint(),
-            GOLDEN,
-            "{:#018x}",
-            signature.fingerprint()
-        );
+        let signature = Signature::new([("a", typed::<i64>()), ("b", typed::<String>())], typed::<bool>());
+        assert_eq!(signature.fingerprint(), GOLDEN, "{:#018x}", signature.fingerprint());
         let mut names = Fnv::default();
         names.write("(i64, String) -> bool");
         assert_eq!(GOLDEN >> 32, u64::from(hash::fold_32(names.finish())));
@@ -239,11 +210,7 @@ mod tests {
 
     fn check(ours: &Signature, theirs: &Signature, expected: bool) {
         for (a, b) in [(ours, theirs), (theirs, ours)] {
-            assert_eq!(
-                Signature::matches(a.fingerprint, b.fingerprint),
-                expected,
-                "{a} and {b}"
-            );
+            assert_eq!(Signature::matches(a.fingerprint, b.fingerprint), expected, "{a} and {b}");
         }
     }
 
@@ -252,22 +219,11 @@ mod tests {
         let of = |name, parameter, result| Signature::new([(name, parameter)], result);
         let ours = of("a", typed::<i64>(), typed::<i64>());
         check(&ours, &of("b", typed::<i64>(), typed::<i64>()), true);
-        check(
-            &ours,
-            &of("a", WireType::named::<&i64>(), typed::<i64>()),
-            true,
-        );
+        check(&ours, &of("a", WireType::named::<&i64>(), typed::<i64>()), true);
         check(&ours, &of("a", typed::<i32>(), typed::<i64>()), false);
         check(&ours, &of("a", typed::<i64>(), typed::<()>()), false);
         check(&ours, &Signature::new([], typed::<i64>()), false);
-        check(
-            &ours,
-            &Signature::new(
-                [("a", typed::<i64>()), ("b", typed::<i64>())],
-                typed::<i64>(),
-            ),
-            false,
-        );
+        check(&ours, &Signature::new([("a", typed::<i64>()), ("b", typed::<i64>())], typed::<i64>()), false);
     }
 
     #[test]
@@ -293,18 +249,10 @@ mod tests {
         let of = |parameter, result| Signature::new([("point", parameter)], result);
         let ours = of(typed::<here::Point>(), typed::<()>());
         check(&ours, &of(typed::<there::Point>(), typed::<()>()), false);
-        check(
-            &ours,
-            &of(WireType::named::<there::Point>(), typed::<()>()),
-            true,
-        );
+        check(&ours, &of(WireType::named::<there::Point>(), typed::<()>()), true);
         let ours = of(typed::<()>(), typed::<here::Point>());
         check(&ours, &of(typed::<()>(), typed::<there::Point>()), false);
-        check(
-            &ours,
-            &of(typed::<()>(), WireType::named::<there::Point>()),
-            true,
-        );
+        check(&ours, &of(typed::<()>(), WireType::named::<there::Point>()), true);
     }
 
     #[test]
@@ -316,19 +264,12 @@ mod tests {
 
     #[test]
     fn a_call_by_name_matches_the_typed_form() {
-        let typed_form = Signature::new(
-            [("a", typed::<i64>()), ("b", typed::<String>())],
-            typed::<bool>(),
-        );
+        let typed_form = Signature::new([("a", typed::<i64>()), ("b", typed::<String>())], typed::<bool>());
         let by_name = Signature::of_call::<(i64, &str), bool>();
         assert_eq!(by_name.text(), "(i64, String) -> bool");
         check(&typed_form, by_name, true);
         check(&typed_form, Signature::of_call::<(i64, &str), u8>(), false);
-        check(
-            &Signature::new([], typed::<()>()),
-            Signature::of_call::<(), ()>(),
-            true,
-        );
+        check(&Signature::new([], typed::<()>()), Signature::of_call::<(), ()>(), true);
         check(
             &Signature::new([("a", typed::<(u8, u8)>())], typed::<()>()),
             Signature::of_call::<((u8, u8),), ()>(),
@@ -339,13 +280,8 @@ mod tests {
     #[test]
     fn a_call_by_name_is_looked_up_once() {
         let first = Signature::of_call::<(i64,), Vec<i64>>();
-        assert!(std::ptr::eq(
-            first,
-            Signature::of_call::<(i64,), Vec<i64>>()
-        ));
-        let elsewhere = std::thread::spawn(Signature::of_call::<(i64,), Vec<i64>>)
-            .join()
-            .unwrap();
+        assert!(std::ptr::eq(first, Signature::of_call::<(i64,), Vec<i64>>()));
+        let elsewhere = std::thread::spawn(Signature::of_call::<(i64,), Vec<i64>>).join().unwrap();
         assert!(std::ptr::eq(first, elsewhere));
     }
 

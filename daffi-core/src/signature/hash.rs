@@ -48,11 +48,9 @@ mod tests {
     #[test]
     fn hashes_are_those_of_the_published_algorithm() {
         // Vectors from http://www.isthe.com/chongo/tech/comp/fnv/.
-        for (text, expected) in [
-            ("", 0xcbf2_9ce4_8422_2325),
-            ("a", 0xaf63_dc4c_8601_ec8c),
-            ("foobar", 0x8594_4171_f739_67e8),
-        ] {
+        for (text, expected) in
+            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+        {
             let mut hash = Fnv::default();
             hash.write(text);
             assert_eq!(hash.finish(), expected, "{text}");
@@ -62,10 +60,7 @@ mod tests {
     #[test]
     fn folding_never_gives_zero() {
         assert_eq!((fold_32(0), fold_16(0)), (1, 1));
-        assert_eq!(
-            (fold_32(0x0000_0001_0000_0001), fold_16(0x0001_0001)),
-            (1, 1)
-        );
+        assert_eq!((fold_32(0x0000_0001_0000_0001), fold_16(0x0001_0001)), (1, 1));
         assert_eq!(fold_32(0x1234_0000_0000_5678), 0x1234_5678);
     }
 }

@@ -15,8 +15,8 @@ use std::{
 
 use foldhash::HashMap;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer,
-    MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
 };
 
 use super::hash::Fnv;
@@ -27,11 +27,7 @@ pub(super) fn shape_of<T: DeserializeOwned>() -> u64 {
     loop {
         trace.open = 0;
         trace.stack.clear();
-        let tracer = Tracer {
-            trace: &mut trace,
-            path: 0,
-            depth: 0,
-        };
+        let tracer = Tracer { trace: &mut trace, path: 0, depth: 0 };
         // An implementation that panics on an unusual value is wrong, but that is for a call to report, not for a
         // registration to die of.
         match catch_unwind(AssertUnwindSafe(|| T::deserialize(tracer))) {
@@ -116,11 +112,7 @@ impl Tracer<'_> {
         let mut path = Fnv::default();
         path.write_u64(self.path);
         path.write_u64(at);
-        Tracer {
-            trace: self.trace,
-            path: path.finish(),
-            depth: self.depth + 1,
-        }
+        Tracer { trace: self.trace, path: path.finish(), depth: self.depth + 1 }
     }
 
     /// Goes into a type that has a name, unless it is already deep inside itself.
@@ -139,23 +131,13 @@ impl Tracer<'_> {
             id.write_bytes(&[0xff]);
         }
         let id = id.finish();
-        if self
-            .trace
-            .stack
-            .iter()
-            .filter(|outer| **outer == id)
-            .count()
-            >= NESTED_MAX
-        {
+        if self.trace.stack.iter().filter(|outer| **outer == id).count() >= NESTED_MAX {
             self.trace.note("recursive");
             return Err(Stop);
         }
         let depth = self.trace.stack.len();
         self.trace.stack.push(id);
-        let tracer = Tracer {
-            trace: &mut *self.trace,
-            ..self
-        };
+        let tracer = Tracer { trace: &mut *self.trace, ..self };
         // The stack is cut back by the next run if this one panics.
         let result = inside(tracer);
         self.trace.stack.truncate(depth);
@@ -177,14 +159,7 @@ impl Tracer<'_> {
         }
         let open = trace.open;
         let way = choice.current;
-        let result = go(
-            way,
-            Tracer {
-                trace: &mut *trace,
-                path,
-                depth,
-            },
-        );
+        let result = go(way, Tracer { trace: &mut *trace, path, depth });
         if trace.open > open {
             // Something further in has ways left; stay here until it has none.
             return result;
@@ -202,10 +177,7 @@ impl Tracer<'_> {
     }
 
     /// One part or none.
-    fn one_or_none<V>(
-        self,
-        go: impl FnOnce(bool, Tracer<'_>) -> Result<V, Stop>,
-    ) -> Result<V, Stop> {
+    fn one_or_none<V>(self, go: impl FnOnce(bool, Tracer<'_>) -> Result<V, Stop>) -> Result<V, Stop> {
         self.choose(2, false, |way, tracer| go(way == 0, tracer))
     }
 }
@@ -272,20 +244,16 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        self.named("newtype struct", name, &[], |mut tracer| {
-            visitor.visit_newtype_struct(tracer.part(0))
-        })
+        self.named("newtype struct", name, &[], |mut tracer| visitor.visit_newtype_struct(tracer.part(0)))
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         self.step("option")?;
-        self.one_or_none(|some, mut tracer| {
-            if some {
-                visitor.visit_some(tracer.part(0))
-            } else {
-                visitor.visit_none()
-            }
-        })
+        self.one_or_none(
+            |some, mut tracer| {
+                if some { visitor.visit_some(tracer.part(0)) } else { visitor.visit_none() }
+            },
+        )
     }
 
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
@@ -298,11 +266,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         self.one_or_none(|one, tracer| visitor.visit_map(Parts::new(tracer, 2 * usize::from(one))))
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        mut self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, Stop> {
+    fn deserialize_tuple<V: Visitor<'de>>(mut self, len: usize, visitor: V) -> Result<V::Value, Stop> {
         self.step("tuple")?;
         self.trace.hash.write_u64(len as u64);
         visitor.visit_seq(Parts::new(self, len))
@@ -326,9 +290,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        self.named("struct", name, fields, |tracer| {
-            visitor.visit_seq(Parts::new(tracer, fields.len()))
-        })
+        self.named("struct", name, fields, |tracer| visitor.visit_seq(Parts::new(tracer, fields.len())))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -341,10 +303,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         self.named("enum", name, variants, |tracer| {
             tracer.choose(ways, true, |way, mut tracer| {
                 tracer.trace.hash.write_u64(u64::from(way));
-                visitor.visit_enum(Variant {
-                    tracer: tracer.part(u64::from(way)),
-                    way,
-                })
+                visitor.visit_enum(Variant { tracer: tracer.part(u64::from(way)), way })
             })
         })
     }
@@ -364,11 +323,7 @@ struct Parts<'t> {
 
 impl<'t> Parts<'t> {
     fn new(tracer: Tracer<'t>, len: usize) -> Self {
-        Self {
-            tracer,
-            next: 0,
-            len,
-        }
+        Self { tracer, next: 0, len }
     }
 
     fn next(&mut self) -> Option<Tracer<'_>> {
@@ -383,13 +338,8 @@ impl<'t> Parts<'t> {
 impl<'de> SeqAccess<'de> for Parts<'_> {
     type Error = Stop;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Stop> {
-        self.next()
-            .map(|tracer| seed.deserialize(tracer))
-            .transpose()
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Stop> {
+        self.next().map(|tracer| seed.deserialize(tracer)).transpose()
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -400,13 +350,8 @@ impl<'de> SeqAccess<'de> for Parts<'_> {
 impl<'de> MapAccess<'de> for Parts<'_> {
     type Error = Stop;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Stop> {
-        self.next()
-            .map(|tracer| seed.deserialize(tracer))
-            .transpose()
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Stop> {
+        self.next().map(|tracer| seed.deserialize(tracer)).transpose()
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Stop> {
@@ -424,10 +369,7 @@ impl<'de, 't> EnumAccess<'de> for Variant<'t> {
     type Error = Stop;
     type Variant = Tracer<'t>;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Tracer<'t>), Stop> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Tracer<'t>), Stop> {
         let variant = seed.deserialize(IntoDeserializer::<Stop>::into_deserializer(self.way))?;
         Ok((variant, self.tracer))
     }
@@ -483,10 +425,7 @@ impl Error for Stop {
 }
 
 #[cfg(test)]
-#[allow(
-    dead_code,
-    reason = "the types of this test are looked at and never made"
-)]
+#[allow(dead_code, reason = "the types of this test are looked at and never made")]
 mod tests {
     use std::{
         collections::{BTreeMap, HashMap, HashSet},
@@ -501,12 +440,7 @@ mod tests {
 
     fn runs<T: DeserializeOwned>() -> u64 {
         let shape = shape_of::<T>();
-        assert_eq!(
-            shape,
-            shape_of::<T>(),
-            "not the same twice: {}",
-            std::any::type_name::<T>()
-        );
+        assert_eq!(shape, shape_of::<T>(), "not the same twice: {}", std::any::type_name::<T>());
         shape
     }
 
@@ -597,11 +531,7 @@ mod tests {
         impl<'de> Deserialize<'de> for Even {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let number = u8::deserialize(deserializer)?;
-                if number % 2 == 0 {
-                    Ok(Self)
-                } else {
-                    Err(D::Error::custom("odd"))
-                }
+                if number % 2 == 0 { Ok(Self) } else { Err(D::Error::custom("odd")) }
             }
         }
         all_differ! {
@@ -648,12 +578,7 @@ mod tests {
     fn everyday_types_are_seen_to_their_end() {
         /// A type that comes after `T` and is seen only if `T` was given a value.
         fn ends<T: DeserializeOwned>() {
-            assert_ne!(
-                runs::<(T, u8)>(),
-                runs::<(T, i8)>(),
-                "{}",
-                std::any::type_name::<T>()
-            );
+            assert_ne!(runs::<(T, u8)>(), runs::<(T, i8)>(), "{}", std::any::type_name::<T>());
         }
         ends::<()>();
         ends::<(bool, char, String, f32, f64, i128, u128, usize)>();

@@ -22,10 +22,7 @@ pub fn type_name<T: ?Sized>() -> String {
 /// The names of a tuple's elements; for any other type its own name alone.
 pub(super) fn elements<T: ?Sized>() -> Vec<String> {
     let text = any::type_name::<T>();
-    let mut parser = Parser {
-        rest: text,
-        depth: 0,
-    };
+    let mut parser = Parser { rest: text, depth: 0 };
     let tuple = parser.eat("(").then(|| parser.list(")")).flatten();
     match tuple {
         Some(elements) if parser.rest.is_empty() => elements,
@@ -34,10 +31,7 @@ pub(super) fn elements<T: ?Sized>() -> Vec<String> {
 }
 
 fn normalised(text: &str) -> String {
-    let mut parser = Parser {
-        rest: text,
-        depth: 0,
-    };
+    let mut parser = Parser { rest: text, depth: 0 };
     match parser.parse_type() {
         Some(name) if parser.rest.is_empty() => name,
         // The compiler writes something that this does not know. As it is, it still tells types apart.
@@ -186,20 +180,14 @@ impl<'a> Parser<'a> {
             return Some(self.take(end));
         }
         self.eat("r#");
-        let end = self
-            .rest
-            .find(|char: char| !char.is_alphanumeric() && char != '_')
-            .unwrap_or(self.rest.len());
+        let end =
+            self.rest.find(|char: char| !char.is_alphanumeric() && char != '_').unwrap_or(self.rest.len());
         (end > 0).then(|| self.take(end))
     }
 
     /// Generic arguments, if there are any. Lifetimes are left out.
     fn arguments(&mut self) -> Option<Option<Vec<String>>> {
-        if self.eat("<") || self.eat("::<") {
-            self.list(">").map(Some)
-        } else {
-            Some(None)
-        }
+        if self.eat("<") || self.eat("::<") { self.list(">").map(Some) } else { Some(None) }
     }
 
     /// Types, constants and bindings up to `close`, which is read too.
@@ -218,10 +206,7 @@ impl<'a> Parser<'a> {
 
     fn item(&mut self) -> Option<String> {
         // A constant: a number, a character; `true` and `false` read like a path.
-        if self
-            .rest
-            .starts_with(|char: char| char.is_ascii_digit() || char == '-')
-        {
+        if self.rest.starts_with(|char: char| char.is_ascii_digit() || char == '-') {
             let end = self.rest.find([',', '>', ')'])?;
             return Some(self.take(end).to_owned());
         }
@@ -230,9 +215,7 @@ impl<'a> Parser<'a> {
         }
         // A binding, as in `dyn Iterator<Item = u8>`.
         if let Some((name, _)) = self.rest.split_once(" = ")
-            && name
-                .chars()
-                .all(|char| char.is_alphanumeric() || char == '_')
+            && name.chars().all(|char| char.is_alphanumeric() || char == '_')
         {
             self.take(name.len() + " = ".len());
             return Some(format!("{name} = {}", self.parse_type()?));
@@ -254,9 +237,7 @@ impl<'a> Parser<'a> {
         let Some(name) = self.rest.strip_prefix('\'') else {
             return false;
         };
-        let end = name
-            .find(|char: char| !char.is_alphanumeric() && char != '_')
-            .unwrap_or(name.len());
+        let end = name.find(|char: char| !char.is_alphanumeric() && char != '_').unwrap_or(name.len());
         if end == 0 || name[end..].starts_with('\'') {
             return false; // a character
         }
@@ -306,10 +287,7 @@ mod tests {
         assert_eq!(type_name::<i64>(), "i64");
         assert_eq!(type_name::<String>(), "String");
         assert_eq!(type_name::<Option<Vec<String>>>(), "Option<Vec<String>>");
-        assert_eq!(
-            type_name::<Result<(), std::io::Error>>(),
-            "Result<(), Error>"
-        );
+        assert_eq!(type_name::<Result<(), std::io::Error>>(), "Result<(), Error>");
         assert_eq!(type_name::<BTreeMap<u8, (i32,)>>(), "BTreeMap<u8, (i32,)>");
         assert_eq!(type_name::<[(u8, char); 4]>(), "[(u8, char); 4]");
         assert_eq!(type_name::<()>(), "()");
@@ -327,14 +305,8 @@ mod tests {
         assert_eq!(type_name::<&Path>(), "PathBuf");
         assert_eq!(type_name::<Box<Box<u8>>>(), "u8");
         assert_eq!(type_name::<HashMap<&str, i32>>(), "HashMap<String, i32>");
-        assert_eq!(
-            type_name::<HashMap<u8, i32, foldhash::fast::RandomState>>(),
-            "HashMap<u8, i32>"
-        );
-        assert_eq!(
-            type_name::<HashSet<u8, foldhash::fast::RandomState>>(),
-            "HashSet<u8>"
-        );
+        assert_eq!(type_name::<HashMap<u8, i32, foldhash::fast::RandomState>>(), "HashMap<u8, i32>");
+        assert_eq!(type_name::<HashSet<u8, foldhash::fast::RandomState>>(), "HashSet<u8>");
     }
 
     #[test]
@@ -349,19 +321,10 @@ mod tests {
     #[test]
     fn odd_types_have_names_too() {
         assert_eq!(type_name::<dyn Debug + Send>(), "dyn Debug + Send");
-        assert_eq!(
-            type_name::<Box<dyn Fn(&str) -> i64>>(),
-            "dyn Fn(String) -> i64"
-        );
-        assert_eq!(
-            type_name::<dyn Iterator<Item = String>>(),
-            "dyn Iterator<Item = String>"
-        );
+        assert_eq!(type_name::<Box<dyn Fn(&str) -> i64>>(), "dyn Fn(String) -> i64");
+        assert_eq!(type_name::<dyn Iterator<Item = String>>(), "dyn Iterator<Item = String>");
         assert_eq!(type_name::<fn(i32, &str)>(), "fn(i32, String)");
-        assert_eq!(
-            type_name::<for<'a> fn(&'a i32) -> &'a i32>(),
-            "fn(i32) -> i32"
-        );
+        assert_eq!(type_name::<for<'a> fn(&'a i32) -> &'a i32>(), "fn(i32) -> i32");
         assert_eq!(type_name::<*const u8>(), "*const u8");
     }
 
@@ -371,10 +334,7 @@ mod tests {
             ("a::f::{{closure}}", "{{closure}}"),
             ("a::{impl#0}::f::Local", "Local"),
             ("a::f<i32>::Local<'_, u8>", "Local<u8>"),
-            (
-                "a::Matrix<3, -1, true, 'x', '\\n'>",
-                "Matrix<3, -1, true, 'x', '\\n'>",
-            ),
+            ("a::Matrix<3, -1, true, 'x', '\\n'>", "Matrix<3, -1, true, 'x', '\\n'>"),
             ("a::Lent<'a, 'b, a::T>", "Lent<T>"),
             ("&'a mut a::T", "T"),
             ("a::r#type", "type"),

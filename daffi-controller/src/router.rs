@@ -1,0 +1,439 @@
+//! Routing as a state machine: a frame from a peer goes in, frames for peers come out.
+//!
+//! No socket, no clock, no thread: time comes in as an argument and frames leave through [`Outbound`], so that every
+//! situation can be played through by hand. Payloads are never decoded. The same inputs and seed give the same
+//! outputs.
+//!
+//! What is remembered per call is one [`Route`](calls::Route) at the callee, whose place is the id that the callee
+//! sees, and one entry at the caller from its own id to that route. Both go with the first outcome, whichever it is.
+
+mod broadcast;
+mod calls;
+mod handshake;
+mod peers;
+mod questions;
+mod registry;
+mod schedule;
+mod strategy;
+mod streams;
+mod tasks;
+mod watches;
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use daffi_core::{
+    Limits,
+    controller::{ControllerConfig, PortError},
+    fault::Fault,
+    frame::{Failure, Frame, Refuse, RefuseCode},
+};
+use foldhash::fast::RandomState;
+
+use crate::table::Table;
+use broadcast::Broadcast;
+use calls::Undelivered;
+use peers::{Peer, Stage};
+use registry::Registry;
+use schedule::Timetable;
+use strategy::Picker;
+use tasks::Scheduled;
+use watches::Watches;
+
+/// A connection, as the router names it. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(u64);
+
+impl PeerId {
+    /// A small number that no other connection has at the same time.
+    pub fn place(self) -> usize {
+        self.0 as u32 as usize
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.place(), self.0 >> 32)
+    }
+}
+
+/// What time it is. Only times of day that a task names are compared with `wall`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// By the clock that only goes forward.
+    pub mono: Instant,
+    /// By the clock on the wall.
+    pub wall: SystemTime,
+}
+
+/// Where the router's frames go.
+pub trait Outbound {
+    /// Queues a frame for a peer. One that `must` go is beyond refusal, as nobody could send it again.
+    ///
+    /// # Errors
+    /// The frame was not taken.
+    fn send(&mut self, to: PeerId, frame: &Frame<'_>, must: bool) -> Result<(), PortError>;
+
+    /// Ends a connection once what was queued for it has left. The router has forgotten the peer already.
+    fn close(&mut self, peer: PeerId, reason: &str);
+}
+
+/// Why a connection cannot even begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason as a number.
+    pub code: RefuseCode,
+    /// The reason as a sentence.
+    pub reason: &'static str,
+}
+
+/// What went by without anybody being told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Calls without an answer that reached nobody.
+    pub undelivered: u64,
+    /// Answers to calls that were over.
+    pub late_replies: u64,
+}
+
+/// How many entries each table has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Sizes {
+    /// Connections.
+    pub peers: usize,
+    /// Connections whose handshake is not done.
+    pub handshakes: usize,
+    /// Names that nodes have.
+    pub names: usize,
+    /// Callbacks.
+    pub callbacks: usize,
+    /// What callers wait for: calls, broadcasts and watches.
+    pub calls: usize,
+    /// Calls at callees.
+    pub routes: usize,
+    /// Broadcasts.
+    pub broadcasts: usize,
+    /// Questions that wait for something to happen.
+    pub watches: usize,
+    /// Scheduled tasks that are not over.
+    pub tasks: usize,
+}
+
+/// The state of a controller.
+#[derive(Debug)]
+pub struct Router {
+    limits: Limits,
+    peers: Table<Peer>,
+    /// Peers that have been welcomed and have not said goodbye, by name.
+    names: HashMap<Arc<str>, PeerId, RandomState>,
+    registry: Registry,
+    picker: Picker,
+    broadcasts: Table<Broadcast>,
+    watches: Watches,
+    tasks: Timetable<Arc<Scheduled>>,
+    /// Routes of all peers.
+    in_flight: usize,
+    /// Peers that have not been welcomed yet.
+    handshakes: usize,
+    /// Until when each connection has to say hello. One timeout for all keeps it in order.
+    greet_by: VecDeque<(Instant, PeerId)>,
+    /// Until when a node has to show that it lives or lose its name to a newcomer.
+    claims: VecDeque<(Instant, Claim)>,
+    /// When each node is asked for a sign of life next.
+    heartbeats: VecDeque<(Instant, PeerId)>,
+    /// How many nodes have been welcomed.
+    welcomed: u32,
+    stopping: bool,
+    counters: Counters,
+    undelivered: Undelivered,
+}
+
+/// A newcomer that wants the name of an older node.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    newcomer: PeerId,
+    older: PeerId,
+}
+
+/// A peer did what no peer of ours does; its connection ends.
+#[derive(Debug)]
+struct Breach(Cow<'static, str>);
+
+impl Breach {
+    fn unexpected(frame: &Frame<'_>, problem: &str) -> Self {
+        Self(format!("a {} frame {problem}", frame.kind()).into())
+    }
+}
+
+impl From<&'static str> for Breach {
+    fn from(problem: &'static str) -> Self {
+        Self(problem.into())
+    }
+}
+
+/// How many tasks are called in a row while peers wait.
+const TASKS_IN_A_ROW: usize = 1000;
+
+impl Router {
+    /// A controller that knows nobody yet. `seed` fixes what it leaves to chance.
+    pub fn new(config: &ControllerConfig, seed: u64) -> Self {
+        Self {
+            limits: config.limits.clone(),
+            peers: Table::default(),
+            names: HashMap::default(),
+            registry: Registry::default(),
+            picker: Picker::new(config.strategy, seed),
+            broadcasts: Table::default(),
+            watches: Watches::default(),
+            tasks: Timetable::default(),
+            in_flight: 0,
+            handshakes: 0,
+            greet_by: VecDeque::new(),
+            claims: VecDeque::new(),
+            heartbeats: VecDeque::new(),
+            welcomed: 0,
+            stopping: false,
+            counters: Counters::default(),
+            undelivered: Undelivered::default(),
+        }
+    }
+
+    /// A connection came in, `from` somewhere as logs are to say it.
+    ///
+    /// # Errors
+    /// It is to be refused with these words.
+    pub fn connected(&mut self, from: &str, now: Now) -> Result<PeerId, Refusal> {
+        let reason = if self.stopping {
+            "the controller is stopping"
+        } else if self.peers.len() >= self.limits.connections_max {
+            "the controller has as many connections as it may"
+        } else if self.handshakes >= self.limits.handshakes_max {
+            "the controller has as many unfinished handshakes as it may"
+        } else {
+            let peer = PeerId(self.peers.insert(Peer::new(from)));
+            self.handshakes += 1;
+            self.greet_by.push_back((now.mono + self.limits.handshake_timeout, peer));
+            return Ok(peer);
+        };
+        Err(Refusal { code: RefuseCode::Unavailable, reason })
+    }
+
+    /// A frame came from a peer.
+    pub fn handle(&mut self, from: PeerId, frame: &Frame<'_>, now: Now, out: &mut impl Outbound) {
+        // What a peer sent before it noticed that it was closed means nothing any more.
+        let Some(peer) = self.peers.get(from.0) else { return };
+        if !peer.claimed_by.is_empty() && !matches!(frame, Frame::Goodbye { .. }) {
+            self.refuse_claims(from, now, out);
+        }
+        if let Err(breach) = self.dispatch(from, frame, now, out) {
+            self.misbehaved(from, &breach.0, now, out);
+        }
+    }
+
+    /// What came from a peer is no frame, or one that means nothing: its connection ends.
+    pub fn misbehaved(&mut self, peer: PeerId, problem: &str, now: Now, out: &mut impl Outbound) {
+        self.expel(peer, RefuseCode::Protocol, problem, now, out);
+    }
+
+    /// A connection is gone.
+    pub fn disconnected(&mut self, peer: PeerId, reason: &str, now: Now, out: &mut impl Outbound) {
+        let Some(gone) = self.peers.get(peer.0) else { return };
+        match gone.stage {
+            Stage::Joined => tracing::warn!(node = %gone.name, from = %gone.from, reason, "a node is lost"),
+            _ => tracing::debug!(node = %gone.name, from = %gone.from, reason, "a connection ended"),
+        }
+        self.forget(peer, now, out);
+    }
+
+    /// Does what is due, and says when something is due next.
+    pub fn tick(&mut self, now: Now, out: &mut impl Outbound) -> Option<Instant> {
+        while let Some(peer) = pop_due(&mut self.greet_by, now) {
+            if self.peers.get(peer.0).is_some_and(|peer| peer.stage == Stage::Greeting) {
+                let problem = format!("no HELLO within {:?}", self.limits.handshake_timeout);
+                self.misbehaved(peer, &problem, now, out);
+            }
+        }
+        while let Some(claim) = pop_due(&mut self.claims, now) {
+            self.take_over(claim, now, out);
+        }
+        // At most once around, however late this comes.
+        for _ in 0..self.heartbeats.len() {
+            let Some(peer) = pop_due(&mut self.heartbeats, now) else { break };
+            self.heartbeat(peer, now, out);
+        }
+        let mut next = None;
+        if !self.stopping {
+            for _ in 0..TASKS_IN_A_ROW {
+                let Some(due) = self.tasks.pop_due(now) else { break };
+                if let schedule::Due::Call(task) = due {
+                    self.call_scheduled(task, out);
+                }
+            }
+            next = self.tasks.next();
+        }
+        let queues = [
+            next,
+            self.greet_by.front().map(|(at, _)| *at),
+            self.claims.front().map(|(at, _)| *at),
+            self.heartbeats.front().map(|(at, _)| *at),
+        ];
+        queues.into_iter().flatten().min()
+    }
+
+    /// Begins to stop: nobody new is let in, nodes are told, scheduled tasks rest. Calls go on.
+    pub fn drain(&mut self, now: Now, out: &mut impl Outbound) {
+        self.stopping = true;
+        let peers: Vec<_> = self.peers.iter().map(|(id, peer)| (PeerId(id), peer.stage)).collect();
+        for (peer, stage) in peers {
+            if stage.is_welcomed() {
+                let _ = out.send(peer, &Frame::Goodbye { reason: "the controller is stopping" }, true);
+            } else {
+                self.expel(peer, RefuseCode::Unavailable, "the controller is stopping", now, out);
+            }
+        }
+    }
+
+    /// Ends every connection.
+    pub fn close(&mut self, now: Now, out: &mut impl Outbound) {
+        self.stopping = true;
+        let peers: Vec<_> = self.peers.iter().map(|(id, _)| PeerId(id)).collect();
+        // First all connections: nobody is told of calls that end with them.
+        for peer in &peers {
+            out.close(*peer, "the controller has stopped");
+        }
+        for peer in peers {
+            self.forget(peer, now, out);
+        }
+    }
+
+    /// Whether no call is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// How many calls are in flight at callees.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Whether the peer's handshake is done.
+    pub fn is_welcomed(&self, peer: PeerId) -> bool {
+        self.peers.get(peer.0).is_some_and(|peer| peer.stage.is_welcomed())
+    }
+
+    /// What went by without anybody being told.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How much is remembered. Counts it all, so it is not for every call.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            peers: self.peers.len(),
+            handshakes: self.handshakes,
+            names: self.names.len(),
+            callbacks: self.registry.len(),
+            calls: self.peers.iter().map(|(_, peer)| peer.calls.len()).sum(),
+            routes: self.peers.iter().map(|(_, peer)| peer.routes.len()).sum(),
+            broadcasts: self.broadcasts.len(),
+            watches: self.watches.len(),
+            tasks: self.tasks.len(),
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        from: PeerId,
+        frame: &Frame<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(peer) = self.peers.get_mut(from.0) else { return Ok(()) };
+        match frame {
+            Frame::Ping { id } => {
+                let _ = out.send(from, &Frame::Pong { id: *id }, true);
+                return Ok(());
+            }
+            Frame::Pong { .. } => {
+                peer.unanswered = 0;
+                return Ok(());
+            }
+            Frame::Goodbye { reason } => {
+                self.goodbye(from, reason, now, out);
+                return Ok(());
+            }
+            Frame::Hello(hello) if peer.stage == Stage::Greeting => {
+                self.hello(from, hello, now, out);
+                return Ok(());
+            }
+            Frame::Hello(_) => return Err(Breach::unexpected(frame, "came twice")),
+            _ if !peer.stage.is_welcomed() => {
+                return Err(Breach::unexpected(frame, "came before WELCOME"));
+            }
+            _ => {}
+        }
+        match frame {
+            Frame::Request(request) => self.request(from, request, now, out),
+            Frame::Reply(reply) => self.reply(from, reply, now, out),
+            Frame::Failure(failure) => {
+                self.failure(from, failure, now, out);
+                Ok(())
+            }
+            Frame::Cancel { id } => {
+                self.cancel(from, *id, out);
+                Ok(())
+            }
+            Frame::Chunk(chunk) if chunk.reply => self.reply_chunk(from, chunk, now, out),
+            Frame::Chunk(chunk) => self.request_chunk(from, chunk, now, out),
+            Frame::Credit { id, reply, part, bytes } => {
+                if *reply {
+                    self.reply_credit(from, *id, *part, *bytes, out);
+                } else {
+                    self.request_credit(from, *id, *bytes, out);
+                }
+                Ok(())
+            }
+            Frame::Register(register) => self.register(from, register, out),
+            Frame::Ask { id, codec, question } => self.ask(from, *id, *codec, question, now, out),
+            _ => Err(Breach::unexpected(frame, "is for nodes, not for a controller")),
+        }
+    }
+
+    /// Tells a peer why its connection ends, and ends it.
+    fn expel(&mut self, peer: PeerId, code: RefuseCode, reason: &str, now: Now, out: &mut impl Outbound) {
+        let Some(gone) = self.peers.get(peer.0) else { return };
+        tracing::warn!(node = %gone.name, from = %gone.from, reason, "closing a connection");
+        let _ = out.send(peer, &Frame::Refuse(Refuse { code, reason: clip(reason) }), true);
+        out.close(peer, reason);
+        self.forget(peer, now, out);
+    }
+}
+
+/// Sends a failure, which must arrive: it is the one outcome of a call.
+fn fail(to: PeerId, id: u64, part: u32, fault: Box<Fault>, out: &mut impl Outbound) {
+    let _ = out.send(to, &Frame::Failure(Failure { id, part, fault }), true);
+}
+
+fn pop_due<T>(queue: &mut VecDeque<(Instant, T)>, now: Now) -> Option<T> {
+    queue.pop_front_if(|(at, _)| *at <= now.mono).map(|(_, due)| due)
+}
+
+/// A reason as long as a frame before the handshake may be.
+fn clip(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
+}
+
+const REASON_BYTES_MAX: usize = 1024;
+
+/// How long an older node has to show that it lives when a newcomer wants its name.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Calls to every node that offers a name.
+
+use std::{collections::HashSet, sync::Arc};
+
+use daffi_core::{
+    fault::{Fault, FaultKind},
+    frame::{Frame, Request, Targets},
+    limits::CHUNK_BYTES,
+    signature::Signature,
+};
+
+use super::{
+    Now, Outbound, PeerId, Router,
+    calls::{Call, Origin, Route},
+    fail,
+    streams::Stream,
+};
+
+/// A call to several nodes.
+#[derive(Debug)]
+pub(super) struct Broadcast {
+    pub(super) caller: PeerId,
+    /// The caller's id of it.
+    pub(super) id: u64,
+    pub(super) one_way: bool,
+    /// The payload, which goes to all targets at once.
+    pub(super) request: Stream,
+    /// One for each target, in the order of `TARGETS`.
+    pub(super) parts: Vec<Part>,
+    /// How many parts have a route.
+    pending: usize,
+    /// How many bytes of credit the caller has been given.
+    granted: u64,
+}
+
+/// A broadcast's call to one node.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Part {
+    /// Where it runs; `None` once it has an outcome.
+    pub(super) route: Option<(PeerId, u64)>,
+    /// How many bytes of credit the node has given.
+    granted: u64,
+}
+
+struct Target {
+    name: Arc<str>,
+    /// The node and its index of the callback, or why it cannot be called.
+    callee: Result<(PeerId, u32), Box<Fault>>,
+}
+
+/// The most bytes that the names of the targets may have together, so that they fit in one frame.
+const NAMES_BYTES_MAX: usize = CHUNK_BYTES;
+
+impl Router {
+    pub(super) fn broadcast(
+        &mut self,
+        from: PeerId,
+        request: &Request<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) {
+        let targets = if request.node.is_empty() {
+            self.targets(from, request)
+        } else {
+            self.named_targets(from, request)
+        };
+        if targets.is_empty() {
+            return fail(from, request.id, 0, self.no_candidate(request.name, Some(from)), out);
+        }
+        let names: Vec<&str> = targets.iter().map(|target| &*target.name).collect();
+        let nodes = names.join("\n");
+        if nodes.len() > NAMES_BYTES_MAX {
+            let message = format!(
+                "the names of the {} nodes that a broadcast would go to exceed {NAMES_BYTES_MAX} bytes: name fewer",
+                targets.len()
+            );
+            return fail(from, request.id, 0, Box::new(Fault::new(FaultKind::Refused, message)), out);
+        }
+        let _ = out.send(from, &Frame::Targets(Targets { id: request.id, nodes: &nodes }), true);
+
+        let key = self.broadcasts.insert(Broadcast {
+            caller: from,
+            id: request.id,
+            one_way: request.one_way,
+            request: Stream::new(request.total, request.body.len()),
+            parts: vec![Part::default(); targets.len()],
+            pending: 0,
+            granted: 0,
+        });
+        let kept = !request.one_way || request.more;
+        for (part, target) in targets.into_iter().enumerate() {
+            let started = target.callee.and_then(|(callee, index)| {
+                let route = Route {
+                    origin: Origin::Broadcast { key, part: part as u32 },
+                    one_way: request.one_way,
+                    request: Stream::new(0, 0),
+                    reply: None,
+                };
+                Ok((callee, self.start(callee, index, request, route, kept, out)?))
+            });
+            match started {
+                Ok(route) if kept => {
+                    if let Some(broadcast) = self.broadcasts.get_mut(key) {
+                        broadcast.parts[part].route = Some(route);
+                        broadcast.pending += 1;
+                    }
+                }
+                Ok(_) => {}
+                Err(fault) if request.one_way => self.undeliverable(from, &fault, now),
+                Err(fault) => fail(from, request.id, part as u32, fault, out),
+            }
+        }
+        if self.broadcasts.get(key).is_some_and(|broadcast| broadcast.pending == 0) {
+            self.broadcasts.remove(key);
+        } else if let Some(caller) = self.peers.get_mut(from.0) {
+            caller.calls.insert(request.id, Call::Broadcast(key));
+        }
+    }
+
+    /// A part has its outcome.
+    pub(super) fn part_done(&mut self, key: u64, part: u32, out: &mut impl Outbound) {
+        let Some(broadcast) = self.broadcasts.get_mut(key) else { return };
+        if broadcast.parts[part as usize].route.take().is_none() {
+            return;
+        }
+        broadcast.pending -= 1;
+        if broadcast.pending == 0 {
+            self.end_broadcast(key);
+        } else {
+            // It may have been the slowest one.
+            self.grant(key, out);
+        }
+    }
+
+    /// A target takes more of the payload.
+    pub(super) fn part_credit(&mut self, key: u64, part: u32, bytes: u32, out: &mut impl Outbound) {
+        let Some(broadcast) = self.broadcasts.get_mut(key) else { return };
+        let granted = &mut broadcast.parts[part as usize].granted;
+        *granted = granted.saturating_add(bytes.into());
+        self.grant(key, out);
+    }
+
+    /// Gives the caller as much credit as the slowest target has given.
+    fn grant(&mut self, key: u64, out: &mut impl Outbound) {
+        let Some(broadcast) = self.broadcasts.get_mut(key).filter(|broadcast| !broadcast.request.is_over())
+        else {
+            return;
+        };
+        let pending = broadcast.parts.iter().filter(|part| part.route.is_some());
+        let slowest = pending.map(|part| part.granted).min().unwrap_or(0);
+        let more = slowest.saturating_sub(broadcast.granted).min(u32::MAX.into());
+        if more > 0 {
+            broadcast.granted += more;
+            let credit = Frame::Credit { id: broadcast.id, reply: false, part: 0, bytes: more as u32 };
+            let _ = out.send(broadcast.caller, &credit, true);
+        }
+    }
+
+    /// Drops a broadcast with what is left of its routes, without a word to anybody.
+    pub(super) fn end_broadcast(&mut self, key: u64) {
+        let Some(broadcast) = self.broadcasts.remove(key) else { return };
+        for (callee, route) in broadcast.parts.into_iter().filter_map(|part| part.route) {
+            self.close_route(callee, route);
+        }
+        if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.calls.remove(&broadcast.id);
+        }
+    }
+
+    /// Cancels what runs of a broadcast that its caller does not wait for.
+    pub(super) fn drop_broadcast(&mut self, key: u64, out: &mut impl Outbound) {
+        let Some(broadcast) = self.broadcasts.remove(key) else { return };
+        for (callee, route) in broadcast.parts.into_iter().filter_map(|part| part.route) {
+            if self.close_route(callee, route).is_some() {
+                let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+            }
+        }
+    }
+
+    /// Every other node that offers the callback and is ready.
+    fn targets(&self, from: PeerId, request: &Request<'_>) -> Vec<Target> {
+        let Some(callback) = self.registry.find(request.name) else { return Vec::new() };
+        let others = callback.ready().iter().filter(|offer| offer.peer != from);
+        others
+            .filter_map(|offer| {
+                let name = self.peers.get(offer.peer.0)?.name.clone();
+                let callee = if Signature::matches(offer.fingerprint, request.fingerprint) {
+                    Ok((offer.peer, offer.index))
+                } else {
+                    Err(self.mismatch(offer.peer, &offer.signature))
+                };
+                Some(Target { name, callee })
+            })
+            .collect()
+    }
+
+    /// The nodes that the request names, each once.
+    fn named_targets(&self, from: PeerId, request: &Request<'_>) -> Vec<Target> {
+        let mut seen = HashSet::new();
+        let names = request.node.lines().filter(|name| !name.is_empty() && seen.insert(*name));
+        names
+            .map(|name| Target {
+                name: name.into(),
+                callee: self.pinned(Some(from), request.name, name, request.fingerprint),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,444 @@
+//! Calls: from the caller to one candidate, and the outcome back.
+
+use std::time::{Duration, Instant};
+
+use daffi_core::{
+    controller::PortError,
+    fault::{Fault, FaultKind},
+    frame::{Failure, Frame, Reply, Request},
+    limits::HOPS_MAX,
+    signature::Signature,
+};
+
+use super::{Breach, Now, Outbound, PeerId, Router, fail, registry::Callback, streams::Stream};
+
+/// A call at its callee. Its place in the callee's table is the id that the callee sees.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) origin: Origin,
+    /// No answer is wanted; the route is kept for the rest of the payload alone.
+    pub(super) one_way: bool,
+    /// The payload on its way to the callee. A broadcast's is counted once, at the broadcast.
+    pub(super) request: Stream,
+    /// The result on its way back, once it has begun.
+    pub(super) reply: Option<Stream>,
+}
+
+/// Whom the outcome of a call goes to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// A peer, which knows the call by this id.
+    Caller { peer: PeerId, id: u64 },
+    /// One part of a broadcast.
+    Broadcast { key: u64, part: u32 },
+    /// A scheduled task.
+    Task(u64),
+}
+
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Call {
+    /// A route at a callee.
+    One { callee: PeerId, route: u64 },
+    /// A broadcast.
+    Broadcast(u64),
+    /// Something that has not happened yet.
+    Watch(u64),
+}
+
+/// Keeps the log readable when many calls without an answer reach nobody.
+#[derive(Debug, Default)]
+pub(super) struct Undelivered {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+/// How often calls that reached nobody are logged.
+const SAID_EVERY: Duration = Duration::from_secs(1);
+
+impl Router {
+    pub(super) fn request(
+        &mut self,
+        from: PeerId,
+        request: &Request<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
+        let kept = !request.one_way || request.more;
+        if kept && caller.calls.contains_key(&request.id) {
+            return Err("a REQUEST frame has the id of a call in flight".into());
+        }
+        let in_flight = caller.calls.len();
+        if let Err(fault) = self.admit(request, in_flight) {
+            self.refuse(from, request, fault, now, out);
+            return Ok(());
+        }
+        if request.broadcast {
+            self.broadcast(from, request, now, out);
+            return Ok(());
+        }
+        let sent = self.choose(Some(from), request.name, request.node, request.fingerprint).and_then(
+            |(callee, index)| {
+                let route = Route {
+                    origin: Origin::Caller { peer: from, id: request.id },
+                    one_way: request.one_way,
+                    request: Stream::new(request.total, request.body.len()),
+                    reply: None,
+                };
+                Ok((callee, self.start(callee, index, request, route, kept, out)?))
+            },
+        );
+        match sent {
+            Ok((callee, route)) => {
+                if kept && let Some(caller) = self.peers.get_mut(from.0) {
+                    caller.calls.insert(request.id, Call::One { callee, route });
+                }
+            }
+            Err(fault) => self.refuse(from, request, fault, now, out),
+        }
+        Ok(())
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        from: PeerId,
+        reply: &Reply<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(callee) = self.peers.get_mut(from.0) else { return Ok(()) };
+        let Some(route) = callee.routes.get_mut(reply.id).filter(|route| !route.one_way) else {
+            self.counters.late_replies += 1;
+            return Ok(());
+        };
+        if route.reply.is_some() {
+            return Err("a REPLY frame answers a call that is being answered".into());
+        }
+        let origin = route.origin;
+        let limit = self.limits.payload_bytes_max;
+        if u64::from(reply.total) > limit {
+            let fault = Fault::new(FaultKind::TooLarge, "the result exceeds the limit of the controller")
+                .on(&*callee.name)
+                .number(reply.total.into())
+                .limit(limit);
+            self.abandon(from, reply.id, Box::new(fault), now, out);
+            return Ok(());
+        }
+        if reply.more {
+            route.reply = Some(Stream::new(reply.total, reply.body.len()));
+        } else {
+            self.close_route(from, reply.id);
+        }
+        match origin {
+            Origin::Caller { peer, id } => {
+                if !reply.more
+                    && let Some(caller) = self.peers.get_mut(peer.0)
+                {
+                    caller.calls.remove(&id);
+                }
+                let _ = out.send(peer, &Frame::Reply(Reply { id, part: 0, ..reply.clone() }), true);
+            }
+            Origin::Broadcast { key, part } => {
+                if let Some(broadcast) = self.broadcasts.get(key) {
+                    let id = broadcast.id;
+                    let _ =
+                        out.send(broadcast.caller, &Frame::Reply(Reply { id, part, ..reply.clone() }), true);
+                }
+                if !reply.more {
+                    self.part_done(key, part, out);
+                }
+            }
+            Origin::Task(task) => {
+                self.tasks.ended(task, None);
+                // Nobody wants the result, so the rest of it need not come.
+                if reply.more {
+                    self.close_route(from, reply.id);
+                    let _ = out.send(from, &Frame::Cancel { id: reply.id }, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn failure(&mut self, from: PeerId, failure: &Failure, now: Now, out: &mut impl Outbound) {
+        let Some(route) = self.close_route(from, failure.id) else {
+            self.counters.late_replies += 1;
+            return;
+        };
+        let Some(callee) = self.peers.get(from.0) else { return };
+        // Who failed is known here; what the callee says about it is not needed.
+        let fault = Box::new((*failure.fault).clone().on(&*callee.name));
+        self.fail_origin(route.origin, route.one_way, fault, now, out);
+    }
+
+    pub(super) fn cancel(&mut self, from: PeerId, id: u64, out: &mut impl Outbound) {
+        // The outcome may have been on its way when the caller cancelled; then there is nothing left to do.
+        if let Some(call) = self.peers.get_mut(from.0).and_then(|caller| caller.calls.remove(&id)) {
+            self.drop_call(call, out);
+        }
+    }
+
+    /// Ends what a caller does not wait for any more, once its own entry is gone.
+    pub(super) fn drop_call(&mut self, call: Call, out: &mut impl Outbound) {
+        match call {
+            Call::One { callee, route } => {
+                if self.close_route(callee, route).is_some() {
+                    let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+                }
+            }
+            Call::Broadcast(key) => self.drop_broadcast(key, out),
+            Call::Watch(key) => self.watches.remove(key),
+        }
+    }
+
+    /// Which node's callback gets a call.
+    pub(super) fn choose(
+        &mut self,
+        caller: Option<PeerId>,
+        name: &str,
+        node: &str,
+        fingerprint: u64,
+    ) -> Result<(PeerId, u32), Box<Fault>> {
+        if !node.is_empty() {
+            return self.pinned(caller, name, node, fingerprint);
+        }
+        let Some(callback) = self.registry.find_mut(name) else {
+            return Err(self.no_candidate(name, caller));
+        };
+        let (ready, cursor) = callback.ready_and_cursor();
+        let (peers, picker) = (&self.peers, &mut self.picker);
+        let load = |peer: PeerId| peers.get(peer.0).map_or(0, |peer| peer.routes.len());
+        let picked = picker.pick(
+            ready,
+            cursor,
+            |offer| Some(offer.peer) != caller && Signature::matches(offer.fingerprint, fingerprint),
+            load,
+        );
+        if let Some(at) = picked {
+            return Ok((ready[at].peer, ready[at].index));
+        }
+        let other = ready.iter().find(|offer| Some(offer.peer) != caller);
+        match other.map(|offer| (offer.peer, offer.signature.clone())) {
+            Some((peer, signature)) => Err(self.mismatch(peer, &signature)),
+            None => Err(self.no_candidate(name, caller)),
+        }
+    }
+
+    /// The same for a call that names its node.
+    pub(super) fn pinned(
+        &self,
+        caller: Option<PeerId>,
+        name: &str,
+        node: &str,
+        fingerprint: u64,
+    ) -> Result<(PeerId, u32), Box<Fault>> {
+        let Some(peer) = self.joined(node) else {
+            let message = format!("no process named {node:?} is connected");
+            return Err(Box::new(Fault::new(FaultKind::NoProcess, message).on(node)));
+        };
+        if Some(peer) == caller {
+            let message =
+                format!("{node:?} is the calling process itself, which is no candidate for its own calls");
+            return Err(Box::new(Fault::new(FaultKind::NoCandidate, message).on(node)));
+        }
+        let Some(offer) = self.registry.find(name).and_then(|callback| callback.offer_of(peer)) else {
+            let fault = Fault::new(FaultKind::NoCandidate, format!("{node:?} does not offer {name:?}"));
+            return Err(Box::new(fault.on(node).details(self.registry.similar(name, caller))));
+        };
+        if !offer.ready {
+            return Err(no_instance(name, node));
+        }
+        if !Signature::matches(offer.fingerprint, fingerprint) {
+            return Err(self.mismatch(peer, &offer.signature));
+        }
+        Ok((peer, offer.index))
+    }
+
+    /// Sends a request to its callee and, if something more is to come of it, opens a route.
+    pub(super) fn start(
+        &mut self,
+        callee: PeerId,
+        index: u32,
+        request: &Request<'_>,
+        route: Route,
+        kept: bool,
+        out: &mut impl Outbound,
+    ) -> Result<u64, Box<Fault>> {
+        let Some(to) = self.peers.get(callee.0) else { return Err(gone("")) };
+        let id = to.routes.next_id();
+        let frame = Request {
+            id,
+            broadcast: false,
+            callback: index,
+            node: self.caller_name(route.origin),
+            ..request.clone()
+        };
+        match out.send(callee, &Frame::Request(frame), false) {
+            Ok(()) => {}
+            Err(PortError::Full) => return Err(overloaded(&to.name)),
+            // Its end has not been noticed here yet.
+            Err(_) => return Err(gone(&to.name)),
+        }
+        if kept && let Some(to) = self.peers.get_mut(callee.0) {
+            to.routes.insert(route);
+            self.in_flight += 1;
+        }
+        Ok(id)
+    }
+
+    /// Removes a route from its callee.
+    pub(super) fn close_route(&mut self, callee: PeerId, route: u64) -> Option<Route> {
+        let route = self.peers.get_mut(callee.0)?.routes.remove(route)?;
+        self.in_flight -= 1;
+        Some(route)
+    }
+
+    /// Gives up a call on both sides: the origin gets `fault`, the callee is told to stop.
+    pub(super) fn abandon(
+        &mut self,
+        callee: PeerId,
+        route: u64,
+        fault: Box<Fault>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) {
+        let Some(closed) = self.close_route(callee, route) else { return };
+        let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+        self.fail_origin(closed.origin, closed.one_way, fault, now, out);
+    }
+
+    /// Tells the origin of a route that is closed.
+    pub(super) fn fail_origin(
+        &mut self,
+        origin: Origin,
+        one_way: bool,
+        fault: Box<Fault>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) {
+        match origin {
+            Origin::Caller { peer, id } => {
+                if let Some(caller) = self.peers.get_mut(peer.0) {
+                    caller.calls.remove(&id);
+                }
+                if one_way {
+                    self.undeliverable(peer, &fault, now);
+                } else {
+                    fail(peer, id, 0, fault, out);
+                }
+            }
+            Origin::Broadcast { key, part } => {
+                if let Some(broadcast) = self.broadcasts.get(key) {
+                    let (caller, id) = (broadcast.caller, broadcast.id);
+                    if one_way {
+                        self.undeliverable(caller, &fault, now);
+                    } else {
+                        fail(caller, id, part, fault, out);
+                    }
+                }
+                self.part_done(key, part, out);
+            }
+            Origin::Task(task) => self.task_failed(task, *fault),
+        }
+    }
+
+    /// Answers a request that was not passed on at all.
+    fn refuse(
+        &mut self,
+        from: PeerId,
+        request: &Request<'_>,
+        fault: Box<Fault>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) {
+        if request.one_way && !request.broadcast {
+            self.undeliverable(from, &fault, now);
+        } else {
+            fail(from, request.id, 0, fault, out);
+        }
+    }
+
+    /// A call without an answer reached nobody.
+    pub(super) fn undeliverable(&mut self, caller: PeerId, fault: &Fault, now: Now) {
+        self.counters.undelivered += 1;
+        let Undelivered { said, unsaid } = &mut self.undelivered;
+        if said.is_some_and(|said| now.mono < said + SAID_EVERY) {
+            *unsaid += 1;
+            return;
+        }
+        let caller = self.peers.get(caller.0).map_or("", |caller| &*caller.name);
+        tracing::warn!(
+            caller,
+            node = fault.node,
+            reason = fault.message,
+            not_logged_before = *unsaid,
+            "a call without an answer was not delivered"
+        );
+        *said = Some(now.mono);
+        *unsaid = 0;
+    }
+
+    /// Whether a request is within the limits.
+    fn admit(&self, request: &Request<'_>, in_flight: usize) -> Result<(), Box<Fault>> {
+        if request.hops > HOPS_MAX {
+            let fault = Fault::new(FaultKind::HopLimit, "calls are nested too deep");
+            return Err(Box::new(fault.number(HOPS_MAX.into())));
+        }
+        let limit = self.limits.payload_bytes_max;
+        if u64::from(request.total) > limit {
+            let fault = Fault::new(FaultKind::TooLarge, "the payload exceeds the limit of the controller");
+            return Err(Box::new(fault.number(request.total.into()).limit(limit)));
+        }
+        // Nodes keep to their own limit; this one is for those that do not.
+        if in_flight >= self.limits.calls_in_flight_max {
+            return Err(overloaded("controller"));
+        }
+        Ok(())
+    }
+
+    fn caller_name(&self, origin: Origin) -> &str {
+        let peer = match origin {
+            Origin::Caller { peer, .. } => peer,
+            Origin::Broadcast { key, .. } => match self.broadcasts.get(key) {
+                Some(broadcast) => broadcast.caller,
+                None => return "",
+            },
+            Origin::Task(task) => return self.tasks.get(task).map_or("", |task| &task.what.owner),
+        };
+        self.peers.get(peer.0).map_or("", |peer| &peer.name)
+    }
+
+    /// Why nobody can be called by this name.
+    pub(super) fn no_candidate(&self, name: &str, caller: Option<PeerId>) -> Box<Fault> {
+        let offers = self.registry.find(name).map_or(&[][..], Callback::offers);
+        if let Some(offer) = offers.iter().find(|offer| Some(offer.peer) != caller) {
+            let node = self.peers.get(offer.peer.0).map_or("", |peer| &peer.name);
+            return no_instance(name, node);
+        }
+        let message = if offers.is_empty() {
+            format!("no process offers {name:?}")
+        } else {
+            format!("only the calling process itself offers {name:?}")
+        };
+        Box::new(Fault::new(FaultKind::NoCandidate, message).details(self.registry.similar(name, caller)))
+    }
+
+    pub(super) fn mismatch(&self, callee: PeerId, signature: &str) -> Box<Fault> {
+        let node = self.peers.get(callee.0).map_or("", |peer| &peer.name);
+        Box::new(Fault::new(FaultKind::SignatureMismatch, signature).on(node))
+    }
+}
+
+pub(super) fn overloaded(node: &str) -> Box<Fault> {
+    Box::new(Fault::new(FaultKind::Overloaded, "its queue is at the limit").on(node))
+}
+
+fn no_instance(name: &str, node: &str) -> Box<Fault> {
+    let message = format!("{name:?} on {node:?} has no instance yet");
+    Box::new(Fault::new(FaultKind::NoInstance, message).on(node))
+}
+
+fn gone(node: &str) -> Box<Fault> {
+    Box::new(Fault::new(FaultKind::NoProcess, "it is just disconnecting").on(node))
+}

@@ -1,0 +1,179 @@
+//! Letting nodes in: versions, names, and what they offer.
+
+use std::{borrow::Cow, sync::Arc};
+
+use daffi_core::{
+    frame::{Frame, Hello, RefuseCode, Register, VERSION, Welcome},
+    names::check_name,
+};
+
+use super::{
+    Breach, CLAIM_TIMEOUT, Claim, Now, Outbound, PeerId, Router,
+    peers::Stage,
+    registry::{NameTwice, Offer},
+};
+
+/// The most bytes that are kept of a signature: it is for people.
+const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
+
+impl Router {
+    pub(super) fn hello(&mut self, from: PeerId, hello: &Hello<'_>, now: Now, out: &mut impl Outbound) {
+        let Hello { version_min, version_max, name, instance, capabilities: _, credentials: _ } = *hello;
+        if !(version_min..=version_max).contains(&VERSION) {
+            let reason = format!(
+                "this controller speaks protocol versions {VERSION} to {VERSION}, the node {version_min} to {version_max}"
+            );
+            return self.expel(from, RefuseCode::Version, &reason, now, out);
+        }
+        if let Err(problem) = check_name(name) {
+            let reason = format!("{name:?} is not a valid name: {problem}");
+            return self.expel(from, RefuseCode::InvalidName, &reason, now, out);
+        }
+        let Some(peer) = self.peers.get_mut(from.0) else { return };
+        peer.name = name.into();
+        peer.instance = instance;
+        self.claim(from, now, out);
+    }
+
+    /// Gives a newcomer its name, at once or once it is known whether the older node of this name lives.
+    pub(super) fn claim(&mut self, newcomer: PeerId, now: Now, out: &mut impl Outbound) {
+        let Some(peer) = self.peers.get_mut(newcomer.0) else { return };
+        peer.stage = Stage::Claiming;
+        let older = self.names.get(&peer.name).copied();
+        let Some((older, old_peer)) = older.and_then(|older| Some((older, self.peers.get(older.0)?))) else {
+            return self.welcome(newcomer, now, out);
+        };
+        if self.peers.get(newcomer.0).is_some_and(|peer| peer.instance == old_peer.instance) {
+            // The same process has a new connection, so the old one is a leftover that did not hear of its end.
+            tracing::info!(node = %old_peer.name, from = %old_peer.from, "a node has connected anew");
+            out.close(older, "the same process has connected anew");
+            self.forget(older, now, out);
+            return self.welcome(newcomer, now, out);
+        }
+        let _ = out.send(older, &Frame::Ping { id: 0 }, true);
+        if let Some(old_peer) = self.peers.get_mut(older.0) {
+            old_peer.claimed_by.push(newcomer);
+        }
+        self.claims.push_back((now.mono + CLAIM_TIMEOUT, Claim { newcomer, older }));
+    }
+
+    /// The older node lives: whoever wants its name is refused.
+    pub(super) fn refuse_claims(&mut self, older: PeerId, now: Now, out: &mut impl Outbound) {
+        let Some(peer) = self.peers.get_mut(older.0) else { return };
+        let newcomers = std::mem::take(&mut peer.claimed_by);
+        let reason = format!("a living node at {} has the name {:?}", peer.from, peer.name);
+        for newcomer in newcomers {
+            self.expel(newcomer, RefuseCode::NameTaken, &reason, now, out);
+        }
+    }
+
+    /// The older node has been silent for too long: the newcomer takes over.
+    pub(super) fn take_over(&mut self, claim: Claim, now: Now, out: &mut impl Outbound) {
+        let Claim { newcomer, older } = claim;
+        if self.peers.get(newcomer.0).is_none() {
+            return;
+        }
+        // Whatever ended the claim before has said so to the newcomer.
+        let Some(silent) = self.peers.get_mut(older.0).filter(|peer| peer.claimed_by.contains(&newcomer))
+        else {
+            return;
+        };
+        // The newcomer is first in line now; the others have to ask it.
+        silent.claimed_by.retain(|other| *other != newcomer);
+        silent.claimed_by.insert(0, newcomer);
+        self.expel(older, RefuseCode::NameTaken, "a newcomer took over the name of a silent node", now, out);
+    }
+
+    /// Registers what a node offers, all of it at once when the last part is there.
+    pub(super) fn register(
+        &mut self,
+        from: PeerId,
+        register: &Register<'_>,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(peer) = self.peers.get_mut(from.0) else { return Ok(()) };
+        for offer in register.offers.iter() {
+            if let Err(problem) = check_name(offer.name) {
+                return Err(Breach(
+                    format!("{:?} is not a valid callback name: {problem}", offer.name).into(),
+                ));
+            }
+            if peer.registering.len() >= self.limits.callbacks_max {
+                return Err(too_many(self.limits.callbacks_max));
+            }
+            let end = offer.signature.floor_char_boundary(SIGNATURE_BYTES_MAX);
+            let signature = Arc::from(&offer.signature[..end]);
+            let kept = Offer::new(from, offer.index, offer.fingerprint, offer.ready, signature);
+            peer.registering.push((offer.name.into(), kept));
+        }
+        if register.more {
+            return Ok(());
+        }
+        let offers = std::mem::take(&mut peer.registering);
+        // A node that leaves may still register an instance in another thread; nobody is to call it.
+        if peer.stage != Stage::Leaving {
+            let first = peer.stage == Stage::Welcomed;
+            peer.stage = Stage::Joined;
+            self.offer_all(from, offers, out)?;
+            if first {
+                self.announce(from, out);
+            }
+        }
+        let _ = out.send(from, &Frame::Registered { id: register.id }, true);
+        Ok(())
+    }
+
+    fn offer_all(
+        &mut self,
+        from: PeerId,
+        offers: Vec<(Box<str>, Offer)>,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let mut now_ready = Vec::new();
+        for (name, offer) in offers {
+            match self.registry.offer(&name, offer) {
+                Ok(true) => now_ready.push(name),
+                Ok(false) => {}
+                Err(NameTwice) => {
+                    return Err(Breach(format!("two of its callbacks are named {name:?}").into()));
+                }
+            }
+        }
+        if self.registry.count_of(from) > self.limits.callbacks_max {
+            return Err(too_many(self.limits.callbacks_max));
+        }
+        for name in now_ready {
+            self.function_ready(&name, from, out);
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, joined: PeerId, out: &mut impl Outbound) {
+        let Some(peer) = self.peers.get(joined.0) else { return };
+        let name = peer.name.clone();
+        tracing::info!(node = %name, from = %peer.from, callbacks = self.registry.count_of(joined), "a node joined");
+        self.process_joined(&name, out);
+    }
+
+    fn welcome(&mut self, newcomer: PeerId, now: Now, out: &mut impl Outbound) {
+        let Some(peer) = self.peers.get_mut(newcomer.0) else { return };
+        peer.stage = Stage::Welcomed;
+        self.handshakes -= 1;
+        self.names.insert(peer.name.clone(), newcomer);
+        self.welcomed = self.welcomed.wrapping_add(1);
+        let heartbeat = self.limits.heartbeat;
+        self.heartbeats.push_back((now.mono + heartbeat, newcomer));
+        let welcome = Welcome {
+            version: VERSION,
+            capabilities: 0,
+            node: self.welcomed,
+            heartbeat_ms: heartbeat.as_millis().try_into().unwrap_or(u32::MAX),
+            payload_bytes_max: self.limits.payload_bytes_max,
+        };
+        let _ = out.send(newcomer, &Frame::Welcome(welcome), true);
+    }
+}
+
+fn too_many(limit: usize) -> Breach {
+    Breach(Cow::Owned(format!("it registers more than {limit} callbacks")))
+}

@@ -1,0 +1,147 @@
+//! What the router knows of a connection, and how one ends.
+
+use std::{collections::HashMap, sync::Arc};
+
+use daffi_core::{
+    Limits,
+    fault::{Fault, FaultKind},
+    frame::{Frame, RefuseCode},
+};
+use foldhash::fast::RandomState;
+
+use super::{
+    Now, Outbound, PeerId, Router,
+    calls::{Call, Route},
+    registry::Offer,
+};
+use crate::table::Table;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// Where it comes from, for logs.
+    pub(super) from: Box<str>,
+    /// Empty until it has said hello.
+    pub(super) name: Arc<str>,
+    pub(super) instance: u64,
+    pub(super) stage: Stage,
+    /// How many pings it has left unanswered.
+    pub(super) unanswered: u32,
+    /// Newcomers that want its name.
+    pub(super) claimed_by: Vec<PeerId>,
+    /// What has come of a registration that is not complete.
+    pub(super) registering: Vec<(Box<str>, Offer)>,
+    /// Calls that it runs. The id is what it sees.
+    pub(super) routes: Table<Route>,
+    /// What it waits for, by its own id.
+    pub(super) calls: HashMap<u64, Call, RandomState>,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has not said hello.
+    Greeting,
+    /// It has, and waits until the name is decided.
+    Claiming,
+    /// It may call. Others see it once its callbacks are registered.
+    Welcomed,
+    /// Others see it.
+    Joined,
+    /// It has said goodbye: it finishes what it runs.
+    Leaving,
+}
+
+impl Stage {
+    pub(super) fn is_welcomed(self) -> bool {
+        matches!(self, Self::Welcomed | Self::Joined | Self::Leaving)
+    }
+}
+
+impl Peer {
+    pub(super) fn new(from: &str) -> Self {
+        Self {
+            from: from.into(),
+            name: "".into(),
+            instance: 0,
+            stage: Stage::Greeting,
+            unanswered: 0,
+            claimed_by: Vec::new(),
+            registering: Vec::new(),
+            routes: Table::default(),
+            calls: HashMap::default(),
+        }
+    }
+}
+
+impl Router {
+    /// The peer of this name that others see.
+    pub(super) fn joined(&self, name: &str) -> Option<PeerId> {
+        let peer = *self.names.get(name)?;
+        self.peers.get(peer.0).filter(|found| found.stage == Stage::Joined).map(|_| peer)
+    }
+
+    /// Drops all that is known of a peer, and tells those who have to do with it.
+    pub(super) fn forget(&mut self, peer: PeerId, now: Now, out: &mut impl Outbound) {
+        let Some(gone) = self.peers.remove(peer.0) else { return };
+        if !gone.stage.is_welcomed() {
+            self.handshakes -= 1;
+        }
+        if self.names.get(&gone.name) == Some(&peer) {
+            self.names.remove(&gone.name);
+        }
+        self.registry.withdraw(peer);
+        self.in_flight -= gone.routes.len();
+        for (_, route) in gone.routes.iter() {
+            let fault = Fault::new(FaultKind::RemoteStopped, "it stopped before it answered").on(&*gone.name);
+            self.fail_origin(route.origin, route.one_way, Box::new(fault), now, out);
+        }
+        // In order, because the map's own differs from process to process.
+        let mut calls: Vec<_> = gone.calls.into_iter().collect();
+        calls.sort_unstable_by_key(|(id, _)| *id);
+        for (_, call) in calls {
+            self.drop_call(call, out);
+        }
+        for newcomer in gone.claimed_by {
+            self.claim(newcomer, now, out);
+        }
+    }
+
+    /// The peer takes no new requests. Its name is free, so that a successor need not wait for what still runs.
+    pub(super) fn goodbye(&mut self, from: PeerId, reason: &str, now: Now, out: &mut impl Outbound) {
+        let Some(peer) = self.peers.get_mut(from.0) else { return };
+        if !peer.stage.is_welcomed() {
+            out.close(from, "it said goodbye");
+            self.forget(from, now, out);
+            return;
+        }
+        if peer.stage == Stage::Leaving {
+            return;
+        }
+        tracing::info!(node = %peer.name, reason, "a node is leaving");
+        peer.stage = Stage::Leaving;
+        peer.registering = Vec::new();
+        let newcomers = std::mem::take(&mut peer.claimed_by);
+        if self.names.get(&peer.name) == Some(&from) {
+            self.names.remove(&peer.name);
+        }
+        self.registry.withdraw(from);
+        for newcomer in newcomers {
+            self.claim(newcomer, now, out);
+        }
+    }
+
+    /// It is time to ask a peer for a sign of life, or to give it up.
+    pub(super) fn heartbeat(&mut self, peer: PeerId, now: Now, out: &mut impl Outbound) {
+        let Some(asked) = self.peers.get_mut(peer.0) else { return };
+        if asked.unanswered >= Limits::HEARTBEATS_MISSED_MAX {
+            let silence = self.limits.heartbeat * Limits::HEARTBEATS_MISSED_MAX;
+            let reason = format!("no sign of life for {silence:?}");
+            self.expel(peer, RefuseCode::Unavailable, &reason, now, out);
+            return;
+        }
+        asked.unanswered += 1;
+        let _ = out.send(peer, &Frame::Ping { id: asked.unanswered.into() }, true);
+        self.heartbeats.push_back((now.mono + self.limits.heartbeat, peer));
+    }
+}

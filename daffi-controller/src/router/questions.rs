@@ -1,0 +1,193 @@
+//! What nodes ask the controller itself.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use daffi_core::{
+    answer::{CallbackInfo, Process},
+    fault::{Fault, FaultKind},
+    frame::{Body, Chunk, Frame, Question, Reply},
+    limits::CHUNK_BYTES,
+    payload::{Codec, CodecError},
+};
+
+use super::{
+    Breach, Now, Outbound, PeerId, Router,
+    calls::{Call, overloaded},
+    fail,
+    watches::Event,
+};
+
+impl Router {
+    pub(super) fn ask(
+        &mut self,
+        from: PeerId,
+        id: u64,
+        codec: u8,
+        question: &Question<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(asker) = self.peers.get(from.0) else { return Ok(()) };
+        if asker.calls.contains_key(&id) {
+            return Err("an ASK frame has the id of a call in flight".into());
+        }
+        let Some(codec) = Codec::from_byte(codec) else {
+            let message = format!("the controller answers in codec 0 or 1, not in {codec}");
+            fail(from, id, 0, Box::new(Fault::new(FaultKind::Refused, message)), out);
+            return Ok(());
+        };
+        match question {
+            Question::WaitProcess { name } => {
+                let there = self.joined(name).is_some();
+                self.wait(from, id, there, Event::Process((*name).into()), out);
+            }
+            Question::WaitFunction { name } => {
+                let callback = self.registry.find(name);
+                let there = callback
+                    .is_some_and(|callback| callback.ready().iter().take(2).any(|offer| offer.peer != from));
+                self.wait(from, id, there, Event::Function((*name).into()), out);
+            }
+            Question::Processes => self.answer(from, id, codec, codec.encode(&self.processes()), out),
+            Question::Callbacks => self.answer(from, id, codec, codec.encode(&self.callbacks()), out),
+            Question::Schedule(schedule) => match self.schedule(from, schedule, now) {
+                Ok(task) => self.answer(from, id, codec, codec.encode(&task), out),
+                Err(fault) => fail(from, id, 0, fault, out),
+            },
+            Question::CancelTask { task } => {
+                if self.tasks.cancel(*task) {
+                    yes(from, id, out);
+                } else {
+                    fail(from, id, 0, no_task(*task), out);
+                }
+            }
+            Question::TaskStatus { task } => match self.tasks.status(*task, now) {
+                Some(status) => self.answer(from, id, codec, codec.encode(&status), out),
+                None => fail(from, id, 0, no_task(*task), out),
+            },
+        }
+        Ok(())
+    }
+
+    /// A node has joined: whoever waited for it is told.
+    pub(super) fn process_joined(&mut self, name: &str, out: &mut impl Outbound) {
+        self.happened(&Event::Process(name.into()), None, out);
+    }
+
+    /// A node's callback can be called now: whoever waited for it is told, but for the node itself.
+    pub(super) fn function_ready(&mut self, name: &str, on: PeerId, out: &mut impl Outbound) {
+        self.happened(&Event::Function(name.into()), Some(on), out);
+    }
+
+    fn happened(&mut self, event: &Event, except: Option<PeerId>, out: &mut impl Outbound) {
+        for watch in self.watches.take(event, except) {
+            if let Some(asker) = self.peers.get_mut(watch.asker.0) {
+                asker.calls.remove(&watch.id);
+                yes(watch.asker, watch.id, out);
+            }
+        }
+    }
+
+    /// Answers at once if it is so already, else when it happens.
+    fn wait(&mut self, from: PeerId, id: u64, there: bool, event: Event, out: &mut impl Outbound) {
+        if there {
+            return yes(from, id, out);
+        }
+        let Some(asker) = self.peers.get_mut(from.0) else { return };
+        if asker.calls.len() >= self.limits.calls_in_flight_max {
+            return fail(from, id, 0, overloaded("controller"), out);
+        }
+        asker.calls.insert(id, Call::Watch(self.watches.insert(from, id, event)));
+    }
+
+    /// The processes that have joined, by name.
+    fn processes(&self) -> Vec<Process> {
+        let mut processes: Vec<_> = self
+            .names
+            .keys()
+            .filter_map(|name| Some((name, self.joined(name)?)))
+            .map(|(name, peer)| {
+                let mut callbacks: Vec<_> =
+                    self.registry.names_of(peer).map(|name| name.to_string()).collect();
+                callbacks.sort_unstable();
+                Process::new(name.to_string(), callbacks)
+            })
+            .collect();
+        processes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        processes
+    }
+
+    /// The callbacks that are offered, by name and signature.
+    fn callbacks(&self) -> Vec<CallbackInfo> {
+        let mut callbacks = Vec::new();
+        for callback in self.registry.iter() {
+            let mut by_signature: BTreeMap<&str, (Vec<String>, bool)> = BTreeMap::new();
+            for offer in callback.offers() {
+                let Some(peer) = self.peers.get(offer.peer.0) else { continue };
+                let (nodes, ready) = by_signature.entry(&offer.signature).or_default();
+                nodes.push(peer.name.to_string());
+                *ready |= offer.ready;
+            }
+            callbacks.extend(by_signature.into_iter().map(|(signature, (mut nodes, ready))| {
+                nodes.sort_unstable();
+                CallbackInfo::new(callback.name.to_string(), signature.to_owned(), nodes, ready)
+            }));
+        }
+        callbacks
+    }
+
+    /// Sends an answer, in chunks if it is long.
+    ///
+    /// It waits for no credit, so that nothing of it has to be kept here; the limit for payloads bounds it.
+    fn answer(
+        &self,
+        to: PeerId,
+        id: u64,
+        codec: Codec,
+        encoded: Result<Bytes, CodecError>,
+        out: &mut impl Outbound,
+    ) {
+        let limit = self.limits.payload_bytes_max;
+        let body = match encoded {
+            Ok(body) if body.len() as u64 <= limit => body,
+            Ok(body) => {
+                let fault = Fault::new(FaultKind::TooLarge, "the answer exceeds the limit of the controller");
+                let fault = fault.on("controller").number(body.len() as u64).limit(limit);
+                return fail(to, id, 0, Box::new(fault), out);
+            }
+            Err(error) => {
+                let fault = Fault::new(FaultKind::BadResult, error.to_string()).on("controller");
+                return fail(to, id, 0, Box::new(fault), out);
+            }
+        };
+        let total = body.len() as u32;
+        let (first, mut rest) = body.split_at(body.len().min(CHUNK_BYTES));
+        let reply = Reply {
+            id,
+            more: !rest.is_empty(),
+            part: 0,
+            codec: codec.to_byte(),
+            total,
+            body: Body::borrowed(first),
+        };
+        let _ = out.send(to, &Frame::Reply(reply), true);
+        while !rest.is_empty() {
+            let (next, after) = rest.split_at(rest.len().min(CHUNK_BYTES));
+            let chunk =
+                Chunk { id, reply: true, more: !after.is_empty(), part: 0, body: Body::borrowed(next) };
+            let _ = out.send(to, &Frame::Chunk(chunk), true);
+            rest = after;
+        }
+    }
+}
+
+/// An answer that says no more than that it is so.
+fn yes(to: PeerId, id: u64, out: &mut impl Outbound) {
+    let codec = Codec::Bincode.to_byte();
+    let reply = Reply { id, more: false, part: 0, codec, total: 0, body: Body::default() };
+    let _ = out.send(to, &Frame::Reply(reply), true);
+}
+
+fn no_task(task: u64) -> Box<Fault> {
+    Box::new(Fault::new(FaultKind::NoTask, "no such task").number(task))
+}

@@ -1,0 +1,216 @@
+//! Payloads in chunks, and the credit that paces them.
+
+use daffi_core::{
+    controller::PortError,
+    fault::{Fault, FaultKind},
+    frame::{Chunk, Frame},
+};
+
+use super::{
+    Breach, Now, Outbound, PeerId, Router,
+    calls::{Call, Origin, overloaded},
+};
+
+/// How much of a payload has passed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stream {
+    total: u32,
+    passed: u32,
+}
+
+impl Stream {
+    /// A payload of `total` bytes whose first `passed` came with the request or reply.
+    pub(super) fn new(total: u32, passed: usize) -> Self {
+        Self { total, passed: passed.try_into().unwrap_or(u32::MAX) }
+    }
+
+    /// Whether nothing more comes.
+    pub(super) fn is_over(self) -> bool {
+        self.passed >= self.total
+    }
+
+    /// Counts a chunk.
+    fn pass(&mut self, chunk: &Chunk<'_>) -> Result<(), Breach> {
+        let passed = self.passed as usize + chunk.body.len();
+        let fits = if chunk.more { passed < self.total as usize } else { passed == self.total as usize };
+        if !fits {
+            return Err("the chunks of a payload do not add up to its announced size".into());
+        }
+        self.passed = passed as u32;
+        Ok(())
+    }
+}
+
+impl Router {
+    /// More of a request, from its caller.
+    pub(super) fn request_chunk(
+        &mut self,
+        from: PeerId,
+        chunk: &Chunk<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
+        match caller.calls.get(&chunk.id).copied() {
+            // The call is over; its caller did not know yet.
+            None => Ok(()),
+            Some(Call::Watch(_)) => Err("a CHUNK frame belongs to a question".into()),
+            Some(Call::One { callee, route }) => self.chunk_to_one(callee, route, chunk, now, out),
+            Some(Call::Broadcast(key)) => self.chunk_to_all(key, chunk, now, out),
+        }
+    }
+
+    fn chunk_to_one(
+        &mut self,
+        callee: PeerId,
+        route: u64,
+        chunk: &Chunk<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(to) = self.peers.get_mut(callee.0) else { return Ok(()) };
+        let Some(open) = to.routes.get_mut(route) else { return Ok(()) };
+        open.request.pass(chunk)?;
+        let done = open.one_way && !chunk.more;
+        let origin = open.origin;
+        if let Err(error) = send_request_chunk(callee, route, chunk, out) {
+            let fault = match error {
+                PortError::Full => overloaded(&to.name),
+                _ => lost(&to.name),
+            };
+            self.abandon(callee, route, fault, now, out);
+        } else if done {
+            self.close_route(callee, route);
+            if let Origin::Caller { peer, id } = origin
+                && let Some(caller) = self.peers.get_mut(peer.0)
+            {
+                caller.calls.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk_to_all(
+        &mut self,
+        key: u64,
+        chunk: &Chunk<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(broadcast) = self.broadcasts.get_mut(key) else { return Ok(()) };
+        broadcast.request.pass(chunk)?;
+        let one_way = broadcast.one_way;
+        for part in 0..broadcast.parts.len() {
+            // A part that fails may end the broadcast.
+            let Some(broadcast) = self.broadcasts.get(key) else { break };
+            let Some((callee, route)) = broadcast.parts[part].route else { continue };
+            if let Err(error) = send_request_chunk(callee, route, chunk, out) {
+                let name = self.peers.get(callee.0).map_or("", |peer| &peer.name);
+                let fault = match error {
+                    PortError::Full => overloaded(name),
+                    _ => lost(name),
+                };
+                self.abandon(callee, route, fault, now, out);
+            }
+        }
+        if one_way && !chunk.more {
+            self.end_broadcast(key);
+        }
+        Ok(())
+    }
+
+    /// More of a result, from its callee.
+    pub(super) fn reply_chunk(
+        &mut self,
+        from: PeerId,
+        chunk: &Chunk<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(callee) = self.peers.get_mut(from.0) else { return Ok(()) };
+        // The caller does not wait any more; its CANCEL is on the way.
+        let Some(route) = callee.routes.get_mut(chunk.id) else { return Ok(()) };
+        let Some(reply) = &mut route.reply else {
+            return Err("a CHUNK frame of a result comes before its REPLY".into());
+        };
+        reply.pass(chunk)?;
+        let origin = route.origin;
+        let (to, id, part) = match origin {
+            Origin::Caller { peer, id } => (peer, id, 0),
+            Origin::Broadcast { key, part } => match self.broadcasts.get(key) {
+                Some(broadcast) => (broadcast.caller, broadcast.id, part),
+                None => return Ok(()),
+            },
+            // Its route ended with the REPLY.
+            Origin::Task(_) => return Ok(()),
+        };
+        if out.send(to, &Frame::Chunk(Chunk { id, part, ..chunk.clone() }), false).is_err() {
+            // Not `Overloaded`, which promises that the callback did not run.
+            let message = "its result was lost, because the caller's queue is at the limit";
+            let fault = Fault::new(FaultKind::Failed, message).on(&*callee.name);
+            self.abandon(from, chunk.id, Box::new(fault), now, out);
+        } else if !chunk.more {
+            self.close_route(from, chunk.id);
+            match origin {
+                Origin::Broadcast { key, part } => self.part_done(key, part, out),
+                _ => {
+                    if let Some(caller) = self.peers.get_mut(to.0) {
+                        caller.calls.remove(&id);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A callee takes more of a request.
+    pub(super) fn request_credit(&mut self, from: PeerId, id: u64, bytes: u32, out: &mut impl Outbound) {
+        let Some(route) = self.peers.get(from.0).and_then(|callee| callee.routes.get(id)) else { return };
+        match route.origin {
+            Origin::Caller { peer, id } => {
+                let _ = out.send(peer, &Frame::Credit { id, reply: false, part: 0, bytes }, true);
+            }
+            Origin::Broadcast { key, part } => self.part_credit(key, part, bytes, out),
+            // A task's request is one frame.
+            Origin::Task(_) => {}
+        }
+    }
+
+    /// A caller takes more of a result.
+    pub(super) fn reply_credit(
+        &mut self,
+        from: PeerId,
+        id: u64,
+        part: u32,
+        bytes: u32,
+        out: &mut impl Outbound,
+    ) {
+        let Some(call) = self.peers.get(from.0).and_then(|caller| caller.calls.get(&id)) else { return };
+        let route = match *call {
+            Call::One { callee, route } => Some((callee, route)),
+            Call::Broadcast(key) => self
+                .broadcasts
+                .get(key)
+                .and_then(|broadcast| broadcast.parts.get(part as usize))
+                .and_then(|part| part.route),
+            Call::Watch(_) => None,
+        };
+        if let Some((callee, id)) = route {
+            let _ = out.send(callee, &Frame::Credit { id, reply: true, part: 0, bytes }, true);
+        }
+    }
+}
+
+fn send_request_chunk(
+    callee: PeerId,
+    id: u64,
+    chunk: &Chunk<'_>,
+    out: &mut impl Outbound,
+) -> Result<(), PortError> {
+    out.send(callee, &Frame::Chunk(Chunk { id, part: 0, ..chunk.clone() }), false)
+}
+
+/// The callee is going away with part of the payload; it cannot have begun.
+fn lost(node: &str) -> Box<Fault> {
+    Box::new(Fault::new(FaultKind::NoProcess, "it disconnected before the call was whole").on(node))
+}

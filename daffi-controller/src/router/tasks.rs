@@ -1,0 +1,136 @@
+//! Scheduled tasks: calls that the controller makes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use daffi_core::{
+    Error,
+    fault::{Fault, FaultKind},
+    frame::{Body, Request, Schedule, Timing as FrameTiming, UNROUTED},
+    limits::CHUNK_BYTES,
+    names::check_name,
+};
+
+use super::{
+    Now, Outbound, PeerId, Router,
+    calls::{Origin, Route, overloaded},
+    schedule::Timing,
+    streams::Stream,
+};
+
+/// A call that is made again and again.
+#[derive(Debug)]
+pub(super) struct Scheduled {
+    /// The name of the node that asked for it, which the callee sees as its caller.
+    pub(super) owner: Arc<str>,
+    name: Box<str>,
+    /// The node it is pinned to; empty for any.
+    node: Box<str>,
+    codec: u8,
+    fingerprint: u64,
+    body: Bytes,
+}
+
+impl Router {
+    /// Adds a task and gives its id.
+    pub(super) fn schedule(
+        &mut self,
+        from: PeerId,
+        schedule: &Schedule<'_>,
+        now: Now,
+    ) -> Result<u64, Box<Fault>> {
+        let Schedule { timing, codec, fingerprint, name, node, body } = schedule;
+        let owner = self.peers.get(from.0).map(|peer| peer.name.clone()).unwrap_or_default();
+        if let Err(problem) = check_name(name) {
+            let message = format!("{name:?} is not a valid callback name: {problem}");
+            return Err(Box::new(Fault::new(FaultKind::Refused, message)));
+        }
+        if body.len() > CHUNK_BYTES {
+            let fault =
+                Fault::new(FaultKind::TooLarge, "the arguments of a scheduled call have to fit in a frame");
+            return Err(Box::new(fault.number(body.len() as u64).limit(CHUNK_BYTES as u64)));
+        }
+        if self.tasks.len() >= self.limits.tasks_max {
+            return Err(overloaded("controller"));
+        }
+        let timing = match timing {
+            FrameTiming::Period(period_us) => Timing::period(*period_us, now),
+            FrameTiming::At(times) => Timing::at(times.iter(), now),
+        };
+        let timing = timing.map_err(|problem| Box::new(Fault::new(FaultKind::InvalidTime, problem)))?;
+        let what = Scheduled {
+            owner,
+            name: (*name).into(),
+            node: (*node).into(),
+            codec: *codec,
+            fingerprint: *fingerprint,
+            // A copy, because a slice would keep everything that was read with it for as long as the task lives.
+            body: Bytes::copy_from_slice(body.as_slice()),
+        };
+        Ok(self.tasks.insert(Arc::new(what), timing, now))
+    }
+
+    /// Makes the call of a task whose time has come.
+    pub(super) fn call_scheduled(&mut self, task: u64, out: &mut impl Outbound) {
+        let Some(what) = self.tasks.get(task).map(|task| task.what.clone()) else { return };
+        let owner = self.joined(&what.owner);
+        let request = Request {
+            id: 0,
+            one_way: false,
+            broadcast: false,
+            more: false,
+            codec: what.codec,
+            hops: 1,
+            deadline_us: 0,
+            fingerprint: what.fingerprint,
+            callback: UNROUTED,
+            total: what.body.len() as u32,
+            name: &what.name,
+            node: &what.node,
+            body: Body::shared(&what.body),
+        };
+        let started =
+            self.choose(owner, &what.name, &what.node, what.fingerprint).and_then(|(callee, index)| {
+                let route = Route {
+                    origin: Origin::Task(task),
+                    one_way: false,
+                    request: Stream::new(request.total, what.body.len()),
+                    reply: None,
+                };
+                self.start(callee, index, &request, route, true, out)
+            });
+        match started {
+            Ok(_) => self.tasks.started(task),
+            Err(fault) => {
+                let nobody = matches!(
+                    fault.kind,
+                    FaultKind::NoCandidate | FaultKind::NoProcess | FaultKind::NoInstance
+                );
+                let error = describe(*fault, &what.name);
+                tracing::debug!(task, error, "a scheduled call was not made");
+                if nobody {
+                    self.tasks.not_called(task, error);
+                } else {
+                    self.tasks.refused(task, error);
+                }
+            }
+        }
+    }
+
+    /// A call of a task failed.
+    pub(super) fn task_failed(&mut self, task: u64, fault: Fault) {
+        // A task that was cancelled meanwhile wants to know no more.
+        let Some(what) = self.tasks.get(task).map(|task| task.what.clone()) else { return };
+        let error = describe(fault, &what.name);
+        tracing::debug!(task, error, "a scheduled call failed");
+        self.tasks.ended(task, Some(error));
+    }
+}
+
+/// A fault in the words that a caller would read.
+fn describe(fault: Fault, callback: &str) -> String {
+    if fault.kind == FaultKind::SignatureMismatch {
+        return format!("{callback:?} on {:?} has another signature: {}", fault.node, fault.message);
+    }
+    Error::from_fault(fault, callback, "").to_string()
+}
