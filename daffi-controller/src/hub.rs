@@ -1,0 +1,186 @@
+//! The router between threads: one lock around it, all writing outside of the lock.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use daffi_core::{
+    Limits,
+    controller::{ControllerConfig, PortError},
+    frame::Frame,
+    limits::FRAME_BYTES_MAX,
+    outbox::Budget,
+    reactor::{Handle, Service},
+};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    ports::{Delivery, Ports},
+    router::{Now, Router},
+};
+
+/// A running controller, as its connections share it.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    /// A call, a connection or the whole ended while somebody waits for it.
+    ended: Condvar,
+    pub(crate) handle: Handle,
+    pub(crate) limits: Limits,
+    pub(crate) budget: Arc<Budget>,
+    /// Frames are being passed to a node of this process.
+    delivering: AtomicBool,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) router: Router,
+    pub(crate) ports: Ports,
+    pub(crate) stop: Stop,
+}
+
+/// How far stopping is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    No,
+    Begun,
+    /// Done, with so many calls cut off.
+    Done(usize),
+}
+
+/// When to try again after a node of this process took no more.
+const DELIVER_AGAIN: Duration = Duration::from_millis(1);
+
+impl Hub {
+    pub(crate) fn new(config: &ControllerConfig, seed: u64, handle: Handle) -> Arc<Self> {
+        let limits = config.limits.clone();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                router: Router::new(config, seed),
+                ports: Ports::new(limits.queue_bytes_max),
+                stop: Stop::No,
+            }),
+            ended: Condvar::new(),
+            handle,
+            budget: Budget::new(limits.queue_total_bytes_max),
+            limits,
+            delivering: AtomicBool::new(false),
+        })
+    }
+
+    /// Works on the router under the lock, then writes what came of it without the lock.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
+        let (result, delivery) = self.work(work);
+        // Nodes of this process get their frames on the reactor's thread alone and one after the other, or they
+        // would overtake each other. If that is going on right here, it goes on with these.
+        if delivery && !(self.delivering.load(Ordering::Relaxed) && self.handle.is_current()) {
+            self.handle.wake();
+        }
+        result
+    }
+
+    /// The same on the reactor's thread, while no node of this process is in the middle of something.
+    pub(crate) fn with_on_reactor<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
+        let (result, delivery) = self.work(work);
+        if delivery && self.deliver() {
+            self.handle.wake();
+        }
+        result
+    }
+
+    fn work<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> (R, bool) {
+        let now = now();
+        let mut state = self.state.lock();
+        let result = work(&mut state, now);
+        let written = state.ports.take_work();
+        let delivery = state.ports.has_delivery();
+        if state.stop == Stop::Begun {
+            self.ended.notify_all();
+        }
+        drop(state);
+        written.run();
+        (result, delivery)
+    }
+
+    /// Waits until `done` or `until`, and says which it was.
+    pub(crate) fn wait(&self, until: Instant, done: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.state.lock();
+        while !done(&state) {
+            if self.ended.wait_until(&mut state, until).timed_out() {
+                return done(&state);
+            }
+        }
+        true
+    }
+
+    /// Wakes whoever [`wait`](Self::wait)s.
+    pub(crate) fn notify_ended(&self) {
+        self.ended.notify_all();
+    }
+
+    /// Passes frames to nodes of this process. Says whether one of them took no more.
+    pub(crate) fn deliver(&self) -> bool {
+        // A node that is being given a frame may send one, and end up here again.
+        if self.delivering.swap(true, Ordering::Acquire) {
+            return false;
+        }
+        let mut full = false;
+        while !full {
+            let Some(delivery) = self.state.lock().ports.take_delivery() else { break };
+            full = self.pass_on(delivery);
+        }
+        self.delivering.store(false, Ordering::Release);
+        full
+    }
+
+    fn pass_on(&self, mut delivery: Delivery) -> bool {
+        let mut at = 0;
+        while let Ok(Some((frame, next))) = Frame::decode(&delivery.frames, at, FRAME_BYTES_MAX) {
+            match delivery.node.send(&frame) {
+                Ok(()) => at = next,
+                Err(PortError::Full) => {
+                    delivery.frames = delivery.frames.slice(at..);
+                    self.state.lock().ports.return_delivery(delivery);
+                    return true;
+                }
+                Err(_) => {
+                    let peer = delivery.peer;
+                    self.with(|state, now| {
+                        state.ports.remove(peer);
+                        state.router.disconnected(peer, "the node is gone", now, &mut state.ports);
+                    });
+                    return false;
+                }
+            }
+        }
+        debug_assert_eq!(at, delivery.frames.len(), "what was encoded here can be decoded");
+        if let Some(reason) = delivery.closing {
+            delivery.node.close(&reason);
+            self.with(|_, _| ());
+        }
+        false
+    }
+}
+
+impl Service for Hub {
+    fn turn(&self, _now: Instant) -> Option<Instant> {
+        let ((overdue, next), delivery) = self.work(|state, now| {
+            let next = state.router.tick(now, &mut state.ports);
+            let overdue = state.ports.overdue(now.mono, false);
+            let linger = state.ports.overdue_next();
+            (overdue, [next, linger])
+        });
+        for outbox in overdue {
+            outbox.close();
+        }
+        let again = (delivery && self.deliver()).then(|| Instant::now() + DELIVER_AGAIN);
+        next.into_iter().chain([again]).flatten().min()
+    }
+}
+
+fn now() -> Now {
+    Now { mono: Instant::now(), wall: SystemTime::now() }
+}

@@ -1,0 +1,257 @@
+//! Where the router's frames go: sockets, and nodes in this process.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use daffi_core::{
+    controller::{FramePort, PortError},
+    frame::Frame,
+    outbox::Outbox,
+};
+
+use crate::router::{Outbound, PeerId};
+
+/// The ways out, and what is to be done about them once the router's lock is released.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    /// By [`PeerId::place`].
+    slots: Vec<Option<Slot>>,
+    inboxes: Vec<Inbox>,
+    work: Work,
+    /// Sockets that were told to end, and when they are ended by force.
+    lingering: VecDeque<(Instant, Weak<Outbox>)>,
+    /// Sockets that the reactor has, told to end or not.
+    pub(crate) open: usize,
+    /// The most bytes that wait for a node in this process.
+    queue_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    peer: PeerId,
+    port: Port,
+}
+
+#[derive(Debug)]
+enum Port {
+    Socket {
+        outbox: Arc<Outbox>,
+        /// It is in the list of those to flush.
+        dirty: bool,
+    },
+    Memory,
+}
+
+/// Frames for a node in this process. They wait here because the node may send some in turn, which takes the lock.
+#[derive(Debug)]
+struct Inbox {
+    peer: PeerId,
+    node: Arc<dyn FramePort>,
+    queue: Vec<u8>,
+    /// Why the connection ends after the frames.
+    closing: Option<String>,
+}
+
+/// What waits for a node in this process, taken out for delivery.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) peer: PeerId,
+    pub(crate) node: Arc<dyn FramePort>,
+    pub(crate) frames: Bytes,
+    pub(crate) closing: Option<String>,
+}
+
+/// Sockets to write to without holding the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// The first one apart, because mostly there is no other and then nothing is allocated.
+    first: Option<(PeerId, Arc<Outbox>)>,
+    more: Vec<(PeerId, Arc<Outbox>)>,
+    finish: Vec<Arc<Outbox>>,
+}
+
+/// How long a peer may take to notice that it was told to end.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
+impl Ports {
+    pub(crate) fn new(queue_bytes_max: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            inboxes: Vec::new(),
+            work: Work::default(),
+            lingering: VecDeque::new(),
+            open: 0,
+            queue_bytes_max,
+        }
+    }
+
+    pub(crate) fn add_socket(&mut self, peer: PeerId, outbox: Arc<Outbox>) {
+        self.add(Slot { peer, port: Port::Socket { outbox, dirty: false } });
+    }
+
+    pub(crate) fn add_memory(&mut self, peer: PeerId, node: Arc<dyn FramePort>) {
+        self.add(Slot { peer, port: Port::Memory });
+        self.inboxes.push(Inbox { peer, node, queue: Vec::new(), closing: None });
+    }
+
+    /// The connection ended from the other side: nothing is sent any more.
+    pub(crate) fn remove(&mut self, peer: PeerId) {
+        if let Some(Port::Memory) = self.take(peer) {
+            self.inboxes.retain(|inbox| inbox.peer != peer);
+        }
+    }
+
+    pub(crate) fn is_open(&self, peer: PeerId) -> bool {
+        self.slots.get(peer.place()).is_some_and(|slot| slot.as_ref().is_some_and(|slot| slot.peer == peer))
+    }
+
+    /// Ends a socket once what waits for it has left, or after a while by force.
+    pub(crate) fn finish(&mut self, outbox: Arc<Outbox>) {
+        self.lingering.push_back((Instant::now() + LINGER, Arc::downgrade(&outbox)));
+        self.work.finish.push(outbox);
+    }
+
+    /// How many sockets were told to end lately.
+    pub(crate) fn lingering(&self) -> usize {
+        self.lingering.len()
+    }
+
+    /// Takes out the sockets whose time to end by themselves is over, all of them `by_force`.
+    pub(crate) fn overdue(&mut self, now: Instant, by_force: bool) -> Vec<Arc<Outbox>> {
+        let mut overdue = Vec::new();
+        while let Some((_, outbox)) = self.lingering.pop_front_if(|(until, _)| by_force || *until <= now) {
+            overdue.extend(outbox.upgrade());
+        }
+        overdue
+    }
+
+    /// When [`overdue`](Self::overdue) has something next.
+    pub(crate) fn overdue_next(&self) -> Option<Instant> {
+        self.lingering.front().map(|(until, _)| *until)
+    }
+
+    pub(crate) fn take_work(&mut self) -> Work {
+        let work = std::mem::take(&mut self.work);
+        for (peer, _) in work.first.iter().chain(&work.more) {
+            let slot = self.slots.get_mut(peer.place()).and_then(Option::as_mut);
+            if let Some(Slot { port: Port::Socket { dirty, .. }, .. }) =
+                slot.filter(|slot| slot.peer == *peer)
+            {
+                *dirty = false;
+            }
+        }
+        work
+    }
+
+    pub(crate) fn has_delivery(&self) -> bool {
+        self.inboxes.iter().any(Inbox::has_delivery)
+    }
+
+    pub(crate) fn take_delivery(&mut self) -> Option<Delivery> {
+        let at = self.inboxes.iter().position(Inbox::has_delivery)?;
+        let inbox = &mut self.inboxes[at];
+        let frames = Bytes::from(std::mem::take(&mut inbox.queue));
+        if inbox.closing.is_some() {
+            let Inbox { peer, node, closing, .. } = self.inboxes.swap_remove(at);
+            return Some(Delivery { peer, node, frames, closing });
+        }
+        Some(Delivery { peer: inbox.peer, node: inbox.node.clone(), frames, closing: None })
+    }
+
+    /// Puts back what the node did not take, before what came since.
+    pub(crate) fn return_delivery(&mut self, delivery: Delivery) {
+        let Delivery { peer, node, frames, closing } = delivery;
+        if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.peer == peer) {
+            inbox.queue.splice(..0, frames);
+        } else if closing.is_some() {
+            self.inboxes.push(Inbox { peer, node, queue: frames.into(), closing });
+        }
+    }
+
+    fn add(&mut self, slot: Slot) {
+        let place = slot.peer.place();
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        self.slots[place] = Some(slot);
+    }
+
+    fn take(&mut self, peer: PeerId) -> Option<Port> {
+        let slot = self.slots.get_mut(peer.place())?;
+        slot.take_if(|slot| slot.peer == peer).map(|slot| slot.port)
+    }
+}
+
+impl Outbound for Ports {
+    fn send(&mut self, to: PeerId, frame: &Frame<'_>, must: bool) -> Result<(), PortError> {
+        let slot = self.slots.get_mut(to.place()).and_then(Option::as_mut).filter(|slot| slot.peer == to);
+        match slot.map(|slot| &mut slot.port) {
+            Some(Port::Socket { outbox, dirty }) => {
+                if must {
+                    outbox.push(frame)?;
+                } else {
+                    outbox.try_push(frame)?;
+                }
+                if !*dirty {
+                    *dirty = true;
+                    self.work.flush(to, outbox.clone());
+                }
+                Ok(())
+            }
+            Some(Port::Memory) => {
+                let inbox = self.inboxes.iter_mut().find(|inbox| inbox.peer == to);
+                let inbox = inbox.ok_or(PortError::Closed)?;
+                // A node in this process always gets its replies: a bound would only lose them.
+                if !must && inbox.queue.len() >= self.queue_bytes_max {
+                    return Err(PortError::Full);
+                }
+                frame.encode(&mut inbox.queue);
+                Ok(())
+            }
+            None => Err(PortError::Closed),
+        }
+    }
+
+    fn close(&mut self, peer: PeerId, reason: &str) {
+        match self.take(peer) {
+            Some(Port::Socket { outbox, .. }) => self.finish(outbox),
+            Some(Port::Memory) => {
+                if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.peer == peer) {
+                    inbox.closing = Some(reason.to_owned());
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+impl Inbox {
+    fn has_delivery(&self) -> bool {
+        !self.queue.is_empty() || self.closing.is_some()
+    }
+}
+
+impl Work {
+    fn flush(&mut self, peer: PeerId, outbox: Arc<Outbox>) {
+        if self.first.is_none() {
+            self.first = Some((peer, outbox));
+        } else {
+            self.more.push((peer, outbox));
+        }
+    }
+
+    /// Writes.
+    pub(crate) fn run(self) {
+        let Self { first, more, finish } = self;
+        for (_, outbox) in first.iter().chain(&more) {
+            outbox.flush();
+        }
+        for outbox in finish {
+            outbox.finish();
+        }
+    }
+}

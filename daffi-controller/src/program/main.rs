@@ -1,0 +1,161 @@
+//! The `daffi-controller` program: a controller without a node.
+
+mod signals;
+mod units;
+
+use std::{
+    io::{self, Write},
+    process::{self, ExitCode},
+    thread,
+    time::Duration,
+};
+
+use clap::{Parser, ValueEnum};
+use daffi_controller::Server;
+use daffi_core::{
+    Address, Error, Limits,
+    controller::{self, ControllerConfig},
+};
+use signals::Signals;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// Routes calls between the nodes that connect to it.
+///
+/// Prints one line `listening on ADDRESS` for each address once it listens there, with the real port for port 0.
+#[derive(Debug, Parser)]
+#[command(name = "daffi-controller", version, after_help = AFTER_HELP)]
+struct Options {
+    /// Where to listen: tcp://HOST:PORT or unix:///PATH; may be given several times
+    /// [default: unix://<temporary directory>/daffi/.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<Address>,
+
+    /// Which of several nodes that offer a callback gets a call
+    #[arg(long, value_enum, default_value_t = Strategy::Random)]
+    strategy: Strategy,
+
+    /// The largest arguments or result of one call
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "64MiB")]
+    payload_max: u64,
+
+    /// The most that waits for one node before calls to it are refused
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "8MiB")]
+    queue_max: u64,
+
+    /// The most that waits for all nodes together
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes, default_value = "256MiB")]
+    queue_total_max: u64,
+
+    /// The most connections
+    #[arg(long, value_name = "COUNT", default_value_t = 65_536)]
+    connections_max: usize,
+
+    /// How often nodes are asked for a sign of life; three in a row unanswered and a node is lost
+    #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "5s")]
+    heartbeat: Duration,
+
+    /// How long stopping lets calls finish
+    #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "10s")]
+    grace: Duration,
+}
+
+const AFTER_HELP: &str = "\
+BYTES are written like 65536, 64KiB or 1GiB, TIME like 500ms, 5s or 2m.
+
+SIGINT and SIGTERM stop the controller: nodes are told, and calls in flight may finish within the grace time.
+A second signal stops it at once. The log goes to stderr; RUST_LOG says how much of it (default: info).
+
+Exit codes:
+  0  stopped, no call was cut off
+  2  the options make no sense
+  3  an address is in use or cannot be used
+  4  stopped with calls in flight";
+
+const EXIT_USAGE: u8 = 2;
+const EXIT_ADDRESS: u8 = 3;
+const EXIT_FORCED: u8 = 4;
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Strategy {
+    /// Any, with equal chances
+    Random,
+    /// One after the other
+    RoundRobin,
+    /// The one with the fewest calls in flight
+    LeastBusy,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    // A log that cannot be written any more is no reason to stop, nor to complain on the same stderr.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .init();
+
+    // Before anything is announced, so that whoever reads the announcement may send a signal.
+    let mut signals = match Signals::register() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for signals");
+            return EXIT_USAGE.into();
+        }
+    };
+    let server = match Server::start(options.config()) {
+        Ok(server) => server,
+        Err(error) => return fail(&error).into(),
+    };
+    for address in server.addresses() {
+        announce(address);
+    }
+
+    signals.wait();
+    tracing::info!(grace = ?options.grace, "stopping");
+    thread::spawn(move || {
+        signals.wait();
+        tracing::warn!("stopping at once");
+        process::exit(EXIT_FORCED.into());
+    });
+    let cut_off = server.stop(options.grace);
+    if cut_off > 0 { EXIT_FORCED.into() } else { ExitCode::SUCCESS }
+}
+
+impl Options {
+    fn config(&self) -> ControllerConfig {
+        let listen = if self.listen.is_empty() { vec![Address::default_unix()] } else { self.listen.clone() };
+        let mut config = ControllerConfig::new(listen);
+        config.strategy = match self.strategy {
+            Strategy::Random => controller::Strategy::Random,
+            Strategy::RoundRobin => controller::Strategy::RoundRobin,
+            Strategy::LeastBusy => controller::Strategy::LeastBusy,
+        };
+        config.limits = Limits {
+            payload_bytes_max: self.payload_max,
+            queue_bytes_max: usize::try_from(self.queue_max).unwrap_or(usize::MAX),
+            queue_total_bytes_max: usize::try_from(self.queue_total_max).unwrap_or(usize::MAX),
+            connections_max: self.connections_max,
+            heartbeat: self.heartbeat,
+            grace: self.grace,
+            ..Limits::default()
+        };
+        config
+    }
+}
+
+fn announce(address: &Address) {
+    tracing::info!(%address, "listening");
+    // Nobody may be reading, which is fine.
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+}
+
+fn fail(error: &Error) -> u8 {
+    tracing::error!(error = error as &dyn std::error::Error, "cannot start");
+    match error {
+        Error::AddressInUse { .. } | Error::AddressUnusable { .. } => EXIT_ADDRESS,
+        _ => EXIT_USAGE,
+    }
+}

@@ -1,0 +1,47 @@
+//! Waiting for SIGINT and SIGTERM.
+
+use std::io;
+
+/// Tells of signals that arrive.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    #[cfg(unix)]
+    pipe: std::os::unix::net::UnixStream,
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// From now on signals wait here instead of ending the program.
+    pub(crate) fn register() -> io::Result<Self> {
+        use signal_hook::{
+            consts::{SIGINT, SIGTERM},
+            low_level::pipe::register,
+        };
+        let (pipe, written) = std::os::unix::net::UnixStream::pair()?;
+        register(SIGINT, written.try_clone()?)?;
+        register(SIGTERM, written)?;
+        Ok(Self { pipe })
+    }
+
+    /// Waits for the next one.
+    pub(crate) fn wait(&mut self) {
+        use std::io::Read;
+        // The other end lives as long as the program, so this ends with a signal alone.
+        let _ = self.pipe.read_exact(&mut [0]);
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    /// There is nothing to register: Ctrl-C ends the program.
+    pub(crate) fn register() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Waits for ever.
+    pub(crate) fn wait(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}

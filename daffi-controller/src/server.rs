@@ -1,0 +1,266 @@
+//! A controller that listens: starting, accepting, stopping.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use daffi_core::{
+    Address, Error, Result,
+    controller::{Controller, ControllerConfig, FramePort, RunningController},
+    frame::{Frame, Refuse},
+    reactor::{Acceptor, Handle, ListenerGuard, Reactor},
+    transport::{Listener, Stream},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    hub::{Hub, Stop},
+    peer::{MemoryPeer, SocketPeer},
+    ports::LINGER,
+    router::{Counters, Sizes},
+};
+
+/// The controller of daffi, which `init_controller(true)` starts wherever this crate is linked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DefaultController;
+
+daffi_core::submit_controller!(DefaultController);
+
+impl Controller for DefaultController {
+    fn name(&self) -> &str {
+        env!("CARGO_PKG_NAME")
+    }
+
+    fn start(&self, config: ControllerConfig, reactor: &Reactor) -> Result<Arc<dyn RunningController>> {
+        Ok(Arc::new(Running::start(&config, reactor.handle())?))
+    }
+}
+
+/// A controller with a thread of its own. Dropping it stops it without grace.
+///
+/// ```
+/// use daffi_controller::Server;
+/// use daffi_core::{Address, controller::ControllerConfig};
+///
+/// let any_port = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
+/// let server = Server::start(ControllerConfig::new(vec![any_port]))?;
+/// println!("listening on {}", server.addresses()[0]);
+/// assert_eq!(server.stop(std::time::Duration::from_secs(1)), 0);
+/// # Ok::<(), daffi_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    // Dropped in this order: what runs on the reactor ends before the reactor does.
+    running: Running,
+    _reactor: Reactor,
+}
+
+impl Server {
+    /// Starts listening on every address of `config`.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`], [`Error::AddressInUse`] or [`Error::AddressUnusable`].
+    pub fn start(config: ControllerConfig) -> Result<Self> {
+        let reactor = Reactor::start("daffi-controller").map_err(|error| Error::Configuration {
+            problem: format!("the operating system gives no thread for input and output: {error}"),
+        })?;
+        Ok(Self { running: Running::start(&config, reactor.handle())?, _reactor: reactor })
+    }
+
+    /// Where it listens, with the ports that were found for port 0.
+    pub fn addresses(&self) -> &[Address] {
+        &self.running.addresses
+    }
+
+    /// Connects a node of this process, as [`RunningController::attach`] does.
+    pub fn attach(&self, node: Arc<dyn FramePort>) -> Option<Arc<dyn FramePort>> {
+        self.running.attach(node)
+    }
+
+    /// Stops as [`RunningController::stop`] does, and says how many calls were cut off when the grace time ended.
+    pub fn stop(&self, grace: Duration) -> usize {
+        self.running.stop_within(Some(grace))
+    }
+
+    /// What went by without anybody being told.
+    pub fn counters(&self) -> Counters {
+        self.running.hub.with(|state, _| state.router.counters())
+    }
+
+    /// How much the controller remembers now.
+    pub fn sizes(&self) -> Sizes {
+        self.running.hub.with(|state, _| state.router.sizes())
+    }
+}
+
+/// A controller on somebody's reactor.
+struct Running {
+    hub: Arc<Hub>,
+    addresses: Vec<Address>,
+    listeners: Mutex<Vec<ListenerGuard>>,
+}
+
+/// Takes connections in.
+struct Door {
+    hub: Arc<Hub>,
+}
+
+impl Running {
+    fn start(config: &ControllerConfig, handle: &Handle) -> Result<Self> {
+        config.check()?;
+        let bound = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>>>()?;
+        // The hasher's keys are the randomness that the standard library has.
+        let hub = Hub::new(config, RandomState::new().hash_one(0), handle.clone());
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for (listener, address) in bound {
+            warn_if_open(&address);
+            let door = Box::new(Door { hub: hub.clone() });
+            let guard = handle
+                .add_listener(listener, door)
+                .map_err(|error| Error::AddressUnusable { address: address.clone(), source: error.into() })?;
+            listeners.push(guard);
+            addresses.push(address);
+        }
+        handle.add_service(hub.clone());
+        Ok(Self { hub, addresses, listeners: Mutex::new(listeners) })
+    }
+
+    /// Stops, waiting for nothing without a grace time.
+    fn stop_within(&self, grace: Option<Duration>) -> usize {
+        self.listeners.lock().clear();
+        let hub = &self.hub;
+        let begun = hub.with(|state, now| {
+            if state.stop != Stop::No {
+                return false;
+            }
+            state.stop = Stop::Begun;
+            state.router.drain(now, &mut state.ports);
+            true
+        });
+        // Waiting on the reactor's own thread would wait for itself.
+        let grace = grace.filter(|_| !hub.handle.is_current());
+        if begun {
+            self.stop_now(grace);
+        }
+        if grace.is_some() {
+            // Whoever stops it already comes to an end: its waits are bounded.
+            while !hub.wait(Instant::now() + LINGER, |state| matches!(state.stop, Stop::Done(_))) {}
+        }
+        hub.with(|state, _| if let Stop::Done(cut_off) = state.stop { cut_off } else { 0 })
+    }
+
+    fn stop_now(&self, grace: Option<Duration>) {
+        let hub = &self.hub;
+        if let Some(grace) = grace {
+            let until = Instant::now().checked_add(grace).unwrap_or_else(|| Instant::now() + FOREVER);
+            hub.wait(until, |state| state.router.is_idle());
+        }
+        let cut_off = hub.with(|state, now| {
+            let cut_off = state.router.in_flight();
+            state.router.close(now, &mut state.ports);
+            cut_off
+        });
+        if cut_off > 0 {
+            tracing::warn!(calls = cut_off, "stopped with calls in flight");
+        }
+        if grace.is_some() {
+            // Peers see the end after our last frame, and close their side.
+            hub.wait(Instant::now() + LINGER, |state| state.ports.open == 0 && !state.ports.has_delivery());
+        }
+        for outbox in hub.with(|state, now| state.ports.overdue(now.mono, true)) {
+            outbox.close();
+        }
+        hub.deliver();
+        hub.handle.remove_service(hub.clone());
+        hub.with(|state, _| state.stop = Stop::Done(cut_off));
+        hub.notify_ended();
+    }
+}
+
+impl RunningController for Running {
+    fn addresses(&self) -> Vec<Address> {
+        self.addresses.clone()
+    }
+
+    fn attach(&self, node: Arc<dyn FramePort>) -> Option<Arc<dyn FramePort>> {
+        let hub = &self.hub;
+        let attached = hub.with(|state, now| {
+            let peer = state.router.connected("this process", now)?;
+            state.ports.add_memory(peer, node);
+            Ok::<_, crate::router::Refusal>(peer)
+        });
+        match attached {
+            Ok(peer) => Some(Arc::new(MemoryPeer { hub: hub.clone(), peer })),
+            Err(refusal) => {
+                tracing::warn!(reason = refusal.reason, "the node of this process cannot connect in memory");
+                None
+            }
+        }
+    }
+
+    fn stop(&self, grace: Duration) {
+        self.stop_within(Some(grace));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop_within(None);
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Acceptor for Door {
+    fn accepted(&mut self, stream: Stream, from: &str) {
+        let hub = &self.hub;
+        // One that is refused still takes a socket for a moment. In a flood there is no room for good manners.
+        if hub.with(|state, _| state.ports.lingering() > hub.limits.handshakes_max) {
+            return;
+        }
+        let added =
+            hub.handle.add_connection(stream, hub.limits.queue_bytes_max, hub.budget.clone(), |outbox| {
+                let peer = hub.with(|state, now| {
+                    state.ports.open += 1;
+                    match state.router.connected(from, now) {
+                        Ok(peer) => {
+                            state.ports.add_socket(peer, outbox.clone());
+                            Some(peer)
+                        }
+                        Err(refusal) => {
+                            tracing::warn!(from, reason = refusal.reason, "refusing a connection");
+                            let refuse = Refuse { code: refusal.code, reason: refusal.reason };
+                            let _ = outbox.push(&Frame::Refuse(refuse));
+                            state.ports.finish(outbox.clone());
+                            None
+                        }
+                    }
+                });
+                Box::new(SocketPeer { hub: hub.clone(), peer, welcomed: false })
+            });
+        if let Err(error) = added {
+            tracing::warn!(from, %error, "cannot take a connection in");
+        }
+    }
+}
+
+/// There is no authentication yet, so who can connect can call everything.
+fn warn_if_open(address: &Address) {
+    if let Address::Tcp { host, .. } = address {
+        let ip = host.parse::<std::net::IpAddr>();
+        if host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback()) {
+            tracing::warn!(%address, "everybody who reaches this address can call every callback");
+        }
+    }
+}
+
+/// Longer than anybody waits.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
