@@ -67,13 +67,7 @@ impl Bench {
         let running = controller.start(config, &reactor).expect("the controller can be started");
         let addresses = running.addresses();
         assert!(!addresses.is_empty(), "a running controller says where it listens");
-        Self {
-            running: Some(running),
-            addresses,
-            joined: AtomicUsize::new(0),
-            directory,
-            _reactor: reactor,
-        }
+        Self { running: Some(running), addresses, joined: AtomicUsize::new(0), directory, _reactor: reactor }
     }
 
     /// The controller.

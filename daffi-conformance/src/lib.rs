@@ -14,6 +14,9 @@
 //! Whoever wants to do something else with the cases finds them in [`CASES`], and what they are made of, [`Bench`] and
 //! [`Node`], is there for tests of one's own.
 
+// A test does not mind how large the fault is that it looks at.
+#![allow(clippy::result_large_err)]
+
 use daffi_core::controller::Controller;
 
 mod bench;
@@ -89,6 +92,7 @@ cases! { $
     }
     registration {
         offers_are_visible_once_all_have_come: "a REGISTER with MORE shows nothing yet",
+        a_node_is_visible_once_it_has_registered: "a WELCOME alone shows it to nobody",
         a_later_registration_adds: "earlier offers stay",
         a_method_waits_for_its_instance: "an offer that is not ready is NoInstance, until it is registered as ready",
         a_ready_candidate_is_preferred: "an offer that is not ready gets no calls while another one is",
@@ -122,6 +126,7 @@ cases! { $
         only_the_caller_can_cancel: "another node's CANCEL with the right id does nothing",
         frames_for_unknown_ids_are_passed_over: "late answers, chunks, credit and cancels are no violation",
         silence_is_death: "a node that leaves three pings unanswered is lost",
+        only_a_pong_is_a_sign_of_life: "a node that talks and answers no ping is lost too",
         who_answers_pings_stays: "a node that only answers pings is not lost",
         a_ping_is_answered: "with its id",
         a_goodbye_lets_running_calls_finish: "a leaving node gets no new calls, and its answers still count",
@@ -135,6 +140,8 @@ cases! { $
         a_broadcast_to_nobody_fails: "NoCandidate, with and without ONE_WAY",
         a_cancelled_broadcast_is_cancelled_everywhere: "every target gets CANCEL",
         large_arguments_reach_every_target: "chunks of a broadcast are passed on to all",
+        the_slowest_target_sets_the_pace: "the caller gets as much credit as every target has given",
+        large_results_keep_their_parts: "chunks and credit of several targets do not mix",
     }
     payload {
         large_payloads_go_both_ways: "payloads in chunks arrive whole",

@@ -157,7 +157,10 @@ impl Node {
         for (at, offered) in offers.iter().enumerate() {
             let Offered { name, signature, fingerprint, ready, index } = offered;
             let index = index.unwrap_or(at as u32);
-            Offers::push(&mut bytes, &Offer { index, fingerprint: *fingerprint, ready: *ready, name, signature });
+            Offers::push(
+                &mut bytes,
+                &Offer { index, fingerprint: *fingerprint, ready: *ready, name, signature },
+            );
         }
         let offers = Offers::parse(&bytes).expect("it was encoded just now");
         self.send(&Frame::Register(Register { id, more, offers }));
@@ -165,7 +168,9 @@ impl Node {
 
     /// That a registration is visible to others.
     pub fn expect_registered(&mut self, id: u64) {
-        self.expect("REGISTERED", |frame| matches!(frame, Frame::Registered { id: of } if *of == id).then_some(()));
+        self.expect("REGISTERED", |frame| {
+            matches!(frame, Frame::Registered { id: of } if *of == id).then_some(())
+        });
     }
 
     /// Sends a call, and returns its id.
@@ -388,7 +393,9 @@ impl Node {
 
     /// That a request is taken back.
     pub fn expect_cancel(&mut self, request: &Served) {
-        self.expect("CANCEL", |frame| matches!(frame, Frame::Cancel { id } if *id == request.id).then_some(()));
+        self.expect("CANCEL", |frame| {
+            matches!(frame, Frame::Cancel { id } if *id == request.id).then_some(())
+        });
     }
 
     /// Waits until the controller has seen everything that this node said, and whatever it said to this node until
@@ -479,9 +486,11 @@ impl SocketLink {
                     self.send(&Frame::Pong { id });
                 }
             } else if frames.send(bytes).is_err() {
-                return;
+                break;
             }
         }
+        // A controller that stops waits for its nodes to close their side.
+        wire.close();
     }
 }
 

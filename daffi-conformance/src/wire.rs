@@ -48,9 +48,11 @@ impl Wire {
     /// # Panics
     /// Nobody listens there.
     pub fn connect(address: &Address) -> Self {
-        let socket = Self::socket(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        let socket =
+            Self::socket(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         // A write that waits for so long means that the controller does not read, and nothing will change that.
-        each!(&socket, socket => socket.set_write_timeout(Some(2 * PATIENCE))).expect("the timeout is not zero");
+        each!(&socket, socket => socket.set_write_timeout(Some(2 * PATIENCE)))
+            .expect("the timeout is not zero");
         Self { socket, buffer: BytesMut::new() }
     }
 
@@ -112,7 +114,8 @@ impl Wire {
             }
             let left = until.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the controller said nothing for {PATIENCE:?}");
-            each!(&self.socket, socket => socket.set_read_timeout(Some(left))).expect("the timeout is not zero");
+            each!(&self.socket, socket => socket.set_read_timeout(Some(left)))
+                .expect("the timeout is not zero");
             if !self.read() {
                 return None;
             }
@@ -191,4 +194,3 @@ pub(crate) fn decoded(bytes: &Bytes) -> Frame<'_> {
         other => panic!("a whole frame was kept, and now it is {other:?}"),
     }
 }
-

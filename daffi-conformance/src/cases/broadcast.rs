@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use daffi_core::{
     controller::Controller,
     fault::{Fault, FaultKind},
+    frame::{Body, Chunk, Frame, Reply},
+    limits::CHUNK_BYTES,
 };
 
 use crate::{Bench, Call, Node};
@@ -143,4 +145,73 @@ pub(crate) fn large_arguments_reach_every_target(controller: &dyn Controller) {
         callee.reply(&request, b"got it");
     }
     assert_eq!(outcomes(&mut caller, id).len(), 2);
+}
+
+pub(crate) fn the_slowest_target_sets_the_pace(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut fast = bench.node("fast", &["f"]);
+    let mut slow = bench.node("slow", &["f"]);
+    let mut caller = bench.node("caller", &[]);
+    let id = caller.fresh_id();
+    let call = Call::new("f").broadcast().body(&[7; 1000]);
+    call.send_announcing(id, 4 << 20, |frame| caller.send(frame));
+    let (at_fast, at_slow) = (fast.expect_request().id, slow.expect_request().id);
+    let credit = |frame: &Frame<'_>| match frame {
+        Frame::Credit { id: of, reply: false, bytes, .. } if *of == id => Some(*bytes),
+        _ => None,
+    };
+    fast.send(&Frame::Credit { id: at_fast, reply: false, part: 0, bytes: 500 });
+    fast.settle();
+    caller.expect_no("credit that one target has not given", |frame| credit(frame).is_some());
+    slow.send(&Frame::Credit { id: at_slow, reply: false, part: 0, bytes: 200 });
+    assert_eq!(caller.expect("CREDIT", credit), 200);
+    // Once the slow one is out of the way, the other's credit counts.
+    slow.die();
+    assert_eq!(caller.expect("CREDIT", credit), 300);
+}
+
+pub(crate) fn large_results_keep_their_parts(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut callees = [bench.node("a", &["f"]), bench.node("b", &["f"])];
+    let mut caller = bench.node("caller", &[]);
+    let id = caller.call(&Call::new("f").broadcast());
+    let targets = caller.expect_targets(id);
+    let requests = callees.each_mut().map(Node::expect_request);
+    let total = 3 * CHUNK_BYTES as u32;
+    let bodies = [vec![b'a'; CHUNK_BYTES], vec![b'b'; CHUNK_BYTES]];
+    // Step by step, so that the parts of the two alternate.
+    for step in 0..3 {
+        for ((callee, request), body) in callees.iter().zip(&requests).zip(&bodies) {
+            let (id, more, body) = (request.id, step < 2, Body::borrowed(body));
+            callee.send(&if step == 0 {
+                Frame::Reply(Reply { id, more, part: 0, codec: 0, total, body })
+            } else {
+                Frame::Chunk(Chunk { id, reply: true, more, part: 0, body })
+            });
+        }
+        // Each part's credit finds its own target.
+        if step == 0 {
+            for (part, (callee, request)) in callees.iter_mut().zip(&requests).enumerate() {
+                let part = targets.iter().position(|name| name == callee.name()).unwrap_or(part) as u32;
+                caller.send(&Frame::Credit { id, reply: true, part, bytes: 100 + part });
+                let bytes = callee.expect("CREDIT", |frame| match frame {
+                    Frame::Credit { id, reply: true, bytes, .. } if *id == request.id => Some(*bytes),
+                    _ => None,
+                });
+                assert_eq!(bytes, 100 + part);
+            }
+        }
+    }
+    for (part, name) in (0..).zip(&targets) {
+        for _ in 0..3 {
+            let body = caller.expect("a piece of a result", |frame| match frame {
+                Frame::Reply(reply) if (reply.id, reply.part) == (id, part) => Some(reply.body.to_bytes()),
+                Frame::Chunk(chunk) if (chunk.id, chunk.reply, chunk.part) == (id, true, part) => {
+                    Some(chunk.body.to_bytes())
+                }
+                _ => None,
+            });
+            assert!(body.iter().all(|byte| *byte == name.as_bytes()[0]), "part {part} is of {name}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daffi_core::{
     Limits,
@@ -8,7 +8,7 @@ use daffi_core::{
 };
 
 use super::until_nobody_offers;
-use crate::{Bench, Call};
+use crate::{Bench, Call, PATIENCE};
 
 pub(crate) fn a_failure_arrives_whole(controller: &dyn Controller) {
     let bench = Bench::new(controller);
@@ -156,6 +156,23 @@ pub(crate) fn silence_is_death(controller: &dyn Controller) {
     assert_eq!(caller.expect_fault(id, FaultKind::RemoteStopped).node, "frozen");
     frozen.expect_closed();
     until_nobody_offers(&mut caller, "f");
+}
+
+pub(crate) fn only_a_pong_is_a_sign_of_life(controller: &dyn Controller) {
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    let bench = Bench::with(controller, limits);
+    let mut wire = bench.wire();
+    wire.hello("deaf", 1);
+    wire.expect_welcome();
+    // What it says arrives, and what it is asked does not: half of its connection is gone.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        wire.send(&Frame::Ping { id: 1 });
+        if wire.receive().is_none() {
+            break;
+        }
+        assert!(Instant::now() < until, "a node that answers no ping is lost, whatever it says");
+    }
 }
 
 pub(crate) fn who_answers_pings_stays(controller: &dyn Controller) {

@@ -2,8 +2,8 @@ use daffi_core::{
     controller::Controller,
     fault::{Fault, FaultKind},
     frame::{
-        Body, Failure, Frame, Offers, Question, Refuse, RefuseCode, Register, Reply, Request, Targets, UNROUTED,
-        Welcome,
+        Body, Failure, Frame, Offers, Question, Refuse, RefuseCode, Register, Reply, Request, Targets,
+        UNROUTED, Welcome,
     },
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
 };
@@ -113,7 +113,11 @@ pub(crate) fn nothing_comes_before_the_hello(controller: &dyn Controller) {
     for frame in [
         request(1),
         Frame::Ask { id: 1, codec: 1, question: Question::Processes },
-        Frame::Register(Register { id: 1, more: false, offers: Offers::parse(b"").expect("no offers are offers") }),
+        Frame::Register(Register {
+            id: 1,
+            more: false,
+            offers: Offers::parse(b"").expect("no offers are offers"),
+        }),
         Frame::Goodbye { reason: "" },
     ] {
         check(&bench, "it did not say hello", |wire| wire.send(&frame));

@@ -40,10 +40,7 @@ pub(crate) fn a_full_queue_refuses_and_nobody_else_notices(controller: &dyn Cont
     stuck.hello("stuck", 1);
     stuck.expect_welcome();
     let mut offers = Vec::new();
-    Offers::push(
-        &mut offers,
-        &Offer { index: 0, fingerprint: 0, ready: true, name: "f", signature: "" },
-    );
+    Offers::push(&mut offers, &Offer { index: 0, fingerprint: 0, ready: true, name: "f", signature: "" });
     let offers = Offers::parse(&offers).expect("it was encoded just now");
     stuck.send(&Frame::Register(Register { id: 1, more: false, offers }));
     stuck.receive().expect("REGISTERED");

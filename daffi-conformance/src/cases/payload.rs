@@ -133,7 +133,13 @@ pub(crate) fn payloads_do_not_mix(controller: &dyn Controller) {
     for step in 1..3 {
         for at in 0..2 {
             let body = Body::borrowed(&bodies[at][..CHUNK_BYTES]);
-            callers[at].send(&Frame::Chunk(Chunk { id: ids[at], reply: false, more: step < 2, part: 0, body }));
+            callers[at].send(&Frame::Chunk(Chunk {
+                id: ids[at],
+                reply: false,
+                more: step < 2,
+                part: 0,
+                body,
+            }));
         }
     }
     for _ in 0..2 {

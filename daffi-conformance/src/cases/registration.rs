@@ -1,7 +1,7 @@
-use daffi_core::{controller::Controller, fault::FaultKind};
+use daffi_core::{answer::Process, controller::Controller, fault::FaultKind, frame::Question};
 
 use super::until_nobody_offers;
-use crate::{Bench, Call, Offered, offer};
+use crate::{Bench, Call, Node, Offered, offer};
 
 pub(crate) fn offers_are_visible_once_all_have_come(controller: &dyn Controller) {
     let bench = Bench::new(controller);
@@ -21,6 +21,24 @@ pub(crate) fn offers_are_visible_once_all_have_come(controller: &dyn Controller)
         assert_eq!(callee.echo().name, name);
         caller.expect_value(id);
     }
+}
+
+pub(crate) fn a_node_is_visible_once_it_has_registered(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut watcher = bench.node("watcher", &[]);
+    let mut wire = bench.wire();
+    wire.hello("newcomer", 1);
+    let mut newcomer = Node::over(wire, "newcomer");
+    newcomer.settle();
+    let watch = watcher.ask(Question::WaitProcess { name: "newcomer" });
+    let id = watcher.ask(Question::Processes);
+    let processes: Vec<Process> = watcher.expect_answer(id);
+    assert_eq!(processes, [Process::new("watcher".to_owned(), Vec::new())]);
+    let id = watcher.call(&Call::new("f").on("newcomer"));
+    watcher.expect_fault(id, FaultKind::NoProcess);
+    watcher.expect_no_outcome(watch);
+    newcomer.register(&[]);
+    watcher.expect_answer::<()>(watch);
 }
 
 pub(crate) fn a_later_registration_adds(controller: &dyn Controller) {

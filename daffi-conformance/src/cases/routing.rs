@@ -157,7 +157,11 @@ pub(crate) fn answers_find_their_calls_in_any_order(controller: &dyn Controller)
     let mut calls = Vec::new();
     for number in 0..20u8 {
         // Two callers use the same ids.
-        calls.push((number, one.call(&Call::new("f").body(&[number])), two.call(&Call::new("f").body(&[100 + number]))));
+        calls.push((
+            number,
+            one.call(&Call::new("f").body(&[number])),
+            two.call(&Call::new("f").body(&[100 + number])),
+        ));
     }
     let mut requests: Vec<_> = (0..40).map(|_| callee.expect_request()).collect();
     let ids: BTreeSet<_> = requests.iter().map(|request| request.id).collect();

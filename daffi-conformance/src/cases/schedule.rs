@@ -23,7 +23,8 @@ fn every<'a>(period_ms: u64, name: &'a str) -> Schedule<'a> {
 
 /// Times in their encoded form: so many milliseconds from now.
 fn from_now(offsets_ms: &[i64]) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970").as_micros() as i64;
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970").as_micros() as i64;
     offsets_ms.iter().flat_map(|offset| (now + offset * MS as i64).to_le_bytes()).collect()
 }
 

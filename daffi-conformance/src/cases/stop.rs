@@ -76,7 +76,7 @@ pub(crate) fn an_address_in_use_is_told(controller: &dyn Controller) {
     let reactor = Reactor::start("conformance").expect("a reactor can be started");
     for address in bench.running().addresses() {
         let second = controller.start(ControllerConfig::new(vec![address]), &reactor);
-        let error = second.err().expect("somebody listens there");
+        let error = second.expect_err("somebody listens there");
         assert!(matches!(error, daffi_core::Error::AddressInUse { .. }), "{error}");
     }
     bench.node("node", &[]).settle();

@@ -14,7 +14,7 @@ fn unhex(text: &str) -> Bytes {
         .flat_map(str::chars)
         .filter(|c| !c.is_whitespace())
         .collect();
-    assert!(digits.len() % 2 == 0 && digits.is_ascii(), "half a byte in {text:?}");
+    assert!(digits.len().is_multiple_of(2) && digits.is_ascii(), "half a byte in {text:?}");
     (0..digits.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap_or_else(|_| panic!("no hex: {text:?}")))

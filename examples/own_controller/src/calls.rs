@@ -70,9 +70,9 @@ impl State {
         }
         let calls = self.outstanding.keys().filter(|(caller, _)| *caller == from).count();
         let targets = match self.admit_call(request, calls) {
-            Err(fault) => vec![(String::new(), Err(fault))],
+            Err(fault) => vec![Err(fault)],
             Ok(()) if !broadcast => {
-                vec![(String::new(), self.choose(Some(from), request.name, request.node, request.fingerprint))]
+                vec![self.choose(Some(from), request.name, request.node, request.fingerprint)]
             }
             Ok(()) => match self.targets(from, request) {
                 Ok(targets) => targets,
@@ -83,12 +83,9 @@ impl State {
             },
         };
         let caller = self.nodes.get(&from).map(|node| node.name.clone()).unwrap_or_default();
-        for (part, (_, callee)) in (0..).zip(targets) {
-            let sent = callee.and_then(|callee| {
-                let origin = Origin::Node { node: from, id, part };
-                let flight = self.launch(callee, origin, &caller, request)?;
-                Ok(flight)
-            });
+        for (part, callee) in (0..).zip(targets) {
+            let origin = Origin::Node { node: from, id, part };
+            let sent = callee.and_then(|callee| self.launch(callee, origin, &caller, request));
             match sent {
                 Ok(flight) if !one_way || more => {
                     self.outstanding.entry((from, id)).or_default().flights.push(flight);
@@ -157,7 +154,13 @@ impl State {
     }
 
     /// The node that gets a call.
-    pub(crate) fn choose(&mut self, caller: Option<NodeId>, name: &str, node: &str, fingerprint: u64) -> Callee {
+    pub(crate) fn choose(
+        &mut self,
+        caller: Option<NodeId>,
+        name: &str,
+        node: &str,
+        fingerprint: u64,
+    ) -> Callee {
         if !node.is_empty() {
             return self.pinned(caller, name, node, fingerprint);
         }
@@ -191,19 +194,22 @@ impl State {
     }
 
     fn pinned(&self, caller: Option<NodeId>, name: &str, node: &str, fingerprint: u64) -> Callee {
-        let Some((id, found)) = self.nodes.iter().find(|(_, found)| found.is_visible() && found.name == node) else {
+        let Some((id, found)) = self.nodes.iter().find(|(_, found)| found.is_visible() && found.name == node)
+        else {
             return Err(Fault::new(FaultKind::NoProcess, "no such process").on(node));
         };
         match found.offer(name).filter(|_| Some(*id) != caller) {
             None => Err(self.no_candidate(caller, name).on(node)),
             Some((_, offer)) if !offer.ready => Err(self.no_instance(*id)),
-            Some((_, offer)) if !Signature::matches(offer.fingerprint, fingerprint) => Err(self.mismatch(*id, offer)),
+            Some((_, offer)) if !Signature::matches(offer.fingerprint, fingerprint) => {
+                Err(self.mismatch(*id, offer))
+            }
             Some((index, _)) => Ok((*id, index)),
         }
     }
 
     /// The targets of a broadcast, announced to its caller.
-    fn targets(&self, from: NodeId, request: &Request<'_>) -> Result<Vec<(String, Callee)>, Fault> {
+    fn targets(&self, from: NodeId, request: &Request<'_>) -> Result<Vec<Callee>, Fault> {
         let mut names: Vec<String> = request.node.lines().map(str::to_owned).collect();
         if names.is_empty() {
             let ready = self.offers(Some(from), request.name).into_iter().filter(|(.., offer)| offer.ready);
@@ -219,8 +225,8 @@ impl State {
             return Err(Fault::new(FaultKind::Refused, "too many targets to be named"));
         }
         self.send(from, &Frame::Targets(Targets { id: request.id, nodes: &nodes }));
-        let callee = |name: &str| self.pinned(Some(from), request.name, name, request.fingerprint);
-        Ok(names.into_iter().map(|name| (name.clone(), callee(&name))).collect())
+        let callee = |name: &String| self.pinned(Some(from), request.name, name, request.fingerprint);
+        Ok(names.iter().map(callee).collect())
     }
 
     fn no_candidate(&self, caller: Option<NodeId>, name: &str) -> Fault {
@@ -341,12 +347,17 @@ impl State {
         let Some(flight) = self.flights.get_mut(&chunk.id).filter(|flight| flight.callee == from) else {
             return Ok(());
         };
-        let Some(reply) = &mut flight.reply else { return Err("a chunk of a result before its REPLY".to_owned()) };
+        let Some(reply) = &mut flight.reply else {
+            return Err("a chunk of a result before its REPLY".to_owned());
+        };
         reply.pass(chunk)?;
         let Origin::Node { node, id, part } = flight.origin else { return Ok(()) };
         if self.try_send(node, &Frame::Chunk(Chunk { id, part, ..chunk.clone() })).is_err() {
             self.send(from, &Frame::Cancel { id: chunk.id });
-            self.end(chunk.id, Some(Fault::new(FaultKind::Failed, "its result did not fit into the caller's queue")));
+            self.end(
+                chunk.id,
+                Some(Fault::new(FaultKind::Failed, "its result did not fit into the caller's queue")),
+            );
         } else if !chunk.more {
             self.end(chunk.id, None);
         }
@@ -378,7 +389,8 @@ impl State {
     pub(crate) fn reply_credit(&self, from: NodeId, id: u64, part: u32, bytes: u32) {
         let Some(outstanding) = self.outstanding.get(&(from, id)) else { return };
         for flight in &outstanding.flights {
-            if let Some(Flight { callee, origin: Origin::Node { part: of, .. }, .. }) = self.flights.get(flight)
+            if let Some(Flight { callee, origin: Origin::Node { part: of, .. }, .. }) =
+                self.flights.get(flight)
                 && *of == part
             {
                 self.send(*callee, &Frame::Credit { id: *flight, reply: true, part: 0, bytes });

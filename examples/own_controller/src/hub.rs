@@ -49,9 +49,9 @@ impl Hub {
         for (listener, address) in bound {
             shared.state.lock().listeners += 1;
             let door = Door { shared: shared.clone(), handle: handle.clone() };
-            let guard = handle.add_listener(listener, Box::new(door)).map_err(|error| {
-                Error::AddressUnusable { address: address.clone(), source: error.into() }
-            })?;
+            let guard = handle
+                .add_listener(listener, Box::new(door))
+                .map_err(|error| Error::AddressUnusable { address: address.clone(), source: error.into() })?;
             guards.push(guard);
             addresses.push(address);
         }

@@ -7,6 +7,9 @@
 //! [`submit_controller!`](daffi_core::submit_controller) at the end of this page is what makes `init_controller(true)`
 //! start it in a program that links this crate instead of `daffi-controller`.
 
+// Faults are large, and rare enough to be passed by value where that reads better.
+#![allow(clippy::result_large_err)]
+
 use std::{sync::Arc, time::Duration};
 
 use daffi_core::{

@@ -83,7 +83,11 @@ impl Node {
 impl State {
     pub(crate) fn hello(&mut self, from: NodeId, hello: &Hello<'_>) {
         if !(hello.version_min..=hello.version_max).contains(&VERSION) {
-            return self.expel(from, RefuseCode::Version, &format!("this controller speaks version {VERSION}"));
+            return self.expel(
+                from,
+                RefuseCode::Version,
+                &format!("this controller speaks version {VERSION}"),
+            );
         }
         if let Err(problem) = check_name(hello.name) {
             return self.expel(from, RefuseCode::InvalidName, problem);
@@ -147,7 +151,8 @@ impl State {
         let limit = self.limits.callbacks_max;
         let Some(node) = self.nodes.get_mut(&from) else { return Ok(()) };
         for offer in register.offers.iter() {
-            check_name(offer.name).map_err(|problem| format!("{:?} is no callback name: {problem}", offer.name))?;
+            check_name(offer.name)
+                .map_err(|problem| format!("{:?} is no callback name: {problem}", offer.name))?;
             let kept = Offer {
                 name: offer.name.to_owned(),
                 signature: offer.signature.to_owned(),
@@ -196,7 +201,8 @@ impl State {
         for (_, call) in asked {
             self.cancel(id, call);
         }
-        let served: Vec<_> = self.flights.iter().filter(|(_, flight)| flight.callee == id).map(|(id, _)| *id).collect();
+        let served: Vec<_> =
+            self.flights.iter().filter(|(_, flight)| flight.callee == id).map(|(id, _)| *id).collect();
         for flight in served {
             let fault = Fault::new(FaultKind::RemoteStopped, "it stopped before it answered").on(&*node.name);
             self.end(flight, Some(fault));

@@ -45,7 +45,9 @@ impl State {
         };
         match question {
             Question::WaitProcess { name } => self.watch(from, id, codec, Event::Process((*name).to_owned())),
-            Question::WaitFunction { name } => self.watch(from, id, codec, Event::Function((*name).to_owned())),
+            Question::WaitFunction { name } => {
+                self.watch(from, id, codec, Event::Function((*name).to_owned()))
+            }
             Question::Processes => self.answer(from, id, codec, Ok(self.processes())),
             Question::Callbacks => self.answer(from, id, codec, Ok(self.callbacks())),
             Question::Schedule(schedule) => {
@@ -85,7 +87,10 @@ impl State {
         let mut chunks = rest.chunks(CHUNK_BYTES).peekable();
         while let Some(chunk) = chunks.next() {
             let more = chunks.peek().is_some();
-            self.send(to, &Frame::Chunk(Chunk { id, reply: true, more, part: 0, body: Body::borrowed(chunk) }));
+            self.send(
+                to,
+                &Frame::Chunk(Chunk { id, reply: true, more, part: 0, body: Body::borrowed(chunk) }),
+            );
         }
     }
 

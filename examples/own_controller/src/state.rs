@@ -155,7 +155,11 @@ impl State {
             Frame::Ping { id } => self.send(from, &Frame::Pong { id: *id }),
             Frame::Pong { .. } => node.unanswered = 0,
             Frame::Goodbye { .. } => self.leave(from),
-            Frame::Hello(_) | Frame::Welcome(_) | Frame::Refuse(_) | Frame::Registered { .. } | Frame::Targets(_) => {
+            Frame::Hello(_)
+            | Frame::Welcome(_)
+            | Frame::Refuse(_)
+            | Frame::Registered { .. }
+            | Frame::Targets(_) => {
                 return Err(format!("a {} frame is not for a node to send now", frame.kind()));
             }
         }

@@ -109,7 +109,8 @@ impl State {
         let Some(task) = self.tasks.get(&id) else { return };
         let (owner, name, node) = (task.owner.clone(), task.name.clone(), task.node.clone());
         let (codec, fingerprint, body) = (task.codec, task.fingerprint, task.body.clone());
-        let owner_id = self.nodes.iter().find(|(_, node)| node.is_visible() && node.name == owner).map(|(id, _)| *id);
+        let owner_id =
+            self.nodes.iter().find(|(_, node)| node.is_visible() && node.name == owner).map(|(id, _)| *id);
         let request = Request {
             id: 0,
             one_way: false,

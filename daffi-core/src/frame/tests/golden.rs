@@ -35,14 +35,8 @@ pub(super) const GOLDEN: &[(&str, &str)] = &[
          01000000 fe2d4b0d3a3fdaf7 00 01 61 0000
          02000000 0000000000000000 01 01 62 0200 2829",
     ),
-    (
-        "REGISTER id=3 offers=[]",
-        "00000000 04 00 00 00 0300000000000000",
-    ),
-    (
-        "REGISTERED id=1",
-        "00000000 05 00 00 00 0100000000000000",
-    ),
+    ("REGISTER id=3 offers=[]", "00000000 04 00 00 00 0300000000000000"),
+    ("REGISTERED id=1", "00000000 05 00 00 00 0100000000000000"),
     (
         r#"REQUEST id=7 codec=1 hops=1 deadline_us=250000 fingerprint=0x0000000000000000 callback=unrouted total=5 name="add" node="" body=b"[2,3]""#,
         "24000000 06 00 01 01 0700000000000000
@@ -85,10 +79,7 @@ pub(super) const GOLDEN: &[(&str, &str)] = &[
         "03000000 09 00 00 00 0800000000000000
          610a62",
     ),
-    (
-        "CANCEL id=7",
-        "00000000 0a 00 00 00 0700000000000000",
-    ),
+    ("CANCEL id=7", "00000000 0a 00 00 00 0700000000000000"),
     (
         r#"CHUNK id=8 more part=0 body=b",1""#,
         "06000000 0b 01 00 00 0800000000000000
@@ -149,14 +140,8 @@ pub(super) const GOLDEN: &[(&str, &str)] = &[
         "09000000 0d 00 01 00 0a00000000000000
          08 4d00000000000000",
     ),
-    (
-        "PING id=1",
-        "00000000 0e 00 00 00 0100000000000000",
-    ),
-    (
-        "PONG id=1",
-        "00000000 0f 00 00 00 0100000000000000",
-    ),
+    ("PING id=1", "00000000 0e 00 00 00 0100000000000000"),
+    ("PONG id=1", "00000000 0f 00 00 00 0100000000000000"),
     (
         r#"GOODBYE reason="stopping""#,
         "08000000 10 00 00 00 0000000000000000
@@ -169,11 +154,13 @@ pub(super) fn describe(frame: &Frame<'_>) -> String {
     let kind = frame.kind();
     let flag = |set: bool, name: &'static str| if set { name } else { "" };
     match frame {
-        Frame::Hello(Hello { version_min, version_max, capabilities, instance, name, credentials }) => format!(
-            "{kind} versions={version_min}-{version_max} capabilities={capabilities:#010x} \
+        Frame::Hello(Hello { version_min, version_max, capabilities, instance, name, credentials }) => {
+            format!(
+                "{kind} versions={version_min}-{version_max} capabilities={capabilities:#010x} \
              instance={instance:#018x} name={name:?} credentials={}",
-            literal(credentials)
-        ),
+                literal(credentials)
+            )
+        }
         Frame::Welcome(Welcome { version, capabilities, node, heartbeat_ms, payload_bytes_max }) => format!(
             "{kind} version={version} capabilities={capabilities:#010x} node={node} \
              heartbeat_ms={heartbeat_ms} payload_bytes_max={payload_bytes_max}"
@@ -209,8 +196,7 @@ pub(super) fn describe(frame: &Frame<'_>) -> String {
             body,
         }) => {
             let flags = [flag(*one_way, " one_way"), flag(*broadcast, " broadcast"), flag(*more, " more")];
-            let callback =
-                if *callback == UNROUTED { "unrouted".to_owned() } else { callback.to_string() };
+            let callback = if *callback == UNROUTED { "unrouted".to_owned() } else { callback.to_string() };
             format!(
                 "{kind} id={id}{} codec={codec} hops={hops} deadline_us={deadline_us} \
                  fingerprint={fingerprint:#018x} callback={callback} total={total} name={name:?} node={node:?} \
@@ -299,7 +285,8 @@ fn every_kind_is_here() {
 #[test]
 fn bodies_stay_where_they_are() {
     for bytes in samples() {
-        let (Frame::Request(Request { body, .. }) | Frame::Reply(Reply { body, .. })) = whole(&bytes).unwrap()
+        let (Frame::Request(Request { body, .. }) | Frame::Reply(Reply { body, .. })) =
+            whole(&bytes).unwrap()
         else {
             continue;
         };

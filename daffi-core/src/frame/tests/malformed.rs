@@ -137,7 +137,10 @@ fn names_end_within_the_frame() {
 fn an_offer_ends_within_the_frame() {
     // Index, fingerprint, ready, then a signature of 65,535 bytes that is not there.
     let offer = "00000000 0000000000000000 01 0161 ffff";
-    check(&format!("11000000 04 00 00 00 0100000000000000 {offer}"), "malformed REGISTER frame: it ends early");
+    check(
+        &format!("11000000 04 00 00 00 0100000000000000 {offer}"),
+        "malformed REGISTER frame: it ends early",
+    );
 }
 
 #[test]
@@ -210,10 +213,7 @@ fn a_request_with_the_longest_names_and_body_is_a_frame() {
 fn a_length_is_refused_from_the_head_alone() {
     let head = unhex("ffffffff 06 00 00 00 0000000000000000");
     let error = Frame::decode(&head, 0, FRAME_BYTES_MAX).unwrap_err();
-    assert_eq!(
-        error,
-        ProtocolError::Length { length: u32::MAX, limit: FRAME_BYTES_MAX, first: [0xff; 4] }
-    );
+    assert_eq!(error, ProtocolError::Length { length: u32::MAX, limit: FRAME_BYTES_MAX, first: [0xff; 4] });
     // At the limit it is a frame that has not come yet; one byte more is refused.
     let mut head = unhex("00000000 10 00 00 00 0000000000000000").to_vec();
     head[..4].copy_from_slice(&(HANDSHAKE_BYTES_MAX as u32).to_le_bytes());
