@@ -92,6 +92,29 @@ fn a_pinned_call_goes_there_or_says_why_not() {
 }
 
 #[test]
+fn the_least_busy_node_gets_the_call() {
+    let mut world = World::with(|config| config.strategy = Strategy::LeastBusy);
+    let a = world.join("a", &[]);
+    let (b, c) = (world.join("b", &["f"]), world.join("c", &["f", "g"]));
+    world.call(a, 1, "g");
+    world.id_at(c);
+    world.call(a, 2, "f");
+    let id = world.id_at(b);
+    world.call(a, 3, "g");
+    world.id_at(c);
+    world.call(a, 4, "f");
+    let other = world.id_at(b);
+    world.call(a, 5, "g");
+    world.id_at(c);
+    world.reply(b, id, "done");
+    world.reply(b, other, "done");
+    for id in 6..9 {
+        world.call(a, id, "f");
+        world.id_at(b);
+    }
+}
+
+#[test]
 fn a_method_without_instance_is_not_called_until_it_has_one() {
     let mut world = World::new();
     let a = world.join("a", &[]);
