@@ -174,7 +174,15 @@ impl Running {
         for outbox in hub.with(|state, now| state.ports.overdue(now.mono, true)) {
             outbox.close();
         }
-        hub.deliver();
+        // The reactor's thread does this, unless it is this one or nobody waited for it. A node that takes no more
+        // is not waited for in the end.
+        let until = Instant::now() + LINGER;
+        while !hub.handle.is_current()
+            && hub.with(|state, _| state.ports.has_delivery())
+            && Instant::now() < until
+        {
+            hub.deliver();
+        }
         hub.handle.remove_service(hub.clone());
         hub.with(|state, _| state.stop = Stop::Done(cut_off));
         hub.notify_ended();
