@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) router: Router,
     pub(crate) ports: Ports,
     pub(crate) stop: Stop,
+    /// How many listeners are open.
+    pub(crate) doors: usize,
 }
 
 /// How far stopping is.
@@ -62,6 +64,7 @@ impl Hub {
                 router: Router::new(config, seed),
                 ports: Ports::new(limits.queue_bytes_max),
                 stop: Stop::No,
+                doors: 0,
             }),
             ended: Condvar::new(),
             handle,
