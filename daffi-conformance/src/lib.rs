@@ -192,6 +192,9 @@ cases! { $
         a_second_hello_closes: "there is one",
         malformed_frames_close: "unknown kinds, early ends, unknown questions, no UTF-8, lying sizes",
         half_a_frame_and_the_end_do_no_harm: "a connection that ends in mid frame",
+        an_id_in_flight_is_not_used_again: "neither for a call nor for a question",
+        a_node_offers_a_name_once: "the same name under another index closes",
+        a_result_comes_in_order_and_once: "chunks before a REPLY and a second REPLY close",
         forged_answers_do_no_harm: "answers to guessed ids reach nobody",
     }
     stop {

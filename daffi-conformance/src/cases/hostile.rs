@@ -2,13 +2,13 @@ use daffi_core::{
     controller::Controller,
     fault::{Fault, FaultKind},
     frame::{
-        Body, Failure, Frame, Offers, Question, Refuse, RefuseCode, Register, Reply, Request, Targets,
+        Body, Chunk, Failure, Frame, Offers, Question, Refuse, RefuseCode, Register, Reply, Request, Targets,
         UNROUTED, Welcome,
     },
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
 };
 
-use crate::{Bench, Call, Wire};
+use crate::{Bench, Call, Offered, Wire, offer};
 
 /// Whatever `attack` does on a connection closes it, and two nodes that were there go on calling each other.
 fn check(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
@@ -18,7 +18,8 @@ fn check(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
     attack(&mut wire);
     wire.expect_closed(why);
     let id = caller.call(&Call::new("f"));
-    callee.echo();
+    // Calls of the attacker may have come before.
+    while callee.echo().caller != "caller" {}
     caller.expect_value(id);
     // The next check uses the names again.
     for node in [callee, caller] {
@@ -178,6 +179,55 @@ pub(crate) fn half_a_frame_and_the_end_do_no_harm(controller: &dyn Controller) {
         wire.send_bytes(&request(1).to_bytes()[..20]);
         wire.close();
     });
+}
+
+pub(crate) fn an_id_in_flight_is_not_used_again(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    check_open(&bench, "it used the id of its call again", |wire| {
+        wire.send(&request(1));
+        wire.send(&request(1));
+    });
+    check_open(&bench, "it used the id of its question again", |wire| {
+        for _ in 0..2 {
+            let question = Question::WaitProcess { name: "nobody" };
+            wire.send(&Frame::Ask { id: 1, codec: 1, question });
+        }
+    });
+}
+
+pub(crate) fn a_node_offers_a_name_once(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut watcher = bench.node("watcher", &[]);
+    let mut node = bench.node("node", &["f"]);
+    let id = node.fresh_id();
+    node.send_register(id, &[Offered { index: Some(9), ..offer("f") }], false);
+    node.expect_closed();
+    watcher.settle();
+}
+
+pub(crate) fn a_result_comes_in_order_and_once(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut caller = bench.node("caller", &[]);
+    // A chunk before its REPLY, and a second REPLY before the first one is complete.
+    for (name, begun) in [("a", false), ("b", true)] {
+        let mut liar = bench.node(name, &["f"]);
+        let id = caller.call(&Call::new("f").on(name));
+        let served = liar.expect_request();
+        let body = Body::borrowed(b"x");
+        let reply = Frame::Reply(Reply { id: served.id, more: true, part: 0, codec: 0, total: 9, body });
+        if begun {
+            liar.send(&reply);
+            liar.send(&reply);
+        } else {
+            liar.send(&Frame::Chunk(Chunk { id: served.id, reply: true, more: true, part: 0, body }));
+        }
+        liar.expect_closed();
+        let fault = caller.expect("a FAILURE", |frame| match frame {
+            Frame::Failure(failure) if failure.id == id => Some(failure.fault.kind),
+            _ => None,
+        });
+        assert_eq!(fault, FaultKind::RemoteStopped);
+    }
 }
 
 /// Answers to calls that a node never got, in every shape, with ids that others have.
