@@ -151,6 +151,7 @@ cases! { $
         arguments_of_another_size_than_announced_close_the_connection: "only that of the liar; its call is cancelled",
         a_result_of_another_size_than_announced_closes_the_connection: "only that of the liar; its caller gets RemoteStopped",
         a_caller_that_dies_in_mid_payload_cancels: "a callee does not wait for the rest for ever",
+        a_large_one_way_call_ends_with_its_last_chunk: "and if its callee is lost, nobody is told",
         an_early_answer_ends_a_large_call: "chunks that crossed the answer are dropped",
     }
     questions {

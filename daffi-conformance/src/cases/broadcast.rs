@@ -79,7 +79,7 @@ pub(crate) fn a_broadcast_to_some_names_them_all(controller: &dyn Controller) {
     let mut left_out = bench.node("left out", &["f"]);
     let _idle = bench.node("idle", &[]);
     let mut caller = bench.node("caller", &[]);
-    let id = caller.call(&Call::new("f").broadcast().on("a\nghost\nidle\nb"));
+    let id = caller.call(&Call::new("f").broadcast().on("a\nghost\nidle\nb\na"));
     let outcomes = outcomes(&mut caller, id);
     assert_eq!(outcomes.len(), 4, "{outcomes:?}");
     assert_eq!(outcomes["a"].as_deref(), Ok("a"));

@@ -5,6 +5,7 @@ use daffi_core::{
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
 };
 
+use super::until_nobody_offers;
 use crate::{Bench, Call, Node, call::send_chunks};
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -204,6 +205,29 @@ pub(crate) fn a_caller_that_dies_in_mid_payload_cancels(controller: &dyn Control
     let request = callee.expect_request();
     caller.die();
     callee.expect_cancel(&request);
+}
+
+pub(crate) fn a_large_one_way_call_ends_with_its_last_chunk(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut callee = bench.node("callee", &["f"]);
+    let mut caller = bench.node("caller", &[]);
+    let body = pattern(3 * CHUNK_BYTES);
+    let id = caller.call(&Call::new("f").one_way().body(&body));
+    let request = callee.expect_request();
+    assert!(callee.expect_arguments(&request) == body, "the arguments are other bytes");
+    // Its id is free again, since nothing more comes of it.
+    Call::new("f").body(b"again").send(id, |frame| caller.send(frame));
+    callee.echo();
+    assert_eq!(caller.expect_value(id), "again");
+
+    // One whose callee is lost on the way fails without a word, too.
+    let id = caller.fresh_id();
+    let begin = Call::new("f").one_way().body(&body[..CHUNK_BYTES]);
+    begin.send_announcing(id, body.len() as u32, |frame| caller.send(frame));
+    callee.expect_request();
+    callee.die();
+    until_nobody_offers(&mut caller, "f");
+    caller.expect_no_outcome(id);
 }
 
 pub(crate) fn an_early_answer_ends_a_large_call(controller: &dyn Controller) {
