@@ -1,7 +1,7 @@
 //! A controller of one's own for daffi, as an example of how to write one.
 //!
 //! It needs nothing but `daffi-core`, holds everything that the conformance suite asks for, and is clear rather than fast: one
-//! lock around one [`State`](state::State), which looks through its tables where a busy controller would keep
+//! lock around one `State`, which looks through its tables where a busy controller would keep
 //! an index. The real one is the crate `daffi-controller`.
 //!
 //! [`submit_controller!`](daffi_core::submit_controller) at the end of this page is what makes `init_controller(true)`
