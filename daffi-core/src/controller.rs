@@ -18,8 +18,8 @@ pub trait Controller: Send + Sync {
     /// Returns once others can connect. An implementation with threads of its own may leave the reactor alone.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`](crate::Error::AddressInUse) or
-    /// [`Error::AddressUnusable`](crate::Error::AddressUnusable), with nothing left behind.
+    /// [`Error::AddressInUse`] or
+    /// [`Error::AddressUnusable`], with nothing left behind.
     fn start(&self, config: ControllerConfig, reactor: &Reactor) -> Result<Arc<dyn RunningController>>;
 }
 
