@@ -32,6 +32,7 @@ impl RawNode {
             Address::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_nodelay(true).unwrap();
                 Box::new(stream)
             }
             Address::Unix(path) => {

@@ -313,6 +313,20 @@ fn a_leaving_node_gets_nothing_new_and_finishes_what_runs() {
 }
 
 #[test]
+fn who_has_said_goodbye_may_still_register_but_is_not_called() {
+    let mut world = World::new();
+    let a = world.join("a", &[]);
+    let b = world.join("b", &["f"]);
+    world.send(b, &Frame::Goodbye { reason: "done" });
+    world.register(b, &["f", "g"]);
+    assert_eq!(world.said(b), ["REGISTERED 1"]);
+    world.call(a, 1, "g");
+    assert_eq!(world.fault_at(a).kind, FaultKind::NoCandidate);
+    world.send(a, &Frame::Request(Request { node: "b", ..request(2, "f") }));
+    assert_eq!(world.fault_at(a).kind, FaultKind::NoProcess);
+}
+
+#[test]
 fn the_id_of_a_call_in_flight_cannot_be_used_again() {
     let mut world = World::new();
     let a = world.join("a", &[]);
