@@ -40,7 +40,9 @@ fn every_node_has_its_own_result() {
         assert_eq!(results[good].as_ref().unwrap(), good);
     }
     let error = |name: &str| results[name].as_ref().unwrap_err();
-    assert!(matches!(error("bad"), Error::Remote(remote) if remote.message() == "this node is bad" && remote.node() == "bad"));
+    assert!(
+        matches!(error("bad"), Error::Remote(remote) if remote.message() == "this node is bad" && remote.node() == "bad")
+    );
     assert!(matches!(error("doomed"), Error::RemoteStopped { node } if node == "doomed"), "{results:?}");
     assert!(matches!(error("odd"), Error::SignatureMismatch { node, .. } if node == "odd"), "{results:?}");
     for late in ["slow", "frozen"] {

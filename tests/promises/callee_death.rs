@@ -22,8 +22,11 @@ fn a_killed_callee_ends_every_call_at_once() {
                 let call = nonce();
                 let modifier = BG.on("doomed");
                 // Some are `fn` and some `async fn`; of the `fn` some wait for a thread.
-                let result =
-                    if number % 4 == 0 { g.call.slow(call, 60_000) & modifier } else { g.call.slow_async(call, 60_000) & modifier };
+                let result = if number % 4 == 0 {
+                    g.call.slow(call, 60_000) & modifier
+                } else {
+                    g.call.slow_async(call, 60_000) & modifier
+                };
                 (call, result)
             })
             .collect();
@@ -128,7 +131,14 @@ fn an_outcome_of_an_earlier_link_answers_nobody() {
     let late: Vec<_> = (0..12)
         .map(|at| {
             let call = nonce();
-            (call, if at % 2 == 0 { g.call.stubborn(call, 1_500) & BG } else { g.call.slow_async(call, 1_500) & BG })
+            (
+                call,
+                if at % 2 == 0 {
+                    g.call.stubborn(call, 1_500) & BG
+                } else {
+                    g.call.slow_async(call, 1_500) & BG
+                },
+            )
         })
         .collect();
     for (call, result) in &late {

@@ -32,10 +32,8 @@ fn a_killed_controller_ends_every_call_at_once_and_its_successor_knows_everybody
         let callee = world.callee("callee");
         let g = world.caller();
         let pid = (g.call.pid() & FG).unwrap();
-        let calls: Vec<_> = (0..200)
-            .map(|_| nonce())
-            .map(|call| (call, g.call.slow_async(call, 60_000) & BG))
-            .collect();
+        let calls: Vec<_> =
+            (0..200).map(|_| nonce()).map(|call| (call, g.call.slow_async(call, 60_000) & BG)).collect();
         until("all calls run", || world.executions().len() == 200);
         let killed = Instant::now();
         world.kill_controller();
@@ -95,7 +93,10 @@ fn calls_made_without_a_link_are_executed_once_there_is_one() {
     (g.call.work(nonce()) & FG).unwrap();
     proxy.cut();
     until("the node has noticed", || {
-        matches!(g.call.work(1) & FG.timeout(Duration::from_millis(20)), Err(Error::Timeout { sent: false, .. }))
+        matches!(
+            g.call.work(1) & FG.timeout(Duration::from_millis(20)),
+            Err(Error::Timeout { sent: false, .. })
+        )
     });
     let begun = Instant::now();
     let answered: Vec<_> = (0..50)
@@ -124,7 +125,11 @@ fn calls_made_without_a_link_are_executed_once_there_is_one() {
     };
     until("all that nobody answers has run", || ran().len() >= ordered.len());
     assert_eq!(ran(), ordered, "in order");
-    assert!(world.executions().iter().all(|(call, count)| *count == 1 || *call == 1), "{:?}", world.executions());
+    assert!(
+        world.executions().iter().all(|(call, count)| *count == 1 || *call == 1),
+        "{:?}",
+        world.executions()
+    );
 }
 
 /// SIGTERM: the controller lets calls in flight finish and exits with 0; calls made meanwhile are carried out by the
@@ -199,12 +204,15 @@ fn a_frozen_controller_is_noticed_and_found_again() {
 /// A partition that nobody is told of, one way or both: heartbeats find it at both ends.
 #[test]
 fn a_wire_that_swallows_everything_is_noticed_at_both_ends() {
-    for ways in [vec![Way::ToController], vec![Way::FromController], vec![Way::ToController, Way::FromController]] {
+    for ways in
+        [vec![Way::ToController], vec![Way::FromController], vec![Way::ToController, Way::FromController]]
+    {
         let world = World::watchful();
         let _callee = world.callee("callee");
         let proxy = Proxy::new(&world.address);
         let limits = daffi::Limits { heartbeat: QUICK_HEARTBEAT, ..Default::default() };
-        let g = at(&proxy.address).process_name("far").limits(limits).link_time_callbacks(false).start().unwrap();
+        let g =
+            at(&proxy.address).process_name("far").limits(limits).link_time_callbacks(false).start().unwrap();
         let call = nonce();
         let result = g.call.slow(call, 60_000) & BG;
         world.await_event("run", call);

@@ -44,7 +44,8 @@ fn a_nested_call_ends_with_the_call_that_it_is_nested_in() {
     for (own, expected) in [(None, 400), (Some(30_000), 400), (Some(100), 100)] {
         let call = nonce() + 1_000_000;
         let before = world.events().len();
-        let nested = g.call.nested(call, "inner", own, 60_000).on("outer").timeout(Duration::from_millis(400));
+        let nested =
+            g.call.nested(call, "inner", own, 60_000).on("outer").timeout(Duration::from_millis(400));
         let outcome = nested.fg();
         if expected == 400 {
             assert!(matches!(outcome, Err(Error::Timeout { sent: true, .. })), "{outcome:?}");
@@ -150,10 +151,8 @@ fn whoever_stops_waiting_cancels_the_callback() {
     let g = world.caller();
 
     let (a, b) = (nonce(), nonce());
-    let timed_out = [
-        g.call.slow(a, 60_000) & BG.timeout(SHORT),
-        g.call.slow_async(b, 60_000) & BG.timeout(SHORT),
-    ];
+    let timed_out =
+        [g.call.slow(a, 60_000) & BG.timeout(SHORT), g.call.slow_async(b, 60_000) & BG.timeout(SHORT)];
     for call in timed_out {
         assert!(call.get().unwrap_err().is_timeout());
     }

@@ -5,7 +5,11 @@
 //! were told.
 
 #![cfg(unix)]
-#![allow(unreachable_pub, clippy::result_large_err, reason = "it is one program, and its callbacks are as users write them")]
+#![allow(
+    unreachable_pub,
+    clippy::result_large_err,
+    reason = "it is one program, and its callbacks are as users write them"
+)]
 
 mod proxy;
 mod roles;

@@ -92,7 +92,16 @@ fn answered_calls_keep_their_order() {
 
 /// Payloads of a byte to a megabyte, which travel in one frame or many.
 fn payload(number: u64) -> Vec<u8> {
-    vec![7; if number % 50 == 20 { 1_000_000 } else if number % 10 == 5 { 100_000 } else { 10 }]
+    vec![
+        7;
+        if number % 50 == 20 {
+            1_000_000
+        } else if number % 10 == 5 {
+            100_000
+        } else {
+            10
+        }
+    ]
 }
 
 fn mixed_sizes(world: &World) {

@@ -132,13 +132,12 @@ fn what_may_have_run_says_so() {
     assert!(matches!(&error, Error::Cancelled { sent: true, .. }), "{error:?}");
     says(&error, true, false);
 
-    let small = Limits { payload_bytes_max: 1024, ..Limits::default() };
+    // It ran, and its result is what does not fit.
     let call = nonce();
-    // Arguments that are small enough; the result does not decode as what is asked for.
-    let error = (g.call.by_name::<u64, _>("echo", (call, vec![1u8])) & FG).unwrap_err();
-    assert!(matches!(&error, Error::SignatureMismatch { .. }), "{error:?}");
-    assert_eq!(world.count("run", call), 0);
-    drop(small);
+    let error = (g.call.grow(call, 70_000_000) & FG).unwrap_err();
+    assert!(matches!(&error, Error::TooLarge { what: "result", .. }), "{error:?}");
+    says(&error, true, false);
+    assert_eq!(world.count("run", call), 1);
 }
 
 /// A callback that panics: `Error::Remote` saying so, with message and place; the node lives on.
@@ -197,9 +196,8 @@ fn two_structs_of_one_name_are_told_apart() {
     let error = (g.call.place(call, &Point { x: 1, y: 2 }) & FG).unwrap_err();
     let Error::SignatureMismatch { callback, node, caller, callee } = &error else { panic!("{error:?}") };
     assert_eq!((callback.as_str(), node.as_str()), ("place", "callee"));
-    assert_ne!(caller, callee);
     assert!(caller.contains("Point") && callee.contains("Point"), "{error}");
-    assert!(callee.contains('z') && !caller.contains('z'), "both show their fields: {error}");
+    assert!(error.to_string().contains("other fields"), "{error}");
     says(&error, false, false);
     assert_eq!(world.count("run", call), 0);
 }

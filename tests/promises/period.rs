@@ -48,7 +48,8 @@ fn a_task_outlives_its_caller_and_its_callees() {
     let _c = world.callee("c");
     await_ticks(&world, 1, Some("c"), 3);
     // A frozen callee has one tick and holds up the task; it is not a candidate for a second one meanwhile.
-    let doubles = ticks(&world, 1, None).windows(2).filter(|pair| pair[1].at < pair[0].at + PERIOD_MS / 5).count();
+    let doubles =
+        ticks(&world, 1, None).windows(2).filter(|pair| pair[1].at < pair[0].at + PERIOD_MS / 5).count();
     assert!(doubles <= 2, "each tick runs on one node: {doubles}");
 }
 

@@ -68,9 +68,7 @@ fn callee() {
 fn caller() {
     let g = builder().link_time_callbacks(false).start().unwrap();
     let calls: Vec<_> = (1..=10)
-        .flat_map(|nonce| {
-            [g.call.slow(nonce, 60_000) & BG, g.call.slow_async(100 + nonce, 60_000) & BG]
-        })
+        .flat_map(|nonce| [g.call.slow(nonce, 60_000) & BG, g.call.slow_async(100 + nonce, 60_000) & BG])
         .collect();
     println!("ready");
     for call in calls {
@@ -180,6 +178,7 @@ pub trait Callee {
     fn work(nonce: u64) -> u64;
     fn work_async(nonce: u64) -> u64;
     fn echo(nonce: u64, payload: &[u8]) -> Vec<u8>;
+    fn grow(nonce: u64, bytes: u64) -> Vec<u8>;
     fn who() -> String;
     fn pid() -> u32;
     fn slow(nonce: u64, millis: u64) -> u64;
@@ -218,6 +217,12 @@ async fn work_async(nonce: u64) -> u64 {
 fn echo(nonce: u64, payload: Vec<u8>) -> Vec<u8> {
     note("run", nonce);
     payload
+}
+
+#[callback]
+fn grow(nonce: u64, bytes: u64) -> Vec<u8> {
+    note("run", nonce);
+    vec![0; bytes as usize]
 }
 
 #[callback]

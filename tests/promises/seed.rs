@@ -1,11 +1,6 @@
 //! The two programs of the README, started in either order.
 
-use std::{
-    fs,
-    process::Command,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{fs, process::Command, sync::OnceLock, time::Duration};
 
 use daffi::Address;
 
@@ -29,7 +24,8 @@ fn program(role: &str, directory: &Directory, address: Option<&Address>) -> Proc
 fn both_do_their_work(first: &Process, second: &Process) {
     first.line("done");
     second.line("done");
-    let count = |process: &Process, line: &str| process.printed().iter().filter(|said| said.contains(line)).count();
+    let count =
+        |process: &Process, line: &str| process.printed().iter().filter(|said| said.contains(line)).count();
     assert_eq!(count(first, "Calculated delta = 7"), 3);
     assert_eq!(count(second, "Calculated sum is 10"), 3);
     until("what nobody waits for has run", || count(second, "Func2 has been triggered!") == 3);
@@ -90,7 +86,8 @@ fn the_examples_as_they_stand() {
         return;
     }
     static PROGRAMS: OnceLock<()> = OnceLock::new();
-    PROGRAMS.get_or_init(|| drop(build(&["-p", "daffi", "--example", "process1", "--example", "process2"], "")));
+    PROGRAMS
+        .get_or_init(|| drop(build(&["-p", "daffi", "--example", "process1", "--example", "process2"], "")));
     for order in ["process1 process2", "process2 process1"] {
         let [early, late] = order.split(' ').collect::<Vec<_>>()[..] else { unreachable!() };
         let path = |name: &str| build_directory().join("examples").join(name).display().to_string();

@@ -112,7 +112,8 @@ fn histories_agree_over_ten_restarts_of_the_controller() {
         let before = succeeded.load(Ordering::SeqCst);
         until("calls succeed again", || succeeded.load(Ordering::SeqCst) > before + 300);
     });
-    let lost = history.iter().filter(|(_, outcome)| matches!(outcome, Err(Error::ControllerLost { .. }))).count();
+    let lost =
+        history.iter().filter(|(_, outcome)| matches!(outcome, Err(Error::ControllerLost { .. }))).count();
     assert!(lost >= 10, "only {lost} of {} calls were in flight when it mattered", history.len());
     check(&world, &history);
 }

@@ -344,7 +344,8 @@ pub fn at(address: &Address) -> GlobalBuilder {
 /// The `daffi-controller` program, as it is now.
 fn controller_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| build(&["-p", "daffi-controller", "--bin", "daffi-controller"], "daffi-controller"))
+    PROGRAM
+        .get_or_init(|| build(&["-p", "daffi-controller", "--bin", "daffi-controller"], "daffi-controller"))
 }
 
 /// Has cargo build a program of this workspace, since only those of the tested package itself are built for a test.
