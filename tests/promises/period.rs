@@ -87,6 +87,9 @@ fn times_fire_once_each_and_in_time() {
     let task = (g.call.tick(call) & PERIOD.at_time(times)).unwrap();
     let single = nonce();
     let one = (g.call.tick(single) & PERIOD.at_time(times[1])).unwrap();
+    until("every time has come", || {
+        ticks(&world, call, None).len() >= times.len() && !ticks(&world, single, None).is_empty()
+    });
     eventually("the tasks are finished", || {
         let finished = |task: &daffi::ScheduledTask| task.status().unwrap().state == TaskState::Finished;
         (finished(&task) && finished(&one)).then_some(())
@@ -174,7 +177,7 @@ fn a_task_ends_with_its_controller() {
     let callee = world.callee("callee");
     let g = world.caller();
     let hour = PERIOD.period(Duration::from_secs(3600));
-    let old = (g.call.tick(1) & hour.clone()).unwrap();
+    let old = (g.call.tick(1) & hour).unwrap();
     let id = old.id().unwrap();
     world.kill_controller();
     world.start_controller();
