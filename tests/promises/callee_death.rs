@@ -6,7 +6,7 @@ use daffi::{BG, Error, FG};
 
 use crate::{
     roles::Callee,
-    support::{AT_ONCE, QUICK_HEARTBEAT, World, nonce, until},
+    support::{AT_ONCE, Outcome, QUICK_HEARTBEAT, World, nonce, until},
 };
 
 /// Callee lost: `Error::RemoteStopped { node }` at once, for every call in flight there. Here it is killed with 200 of
@@ -35,13 +35,13 @@ fn a_killed_callee_ends_every_call_at_once() {
         let killed = Instant::now();
         doomed.kill();
         for (call, result) in &calls {
-            let error = result.get().unwrap_err();
+            let error = result.outcome().unwrap_err();
             assert!(matches!(&error, Error::RemoteStopped { node } if node == "doomed"), "{call}: {error:?}");
             assert!(error.may_have_executed() && error.is_retryable());
         }
         let took = killed.elapsed();
         assert!(took < AT_ONCE, "{took:?}");
-        elsewhere.get().unwrap();
+        elsewhere.outcome().unwrap();
         // At most once: nobody has sent them again.
         assert!(world.executions().values().all(|count| *count == 1));
         let error = (g.call.work(nonce()) & FG.on("doomed")).unwrap_err();
@@ -85,12 +85,12 @@ fn a_frozen_callee_is_lost_and_rejoins_when_it_goes_on() {
     let unseen = nonce();
     let calls_meanwhile = g.call.work(unseen) & BG;
     for call in calls {
-        let error = call.get().unwrap_err();
+        let error = call.outcome().unwrap_err();
         assert!(matches!(&error, Error::RemoteStopped { node } if node == "callee"), "{error:?}");
     }
     let took = frozen.elapsed();
     assert!(took >= 2 * QUICK_HEARTBEAT && took < 4 * QUICK_HEARTBEAT + AT_ONCE, "{took:?}");
-    assert!(matches!(calls_meanwhile.get(), Err(Error::RemoteStopped { .. })));
+    assert!(matches!(calls_meanwhile.outcome(), Err(Error::RemoteStopped { .. })));
     let error = (g.call.work(nonce()) & FG).unwrap_err();
     assert!(matches!(&error, Error::NoCandidate { .. }), "{error:?}");
     callee.thaw();
@@ -123,7 +123,7 @@ fn an_outcome_of_an_earlier_link_answers_nobody() {
     }
     world.kill_controller();
     for call in early {
-        assert!(matches!(call.get(), Err(Error::ControllerLost { .. })));
+        assert!(matches!(call.outcome(), Err(Error::ControllerLost { .. })));
     }
     world.start_controller();
     callee.line("connected to the controller again");

@@ -7,7 +7,7 @@ use daffi::{BG, Error, FG, NO_RETURN};
 use crate::{
     proxy::{Proxy, Way},
     roles::Callee,
-    support::{AT_ONCE, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
+    support::{AT_ONCE, Outcome, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
 };
 
 /// A call that is tried again for as long as it certainly did not run.
@@ -38,7 +38,7 @@ fn a_killed_controller_ends_every_call_at_once_and_its_successor_knows_everybody
         let killed = Instant::now();
         world.kill_controller();
         for (_, result) in &calls {
-            let error = result.get().unwrap_err();
+            let error = result.outcome().unwrap_err();
             assert!(matches!(&error, Error::ControllerLost { .. }), "{error:?}");
             assert!(error.may_have_executed() && error.is_retryable());
         }
@@ -69,7 +69,7 @@ fn a_call_without_a_link_waits_for_its_timeout_and_was_not_sent() {
         let call = nonce();
         let background = g.call.work(call) & BG.timeout(after);
         let foreground = g.call.work(call) & FG.timeout(after);
-        for outcome in [foreground, background.get()] {
+        for outcome in [foreground, background.outcome()] {
             let error = outcome.unwrap_err();
             match &error {
                 Error::Timeout { after: said, sent: false, .. } => assert_eq!(*said, after),
@@ -115,10 +115,10 @@ fn calls_made_without_a_link_are_executed_once_there_is_one() {
     assert!(begun.elapsed() < AT_ONCE, "nobody blocks");
     proxy.mend();
     for (call, result) in &answered {
-        assert_eq!(result.get().unwrap(), *call);
+        assert_eq!(result.outcome().unwrap(), *call);
     }
     for (_, result) in &large {
-        assert_eq!(result.get().unwrap(), vec![9; 300_000]);
+        assert_eq!(result.outcome().unwrap(), vec![9; 300_000]);
     }
     let ran = || -> Vec<u64> {
         world.events().iter().map(|event| event.nonce).filter(|call| *call > 1_000_000).collect()
@@ -148,11 +148,11 @@ fn a_terminated_controller_drains() {
     let meanwhile = nonce();
     let waiting = g.call.work(meanwhile) & BG;
     for (result, call) in running.iter().zip([a, b]) {
-        assert_eq!(result.get().unwrap(), call);
+        assert_eq!(result.outcome().unwrap(), call);
     }
     assert_eq!(world.controller_exit(), 0);
     world.start_controller();
-    match waiting.get() {
+    match waiting.outcome() {
         Ok(result) => assert_eq!((result, world.count("run", meanwhile)), (meanwhile, 1)),
         // The caller may be back before the callee is.
         Err(Error::NoCandidate { .. }) => assert_eq!(world.count("run", meanwhile), 0),
@@ -172,7 +172,7 @@ fn a_terminated_controller_does_not_wait_for_ever() {
     let result = g.call.slow(call, 60_000) & BG;
     world.await_event("run", call);
     world.controller().terminate();
-    let error = result.get().unwrap_err();
+    let error = result.outcome().unwrap_err();
     assert!(matches!(&error, Error::ControllerLost { .. } | Error::RemoteStopped { .. }), "{error:?}");
     assert_eq!(world.controller_exit(), 4);
     world.await_event("cancelled", call);
@@ -193,7 +193,7 @@ fn a_controller_that_is_terminated_twice_stops_at_once() {
     world.controller().terminate();
     assert_eq!(world.controller_exit(), 4);
     assert!(begun.elapsed() < AT_ONCE);
-    assert!(matches!(result.get(), Err(Error::ControllerLost { .. })));
+    assert!(matches!(result.outcome(), Err(Error::ControllerLost { .. })));
 }
 
 /// A frozen controller: heartbeats, not timers, find it, on both sides. When it goes on everybody comes back.
@@ -207,7 +207,7 @@ fn a_frozen_controller_is_noticed_and_found_again() {
     world.await_event("run", call);
     let frozen = Instant::now();
     world.controller().freeze();
-    let error = result.get().unwrap_err();
+    let error = result.outcome().unwrap_err();
     assert!(matches!(&error, Error::ControllerLost { .. }), "{error:?}");
     let took = frozen.elapsed();
     assert!(took >= 2 * QUICK_HEARTBEAT && took < 5 * QUICK_HEARTBEAT + AT_ONCE, "{took:?}");
@@ -238,7 +238,7 @@ fn a_wire_that_swallows_everything_is_noticed_at_both_ends() {
         for way in &ways {
             proxy.jam(*way);
         }
-        let error = result.get().unwrap_err();
+        let error = result.outcome().unwrap_err();
         assert!(matches!(&error, Error::ControllerLost { .. }), "{ways:?}: {error:?}");
         assert!(begun.elapsed() < 5 * QUICK_HEARTBEAT + AT_ONCE, "{ways:?}: {:?}", begun.elapsed());
         // The controller has noticed too, and has told the callee.

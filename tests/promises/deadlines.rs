@@ -6,7 +6,7 @@ use daffi::{BG, Error, FG};
 
 use crate::{
     roles::Callee,
-    support::{AT_ONCE, World, nonce, until},
+    support::{AT_ONCE, Outcome, World, nonce, until},
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -29,7 +29,7 @@ fn a_call_has_the_deadline_that_it_is_given_or_none() {
     assert!(waited >= SHORT && waited < SHORT + AT_ONCE, "{waited:?}");
     let left = (impatient.call.time_left() & FG.timeout(Duration::from_secs(30))).unwrap().unwrap();
     assert!(left > 20_000, "{left}");
-    let error = (impatient.call.slow(nonce(), 60_000) & BG).get().unwrap_err();
+    let error = (impatient.call.slow(nonce(), 60_000) & BG).outcome().unwrap_err();
     assert!(matches!(&error, Error::Timeout { after, .. } if *after == SHORT), "{error:?}");
 }
 
@@ -76,7 +76,7 @@ fn a_result_that_comes_after_the_deadline_is_none() {
             .map(|call| (call, g.call.slow(call, 60_000) & BG.timeout(Duration::from_millis(20))))
             .collect();
         for (call, result) in calls {
-            let error = result.get().unwrap_err();
+            let error = result.outcome().unwrap_err();
             assert!(error.is_timeout(), "{error:?}");
             // The callee may say that it came too late to begin; then it has not.
             assert!(error.may_have_executed() || world.count("run", call) == 0, "{error:?}");
@@ -93,18 +93,18 @@ fn a_timeout_begins_with_the_sending() {
     let begun = Instant::now();
     let quick = g.call.time_left() & BG.eta(2 * SHORT).timeout(SHORT);
     let slow = g.call.slow(nonce(), 60_000) & BG.eta(SHORT).timeout(SHORT);
-    let left = quick.get().unwrap().unwrap();
+    let left = quick.outcome().unwrap().unwrap();
     assert!(begun.elapsed() >= 2 * SHORT);
     assert!(left <= 300, "{left}");
-    let error = slow.get().unwrap_err();
+    let error = slow.outcome().unwrap_err();
     assert!(begun.elapsed() >= 2 * SHORT);
     assert!(matches!(&error, Error::Timeout { after, sent: true, .. } if *after == SHORT), "{error:?}");
     // Cancelled before its time it leaves no trace.
     let call = nonce();
     let never = g.call.work(call) & BG.eta(SHORT);
     never.cancel();
-    assert!(matches!(never.get(), Err(Error::Cancelled { sent: false, .. })));
-    (g.call.work(nonce()) & BG.eta(2 * SHORT)).get().unwrap();
+    assert!(matches!(never.outcome(), Err(Error::Cancelled { sent: false, .. })));
+    (g.call.work(nonce()) & BG.eta(2 * SHORT)).outcome().unwrap();
     assert_eq!(world.count("run", call), 0);
 }
 
@@ -131,7 +131,7 @@ fn an_expired_request_is_not_started() {
             })
             .collect();
         for (_, call) in &calls {
-            let error = call.get().unwrap_err();
+            let error = call.outcome().unwrap_err();
             assert!(matches!(&error, Error::Timeout { sent: true, .. }), "{error:?}");
         }
         // The cancellations have been sent when what follows them has come to the controller and back.
@@ -158,7 +158,7 @@ fn whoever_stops_waiting_cancels_the_callback() {
     let timed_out =
         [g.call.slow(a, 60_000) & BG.timeout(SHORT), g.call.slow_async(b, 60_000) & BG.timeout(SHORT)];
     for call in timed_out {
-        assert!(call.get().unwrap_err().is_timeout());
+        assert!(call.outcome().unwrap_err().is_timeout());
     }
     world.await_event("cancelled", a);
     world.await_event("dropped", b);
@@ -169,7 +169,7 @@ fn whoever_stops_waiting_cancels_the_callback() {
     world.await_event("run", b);
     for call in cancelled {
         call.cancel();
-        let error = call.get().unwrap_err();
+        let error = call.outcome().unwrap_err();
         assert!(matches!(&error, Error::Cancelled { sent: true, .. }), "{error:?}");
     }
     world.await_event("cancelled", a);

@@ -6,7 +6,7 @@ use daffi::{Error, FG};
 
 use crate::{
     roles::Callee,
-    support::{AT_ONCE, World, nonce},
+    support::{AT_ONCE, Outcome, World, nonce},
 };
 
 /// The controller probes the older node; it answers, and the newcomer gets `Error::NameTaken` from `start`.
@@ -53,7 +53,7 @@ fn a_frozen_node_loses_its_name_within_a_second() {
     let _newcomer = world.callee("twin");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(1) + AT_ONCE, "{took:?}");
-    assert!(matches!(unseen.get(), Err(Error::RemoteStopped { .. })));
+    assert!(matches!(unseen.outcome(), Err(Error::RemoteStopped { .. })));
     let new_pid = (g.call.pid() & FG).unwrap();
     assert_ne!(new_pid, old_pid);
     older.thaw();

@@ -4,7 +4,7 @@ use daffi::{BG, Global, Limits, NO_RETURN};
 
 use crate::{
     roles::Callee,
-    support::{PATIENCE, World, at, until},
+    support::{Outcome, PATIENCE, World, at, until},
 };
 
 /// Waits until so many have run, and says in which order.
@@ -68,7 +68,7 @@ fn answered_calls_keep_their_order() {
     let g = world.caller();
     let results: Vec<_> = (0..1_000).map(|number| g.call.serial_async(number, &[]) & BG).collect();
     for (number, result) in results.iter().enumerate() {
-        assert_eq!(result.get().unwrap(), number as u64);
+        assert_eq!(result.outcome().unwrap(), number as u64);
     }
     in_order(&world, 1_000);
     drop(world);
@@ -86,7 +86,7 @@ fn answered_calls_keep_their_order() {
     }
     in_order(&world, 1_000);
     for result in results {
-        result.get().unwrap();
+        result.outcome().unwrap();
     }
 }
 
@@ -146,7 +146,7 @@ fn a_request_that_never_becomes_whole_gives_up_its_place() {
     let behind = g.call.serial_answered(2, &[]) & BG;
     lost.cancel();
     callee.thaw();
-    assert_eq!(behind.get().unwrap(), 2);
+    assert_eq!(behind.outcome().unwrap(), 2);
     let other = world.builder("other").start().unwrap();
     callee.freeze();
     let lost = g.call.serial_answered(3, &vec![0; 30_000_000]) & BG;
@@ -155,7 +155,7 @@ fn a_request_that_never_becomes_whole_gives_up_its_place() {
     drop(g);
     let theirs = other.call.serial_answered(5, &[]) & BG;
     callee.thaw();
-    assert_eq!(theirs.get().unwrap(), 5);
+    assert_eq!(theirs.outcome().unwrap(), 5);
     drop(lost);
 }
 
@@ -171,11 +171,11 @@ fn calls_that_wait_for_their_turn_keep_their_order() {
     for number in 0..3_000 {
         results.push_back(g.call.serial_answered(number, &[]) & BG);
         if results.len() > 12 {
-            results.pop_front().unwrap().get().unwrap();
+            results.pop_front().unwrap().outcome().unwrap();
         }
     }
     for result in results {
-        result.get().unwrap();
+        result.outcome().unwrap();
     }
     in_order(&world, 3_000);
 }
@@ -195,7 +195,7 @@ fn calls_that_are_cancelled_while_they_wait_take_no_place() {
             result.cancel();
         }
         for result in busy {
-            result.get().unwrap();
+            result.outcome().unwrap();
         }
         assert_eq!(last.get_timeout(PATIENCE).unwrap(), 2_000, "round {round}");
     }

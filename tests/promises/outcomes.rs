@@ -6,7 +6,7 @@ use daffi::{BG, BROADCAST, Error, FG, Limits};
 
 use crate::{
     roles::{Callee, HELD_MAX, Point},
-    support::{World, eventually, nonce, until},
+    support::{Outcome, World, eventually, nonce, until},
 };
 
 /// Whether a call may have run, and whether to try again, as the error says it.
@@ -132,7 +132,7 @@ fn a_frozen_callee_fills_its_queue_and_nobody_elses() {
     let refused: Vec<_> = calls.iter().filter_map(refused).collect();
     frozen.thaw();
     for (call, result) in calls.iter().filter(|(call, _)| !refused.contains(call)) {
-        assert_eq!(result.get().unwrap(), [5; 10_000], "{call}");
+        assert_eq!(result.outcome().unwrap(), [5; 10_000], "{call}");
     }
     let executions = world.executions();
     assert!(refused.iter().all(|call| !executions.contains_key(call)));
@@ -157,7 +157,7 @@ fn what_may_have_run_says_so() {
 
     let call = nonce();
     let result = g.call.slow(call, 60_000) & BG.timeout(Duration::from_millis(500));
-    let error = result.get().unwrap_err();
+    let error = result.outcome().unwrap_err();
     assert!(matches!(&error, Error::Timeout { sent: true, .. }), "{error:?}");
     says(&error, true, true);
     assert_eq!(world.count("run", call), 1);
@@ -166,7 +166,7 @@ fn what_may_have_run_says_so() {
     let result = g.call.slow(call, 60_000) & BG;
     world.await_event("run", call);
     result.cancel();
-    let error = result.get().unwrap_err();
+    let error = result.outcome().unwrap_err();
     assert!(matches!(&error, Error::Cancelled { sent: true, .. }), "{error:?}");
     says(&error, true, false);
 
@@ -252,9 +252,9 @@ fn an_outcome_stays_what_it_is() {
         result.cancel();
     }
     for (call, result) in &calls {
-        let first = result.get();
+        let first = result.outcome();
         result.cancel();
-        let second = result.get();
+        let second = result.outcome();
         match (&first, &second) {
             (Ok(a), Ok(b)) => assert_eq!((a, b), (call, call)),
             (Err(Error::Cancelled { .. }), Err(Error::Cancelled { .. })) => {}

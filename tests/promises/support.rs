@@ -1,7 +1,7 @@
 //! Processes, signals, files and patience.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     env, fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -9,12 +9,13 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use daffi::{Address, Global, GlobalBuilder, Limits};
+use daffi::{Address, AsyncResult, Error, Global, GlobalBuilder, Limits};
 
 use crate::roles;
 
@@ -44,11 +45,51 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(what, || holds().then_some(()));
 }
 
+/// The outcome of a call that comes sooner or later, whatever it is.
+pub trait Outcome<R> {
+    /// As `get`, with patience.
+    fn outcome(&self) -> daffi::Result<R>;
+}
+
+impl<R: serde::de::DeserializeOwned> Outcome<R> for AsyncResult<R> {
+    #[track_caller]
+    fn outcome(&self) -> daffi::Result<R> {
+        let outcome = self.get_timeout(PATIENCE);
+        if let Err(Error::Timeout { after: PATIENCE, .. }) = &outcome {
+            panic!("no outcome within {PATIENCE:?}: {self:?}");
+        }
+        outcome
+    }
+}
+
+/// Ends the program if a test takes longer than any should, since a test that waits for ever says nothing.
+struct Watchdog(#[allow(dead_code, reason = "it is dropped")] mpsc::Sender<()>);
+
+impl Watchdog {
+    fn new() -> Self {
+        let (alive, watched) = mpsc::channel();
+        let test = thread::current().name().unwrap_or("a test").to_owned();
+        thread::spawn(move || {
+            if let Err(RecvTimeoutError::Timeout) = watched.recv_timeout(3 * PATIENCE) {
+                eprintln!("{test} hangs: its world is {:?} old", 3 * PATIENCE);
+                for child in &*CHILDREN.lock().unwrap() {
+                    let _ = Command::new("kill").arg("-KILL").arg(child.to_string()).status();
+                }
+                std::process::exit(101);
+            }
+        });
+        Self(alive)
+    }
+}
+
 /// A number that no other call has.
 pub fn nonce() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
+
+/// The children that run, for when there is no time to drop them.
+static CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// A child, killed when this is dropped. What it printed is shown if the test fails.
 pub struct Process {
@@ -71,6 +112,7 @@ impl Process {
         collect(child.stdout.take().unwrap(), &printed);
         collect(child.stderr.take().unwrap(), &printed);
         let stdin = child.stdin.take();
+        CHILDREN.lock().unwrap().insert(child.id());
         Self { title: title.to_owned(), child, _stdin: stdin, printed, status: None }
     }
 
@@ -138,6 +180,7 @@ impl Drop for Process {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        CHILDREN.lock().unwrap().remove(&self.child.id());
         if thread::panicking() {
             let printed = self.printed().join("\n    ");
             eprintln!("--- {} printed:\n    {printed}", self.title);
@@ -182,6 +225,7 @@ pub struct World {
     options: Vec<String>,
     pub heartbeat: Duration,
     pub directory: Directory,
+    _watchdog: Watchdog,
 }
 
 impl World {
@@ -212,7 +256,9 @@ impl World {
 
     fn at(directory: Directory, address: Address, options: &[&str], heartbeat: Duration) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut world = Self { controller: None, address, options, heartbeat, directory };
+        let watchdog = Watchdog::new();
+        let mut world =
+            Self { controller: None, address, options, heartbeat, directory, _watchdog: watchdog };
         world.start_controller();
         world
     }
