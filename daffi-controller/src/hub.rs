@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     ports::{Delivery, Ports},
-    router::{Now, Router},
+    router::{Now, PeerId, Router},
 };
 
 /// A running controller, as its connections share it.
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) router: Router,
     pub(crate) ports: Ports,
     pub(crate) stop: Stop,
+    /// How many listeners are open.
+    pub(crate) doors: usize,
 }
 
 /// How far stopping is.
@@ -62,6 +64,7 @@ impl Hub {
                 router: Router::new(config, seed),
                 ports: Ports::new(limits.queue_bytes_max),
                 stop: Stop::No,
+                doors: 0,
             }),
             ended: Condvar::new(),
             handle,
@@ -116,6 +119,16 @@ impl Hub {
         true
     }
 
+    /// A connection ended from the other side.
+    pub(crate) fn disconnected(&self, peer: PeerId, reason: &str) {
+        let node = self.with(|state, now| {
+            let node = state.ports.remove(peer);
+            state.router.disconnected(peer, reason, now, &mut state.ports);
+            node
+        });
+        drop(node);
+    }
+
     /// Wakes whoever [`wait`](Self::wait)s.
     pub(crate) fn notify_ended(&self) {
         self.ended.notify_all();
@@ -123,7 +136,8 @@ impl Hub {
 
     /// Passes frames to nodes of this process. Says whether one of them took no more.
     pub(crate) fn deliver(&self) -> bool {
-        // A node that is being given a frame may send one, and end up here again.
+        // Only the end of a controller that is dropped comes from another thread; the two must not mix. And a
+        // node that is being given a frame may send one, and end up here again.
         if self.delivering.swap(true, Ordering::Acquire) {
             return false;
         }
@@ -147,11 +161,7 @@ impl Hub {
                     return true;
                 }
                 Err(_) => {
-                    let peer = delivery.peer;
-                    self.with(|state, now| {
-                        state.ports.remove(peer);
-                        state.router.disconnected(peer, "the node is gone", now, &mut state.ports);
-                    });
+                    self.disconnected(delivery.peer, "the node is gone");
                     return false;
                 }
             }

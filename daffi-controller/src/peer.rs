@@ -62,14 +62,10 @@ impl Connection for SocketPeer {
     }
 
     fn closed(&mut self, reason: &str) {
-        let peer = self.peer.take();
-        self.hub.with_on_reactor(|state, now| {
-            state.ports.open -= 1;
-            if let Some(peer) = peer {
-                state.ports.remove(peer);
-                state.router.disconnected(peer, reason, now, &mut state.ports);
-            }
-        });
+        if let Some(peer) = self.peer.take() {
+            self.hub.disconnected(peer, reason);
+        }
+        self.hub.with(|state, _| state.ports.open -= 1);
     }
 }
 
@@ -90,10 +86,7 @@ impl FramePort for MemoryPeer {
     }
 
     fn close(&self, reason: &str) {
-        self.hub.with(|state, now| {
-            state.ports.remove(self.peer);
-            state.router.disconnected(self.peer, reason, now, &mut state.ports);
-        });
+        self.hub.disconnected(self.peer, reason);
     }
 }
 

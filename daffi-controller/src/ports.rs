@@ -99,10 +99,13 @@ impl Ports {
     }
 
     /// The connection ended from the other side: nothing is sent any more.
-    pub(crate) fn remove(&mut self, peer: PeerId) {
-        if let Some(Port::Memory) = self.take(peer) {
-            self.inboxes.retain(|inbox| inbox.peer != peer);
-        }
+    ///
+    /// A node of this process is given back, to be dropped without the lock: dropping it may lead back here.
+    #[must_use = "it is to be dropped without the lock"]
+    pub(crate) fn remove(&mut self, peer: PeerId) -> Option<Arc<dyn FramePort>> {
+        let Some(Port::Memory) = self.take(peer) else { return None };
+        let at = self.inboxes.iter().position(|inbox| inbox.peer == peer)?;
+        Some(self.inboxes.swap_remove(at).node)
     }
 
     pub(crate) fn is_open(&self, peer: PeerId) -> bool {

@@ -4,7 +4,7 @@
 //! situation can be played through by hand. Payloads are never decoded. The same inputs and seed give the same
 //! outputs.
 //!
-//! What is remembered per call is one [`Route`](calls::Route) at the callee, whose place is the id that the callee
+//! What is remembered per call is one `Route` at the callee, whose place is the id that the callee
 //! sees, and one entry at the caller from its own id to that route. Both go with the first outcome, whichever it is.
 
 mod broadcast;

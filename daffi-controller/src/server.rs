@@ -118,7 +118,7 @@ impl Running {
         let mut addresses = Vec::new();
         for (listener, address) in bound {
             warn_if_open(&address);
-            let door = Box::new(Door { hub: hub.clone() });
+            let door = Box::new(Door::open(&hub));
             let guard = handle
                 .add_listener(listener, door)
                 .map_err(|error| Error::AddressUnusable { address: address.clone(), source: error.into() })?;
@@ -174,7 +174,19 @@ impl Running {
         for outbox in hub.with(|state, now| state.ports.overdue(now.mono, true)) {
             outbox.close();
         }
-        hub.deliver();
+        // The reactor's thread closes the listeners. Once this returns, somebody else can have the addresses.
+        if !hub.handle.is_current() {
+            hub.wait(Instant::now() + LINGER, |state| state.doors == 0);
+        }
+        // That thread does this too, unless it is this one or nobody waited for it. A node that takes no more
+        // is not waited for in the end.
+        let until = Instant::now() + LINGER;
+        while !hub.handle.is_current()
+            && hub.with(|state, _| state.ports.has_delivery())
+            && Instant::now() < until
+        {
+            hub.deliver();
+        }
         hub.handle.remove_service(hub.clone());
         hub.with(|state, _| state.stop = Stop::Done(cut_off));
         hub.notify_ended();
@@ -216,6 +228,19 @@ impl Drop for Running {
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    fn open(hub: &Arc<Hub>) -> Self {
+        hub.with(|state, _| state.doors += 1);
+        Self { hub: hub.clone() }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.hub.with(|state, _| state.doors -= 1);
     }
 }
 

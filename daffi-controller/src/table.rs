@@ -62,7 +62,7 @@ impl<T> Table<T> {
         if matches!(slot.content, Content::Free { .. }) {
             return None;
         }
-        slot.generation = slot.generation.wrapping_add(1);
+        slot.generation = slot.generation.checked_add(1).unwrap_or(FIRST);
         let content = std::mem::replace(&mut slot.content, Content::Free { next: self.free });
         self.free = at;
         self.len -= 1;

@@ -18,8 +18,8 @@ pub trait Controller: Send + Sync {
     /// Returns once others can connect. An implementation with threads of its own may leave the reactor alone.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`](crate::Error::AddressInUse) or
-    /// [`Error::AddressUnusable`](crate::Error::AddressUnusable), with nothing left behind.
+    /// [`Error::AddressInUse`] or
+    /// [`Error::AddressUnusable`], with nothing left behind.
     fn start(&self, config: ControllerConfig, reactor: &Reactor) -> Result<Arc<dyn RunningController>>;
 }
 
@@ -30,6 +30,10 @@ pub trait RunningController: Send + Sync {
 
     /// Connects the node of this process in memory. What the controller has for the node goes to `node`, and the
     /// node's frames go into the port that is returned, a `HELLO` first, as over a socket.
+    ///
+    /// The controller holds no lock while it calls `node`, and does not do so from within a `send` of the node's own:
+    /// so a node may answer on the spot, and may hold a lock while it sends. It calls on one thread at a time, and
+    /// what `node` refuses as [`PortError::Full`] it tries again, with nothing overtaking it.
     ///
     /// `None`, the default, says that this controller has no such thing: the node then uses a socket.
     fn attach(&self, node: Arc<dyn FramePort>) -> Option<Arc<dyn FramePort>> {

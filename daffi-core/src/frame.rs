@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::{
     fault::{Fault, FaultKind},
-    limits::{FRAME_BYTES_MAX, HEAD_BYTES},
+    limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES},
 };
 
 /// The first four bytes of a `HELLO`'s content.
@@ -612,7 +612,7 @@ impl<'a> Frame<'a> {
                 let node_len = input.u16()?;
                 let name = input.str(name_len.into())?;
                 let node = input.str(node_len.into())?;
-                let body = Body::within(input.all(), batch);
+                let body = input.body(batch)?;
                 let more = head.has(flag::MORE);
                 check_total(input.kind, total, body.len(), more)?;
                 Self::Request(Request {
@@ -634,7 +634,7 @@ impl<'a> Frame<'a> {
             kind::REPLY => {
                 let part = input.u32()?;
                 let total = input.u32()?;
-                let body = Body::within(input.all(), batch);
+                let body = input.body(batch)?;
                 let more = head.has(flag::MORE);
                 check_total(input.kind, total, body.len(), more)?;
                 Self::Reply(Reply { id, more, part, codec: head.codec, total, body })
@@ -645,7 +645,7 @@ impl<'a> Frame<'a> {
             }
             kind::CHUNK => {
                 let part = input.u32()?;
-                let body = Body::within(input.all(), batch);
+                let body = input.body(batch)?;
                 if body.is_empty() {
                     return Err(input.malformed("it is empty"));
                 }
@@ -1106,6 +1106,16 @@ impl<'a> Input<'a> {
         std::mem::take(&mut self.rest)
     }
 
+    /// The rest of the content, within what one frame may carry. A larger body would still be a frame that may come
+    /// in, but no longer one that may go on: the names around it change on the way.
+    fn body(&mut self, batch: &'a Bytes) -> Result<Body<'a>, ProtocolError> {
+        let bytes = self.all();
+        if bytes.len() > CHUNK_BYTES {
+            return Err(self.malformed("its body is longer than a chunk may be"));
+        }
+        Ok(Body::within(bytes, batch))
+    }
+
     fn str(&mut self, length: usize) -> Result<&'a str, ProtocolError> {
         let bytes = self.take(length)?;
         str::from_utf8(bytes).map_err(|_| self.malformed("a text is not UTF-8"))
@@ -1162,7 +1172,7 @@ impl<'a> Input<'a> {
                 fingerprint: self.u64()?,
                 name: self.name()?,
                 node: self.name()?,
-                body: Body::within(self.all(), batch),
+                body: self.body(batch)?,
             }),
             _ => return Err(self.malformed("an unknown question")),
         })

@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use super::{
     Now, Outbound, PeerId, Router,
     calls::{Call, Route},
+    clip,
     registry::Offer,
 };
 use crate::table::Table;
@@ -118,7 +119,7 @@ impl Router {
         if peer.stage == Stage::Leaving {
             return;
         }
-        tracing::info!(node = %peer.name, reason, "a node is leaving");
+        tracing::info!(node = %peer.name, reason = clip(reason), "a node is leaving");
         peer.stage = Stage::Leaving;
         peer.registering = Vec::new();
         let newcomers = std::mem::take(&mut peer.claimed_by);

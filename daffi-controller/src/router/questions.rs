@@ -40,13 +40,13 @@ impl Router {
         match question {
             Question::WaitProcess { name } => {
                 let there = self.joined(name).is_some();
-                self.wait(from, id, there, Event::Process((*name).into()), out);
+                self.wait((from, id, codec), there, Event::Process((*name).into()), out);
             }
             Question::WaitFunction { name } => {
                 let callback = self.registry.find(name);
                 let there = callback
                     .is_some_and(|callback| callback.ready().iter().take(2).any(|offer| offer.peer != from));
-                self.wait(from, id, there, Event::Function((*name).into()), out);
+                self.wait((from, id, codec), there, Event::Function((*name).into()), out);
             }
             Question::Processes => self.answer(from, id, codec, codec.encode(&self.processes()), out),
             Question::Callbacks => self.answer(from, id, codec, codec.encode(&self.callbacks()), out),
@@ -56,7 +56,7 @@ impl Router {
             },
             Question::CancelTask { task } => {
                 if self.tasks.cancel(*task) {
-                    yes(from, id, out);
+                    yes(from, id, codec, out);
                 } else {
                     fail(from, id, 0, no_task(*task), out);
                 }
@@ -83,21 +83,27 @@ impl Router {
         for watch in self.watches.take(event, except) {
             if let Some(asker) = self.peers.get_mut(watch.asker.0) {
                 asker.calls.remove(&watch.id);
-                yes(watch.asker, watch.id, out);
+                yes(watch.asker, watch.id, watch.codec, out);
             }
         }
     }
 
     /// Answers at once if it is so already, else when it happens.
-    fn wait(&mut self, from: PeerId, id: u64, there: bool, event: Event, out: &mut impl Outbound) {
+    fn wait(
+        &mut self,
+        (from, id, codec): (PeerId, u64, Codec),
+        there: bool,
+        event: Event,
+        out: &mut impl Outbound,
+    ) {
         if there {
-            return yes(from, id, out);
+            return yes(from, id, codec, out);
         }
         let Some(asker) = self.peers.get_mut(from.0) else { return };
         if asker.calls.len() >= self.limits.calls_in_flight_max {
             return fail(from, id, 0, overloaded("controller"), out);
         }
-        asker.calls.insert(id, Call::Watch(self.watches.insert(from, id, event)));
+        asker.calls.insert(id, Call::Watch(self.watches.insert(from, id, codec, event)));
     }
 
     /// The processes that have joined, by name.
@@ -181,10 +187,14 @@ impl Router {
     }
 }
 
-/// An answer that says no more than that it is so.
-fn yes(to: PeerId, id: u64, out: &mut impl Outbound) {
-    let codec = Codec::Bincode.to_byte();
-    let reply = Reply { id, more: false, part: 0, codec, total: 0, body: Body::default() };
+/// An answer that says no more than that it is so: the unit value, which is no bytes or the word `null`.
+fn yes(to: PeerId, id: u64, codec: Codec, out: &mut impl Outbound) {
+    let body: &[u8] = match codec {
+        Codec::Json => b"null",
+        _ => b"",
+    };
+    let total = body.len() as u32;
+    let reply = Reply { id, more: false, part: 0, codec: codec.to_byte(), total, body: Body::borrowed(body) };
     let _ = out.send(to, &Frame::Reply(reply), true);
 }
 

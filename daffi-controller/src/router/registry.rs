@@ -81,10 +81,7 @@ impl Registry {
         self.by_peer.entry(peer).or_default().insert(offer.index, name.clone());
         self.sorted.insert(name.clone(), ());
         let callback = self.by_name.entry(name.clone()).or_insert_with(|| Callback::new(name));
-        let was_ready = callback.remove(peer).is_some_and(|old| old.ready);
-        let is_ready = offer.ready;
-        callback.insert(offer);
-        Ok(is_ready && !was_ready)
+        Ok(callback.upsert(offer))
     }
 
     /// Takes back everything that the node offers.
@@ -173,6 +170,20 @@ impl Callback {
 
     pub(super) fn offer_of(&self, peer: PeerId) -> Option<&Offer> {
         self.places.get(&peer).map(|at| &self.offers[*at])
+    }
+
+    /// Adds or replaces a node's offer. Says whether it became ready by it.
+    fn upsert(&mut self, offer: Offer) -> bool {
+        let is_ready = offer.ready;
+        if let Some(at) = self.places.get(&offer.peer)
+            && self.offers[*at].ready == is_ready
+        {
+            self.offers[*at] = offer;
+            return false;
+        }
+        self.remove(offer.peer);
+        self.insert(offer);
+        is_ready
     }
 
     fn insert(&mut self, offer: Offer) {

@@ -15,8 +15,9 @@ pub(super) struct Picker {
 const EXACT_MAX: usize = 8;
 /// How often a random draw may hit an offer that is out of the question before all are looked at.
 const DRAWS_MAX: usize = 16;
-/// The busiest comparison: among more offers, only this many neighbours are compared. A call has to cost the same
-/// with ten nodes as with ten thousand, and the least busy of 64 is nearly the least busy of all.
+/// Among more offers than this, only so many neighbours are compared by load. A call has to cost the same with a
+/// hundred nodes as with ten thousand, and the least busy of 64 is nearly the least busy of all. Routing a call and its
+/// reply takes 70 ns by chance, 100 ns with ten nodes compared and 240 ns with 64.
 const COMPARED_MAX: usize = 64;
 
 impl Picker {

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use daffi_core::payload::Codec;
 use foldhash::fast::RandomState;
 
 use super::PeerId;
@@ -23,6 +24,8 @@ pub(super) struct Watch {
     pub(super) asker: PeerId,
     /// The asker's id of the question.
     pub(super) id: u64,
+    /// The codec that the answer is to have.
+    pub(super) codec: Codec,
     event: Event,
 }
 
@@ -37,8 +40,8 @@ pub(super) enum Event {
 
 impl Watches {
     /// Adds a question and gives its key.
-    pub(super) fn insert(&mut self, asker: PeerId, id: u64, event: Event) -> u64 {
-        let key = self.all.insert(Watch { asker, id, event: event.clone() });
+    pub(super) fn insert(&mut self, asker: PeerId, id: u64, codec: Codec, event: Event) -> u64 {
+        let key = self.all.insert(Watch { asker, id, codec, event: event.clone() });
         self.by_event.entry(event).or_default().insert(key);
         key
     }

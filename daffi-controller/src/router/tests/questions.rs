@@ -1,0 +1,150 @@
+use daffi_core::{
+    answer::{CallbackInfo, Process},
+    fault::FaultKind,
+    frame::Question,
+    payload::Codec,
+};
+
+use super::*;
+
+fn ask(id: u64, question: Question<'_>) -> Frame<'_> {
+    Frame::Ask { id, codec: 0, question }
+}
+
+/// The one answer that a peer got, decoded.
+fn answer<T: serde::de::DeserializeOwned>(world: &mut World, peer: PeerId) -> T {
+    let frames = world.out.sent.remove(&peer).unwrap();
+    let [frame] = &frames[..] else { panic!("{} frames instead of one", frames.len()) };
+    let Frame::Reply(reply) = decode(frame) else { panic!("no reply") };
+    Codec::from_byte(reply.codec).unwrap().decode(reply.body.as_slice()).unwrap()
+}
+
+#[test]
+fn waiting_for_a_process_ends_when_it_joins() {
+    let mut world = World::new();
+    let a = world.join("a", &[]);
+    world.send(a, &ask(1, Question::WaitProcess { name: "b" }));
+    world.send(a, &ask(2, Question::WaitProcess { name: "a" }));
+    assert_eq!(world.said(a), ["REPLY 2.0: "], "a node is there for itself");
+    let b = world.connect();
+    world.hello(b, "b", 1);
+    assert_eq!(world.said(a), [""; 0], "its callbacks are not known yet");
+    world.register(b, &[]);
+    assert_eq!(world.said(a), ["REPLY 1.0: "]);
+    world.send(a, &ask(3, Question::WaitProcess { name: "b" }));
+    assert_eq!(world.said(a), ["REPLY 3.0: "]);
+    world.assert_idle();
+}
+
+#[test]
+fn waiting_for_a_function_ends_when_another_node_can_be_called() {
+    let mut world = World::new();
+    let a = world.join("a", &["f"]);
+    world.send(a, &ask(1, Question::WaitFunction { name: "f" }));
+    world.register(a, &["f"]);
+    world.said(a);
+    let b = world.join("b", &["!f"]);
+    assert_eq!(world.said(a), [""; 0], "there is no instance yet");
+    world.register(b, &["f"]);
+    assert_eq!(world.said(a), ["REPLY 1.0: "]);
+    world.send(a, &ask(2, Question::WaitFunction { name: "f" }));
+    assert_eq!(world.said(a), ["REPLY 2.0: "]);
+    world.assert_idle();
+}
+
+#[test]
+fn a_nodes_own_offer_ends_the_wait_of_others_but_not_its_own() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", &[]), world.join("b", &[]));
+    for peer in [a, b] {
+        world.send(peer, &ask(1, Question::WaitFunction { name: "f" }));
+    }
+    world.register(a, &["f"]);
+    assert_eq!(world.said(a), ["REGISTERED 1"]);
+    assert_eq!(world.said(b), ["REPLY 1.0: "]);
+    world.join("c", &["f"]);
+    assert_eq!(world.said(a), ["REPLY 1.0: "]);
+}
+
+#[test]
+fn a_wait_can_be_cancelled_and_ends_with_its_asker() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", &[]), world.join("b", &[]));
+    world.send(a, &ask(1, Question::WaitProcess { name: "c" }));
+    world.send(a, &Frame::Cancel { id: 1 });
+    world.send(b, &ask(1, Question::WaitFunction { name: "f" }));
+    world.gone(b);
+    world.assert_idle();
+    world.join("c", &["f"]);
+    assert_eq!(world.said(a), [""; 0]);
+}
+
+#[test]
+fn questions_and_calls_share_their_ids() {
+    let mut world = World::new();
+    let a = world.join("a", &[]);
+    world.send(a, &ask(1, Question::WaitProcess { name: "c" }));
+    world.call(a, 1, "f");
+    assert!(world.out.closed.contains_key(&a));
+    world.assert_idle();
+}
+
+#[test]
+fn lists_are_sorted_and_come_in_the_codec_that_is_asked_for() {
+    let mut world = World::new();
+    let b = world.join("b", &["g", "!f"]);
+    world.join("a", &["g"]);
+    let connecting = world.connect();
+    world.hello(connecting, "not yet", 1);
+    for codec in [0, 1] {
+        world.send(b, &Frame::Ask { id: 1, codec, question: Question::Processes });
+        let processes: Vec<Process> = answer(&mut world, b);
+        assert_eq!(
+            processes,
+            [
+                Process::new("a".into(), vec!["g".into()]),
+                Process::new("b".into(), vec!["f".into(), "g".into()])
+            ]
+        );
+        world.send(b, &Frame::Ask { id: 1, codec, question: Question::Callbacks });
+        let callbacks: Vec<CallbackInfo> = answer(&mut world, b);
+        let signature = || "signature 0".to_owned();
+        assert_eq!(
+            callbacks,
+            [
+                CallbackInfo::new("f".into(), signature(), vec!["b".into()], false),
+                CallbackInfo::new("g".into(), signature(), vec!["a".into(), "b".into()], true)
+            ]
+        );
+    }
+    world.send(b, &Frame::Ask { id: 1, codec: 9, question: Question::Callbacks });
+    assert_eq!(world.fault_at(b).kind, FaultKind::Refused);
+}
+
+#[test]
+fn a_long_list_comes_in_chunks() {
+    let mut world = World::new();
+    let a = world.join("a", &[]);
+    let names: Vec<String> = (0..3000).map(|n| format!("callback number {n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.join("b", &names);
+    world.send(a, &ask(1, Question::Callbacks));
+    let frames = world.out.sent.remove(&a).unwrap();
+    assert!(frames.len() > 1);
+    let mut bytes = Vec::new();
+    for (at, frame) in frames.iter().enumerate() {
+        let last = at + 1 == frames.len();
+        match decode(frame) {
+            Frame::Reply(reply) => {
+                assert_eq!((at, reply.more), (0, true));
+                bytes.extend_from_slice(reply.body.as_slice());
+            }
+            Frame::Chunk(chunk) => {
+                assert_eq!((chunk.id, chunk.reply, chunk.more), (1, true, !last));
+                bytes.extend_from_slice(chunk.body.as_slice());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(Codec::Bincode.decode::<Vec<CallbackInfo>>(&bytes).unwrap().len(), 3000);
+}
