@@ -4,7 +4,7 @@
 //! it; frames they write themselves, through the [`Outbox`].
 
 mod driver;
-use driver::{Driver, Services};
+use driver::Driver;
 
 mod lead;
 use lead::{Lead, Role};
@@ -269,6 +269,8 @@ impl Shared {
         self.lead.begin();
         let mut services = self.driver.lock().as_ref().map(Driver::services).unwrap_or_default();
         loop {
+            // Whoever wakes the thread from here on wants more than the work and the turn that begin now.
+            self.woken.store(false, Ordering::SeqCst);
             for service in services.iter() {
                 service.work();
                 if !self.lead.leads() {

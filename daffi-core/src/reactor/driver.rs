@@ -71,8 +71,6 @@ impl Driver {
 
     /// Does what is due, waits for events, and takes what they bring. Gives the services, which may have work now.
     pub(super) fn turn(&mut self, shared: &Shared) -> Services {
-        // Whoever wakes the thread from here on wants another turn than the one that begins now.
-        shared.woken.store(false, Ordering::SeqCst);
         self.commands(shared);
         let now = Instant::now();
         let next = self.turns(now);
@@ -136,7 +134,11 @@ impl Driver {
                 Command::CloseListener(token) => {
                     self.listeners.remove(&token);
                 }
-                Command::Service(service) => Arc::make_mut(&mut self.services).push(service),
+                Command::Service(service) => {
+                    Arc::make_mut(&mut self.services).push(service);
+                    // It may have work already, and had no chance to say so.
+                    shared.woken.store(true, Ordering::SeqCst);
+                }
                 Command::RemoveService(gone) => {
                     Arc::make_mut(&mut self.services).retain(|service| !Arc::ptr_eq(service, &gone));
                 }

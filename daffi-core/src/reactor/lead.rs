@@ -90,6 +90,7 @@ impl Lead {
                 self.signal.notify_all();
             } else {
                 drop(state);
+                self.watched.store(false, Ordering::SeqCst);
                 lead();
             }
         }
@@ -115,8 +116,7 @@ impl Lead {
         while !state.closed {
             if state.vacant {
                 state.vacant = false;
-                state.standing_by = false;
-                return Role::Lead;
+                return self.take_lead(&mut state);
             }
             if !self.watched.load(Ordering::SeqCst) && !state.stopped {
                 self.signal.wait(&mut state);
@@ -128,8 +128,7 @@ impl Lead {
                 seen = steps;
                 quiet = 0;
             } else if steps % 2 == 1 && self.end_step(steps) {
-                state.standing_by = false;
-                return Role::Lead;
+                return self.take_lead(&mut state);
             } else {
                 quiet += 1;
                 if quiet > LOOKS_WITHOUT_WORK {
@@ -144,6 +143,13 @@ impl Lead {
     /// What a thread does that does not lead any more: it stands by, unless another one does.
     pub(super) fn resign(&self) -> Role {
         if self.take_stand() { Role::StandBy } else { Role::End }
+    }
+
+    fn take_lead(&self, state: &mut State) -> Role {
+        state.standing_by = false;
+        // The first step has another thread stand by.
+        self.watched.store(false, Ordering::SeqCst);
+        Role::Lead
     }
 
     fn take_stand(&self) -> bool {
