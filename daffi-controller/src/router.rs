@@ -192,7 +192,7 @@ impl Router {
             picker: Picker::new(config.strategy, seed),
             broadcasts: Table::default(),
             watches: Watches::default(),
-            tasks: Timetable::default(),
+            tasks: Timetable::new(seed),
             in_flight: 0,
             handshakes: 0,
             greet_by: VecDeque::new(),

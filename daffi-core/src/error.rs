@@ -155,7 +155,7 @@ pub enum Error {
 
     /// Caller and callee disagree on the callback's types. Nothing was decoded.
     #[error(
-        "caller and callee disagree on {callback:?}: the caller has {caller}, the callee on {node:?} has {callee}; bring the two to the same types"
+        "caller and callee disagree on {callback:?}: the caller has {caller}, the callee on {node:?} has {callee}; {}", remedy(.caller, .callee)
     )]
     SignatureMismatch {
         /// The callback's name.
@@ -459,6 +459,15 @@ impl fmt::Display for RemoteError {
 }
 
 impl std::error::Error for RemoteError {}
+
+/// What to do about a disagreement. The text has no fields, so two types of one name look alike in it.
+fn remedy(caller: &str, callee: &str) -> &'static str {
+    if caller == callee {
+        "the names agree, so a struct or enum of that name has other fields or variants on either side: bring them together"
+    } else {
+        "bring the two to the same types"
+    }
+}
 
 fn hint(similar: &[String]) -> String {
     if similar.is_empty() {

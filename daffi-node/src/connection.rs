@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::{
     backoff::Backoff,
-    executor::Job,
+    executor::{Arrival, Job},
     in_flight::{CallId, Deadline},
     link::{Flush, Port},
     node::Node,
@@ -252,11 +252,17 @@ impl Node {
             }
         };
         let refused = self.link.up(port.clone(), |id| self.calls.get(id).is_some(), mark);
-        for id in refused {
-            if let Some(pending) = self.take(id) {
-                pending.fail(Error::Overloaded { node: self.name.clone() });
+        let overloaded = Error::Overloaded { node: self.name.clone() };
+        for (id, callback) in refused {
+            match id.map(|id| self.take(id)) {
+                Some(Some(pending)) => pending.fail(overloaded.clone()),
+                Some(None) => {}
+                None => {
+                    tracing::warn!(%callback, error = %overloaded, "a call that nobody waits for was not sent")
+                }
             }
         }
+        self.calls.remove_where(|pending| pending.is_one_way() && pending.is_sent());
         self.watch(now + self.limits.heartbeat);
         if self.started.set(Ok(())) {
             tracing::info!(
@@ -410,8 +416,11 @@ impl Inbound {
             }
             Frame::Chunk(chunk) => self.chunk(&chunk),
             Frame::Cancel { id } => {
-                self.requests.remove(&id);
-                self.node.executor.cancel(id);
+                if let Some(job) = self.unstarted(id) {
+                    self.node.executor.forgo(&job);
+                } else {
+                    self.node.executor.cancel(id);
+                }
                 self.node.link.cancel_stream(StreamId { call: id, reply: true });
             }
             Frame::Credit { id, reply, bytes, .. } => {
@@ -442,11 +451,40 @@ impl Inbound {
         };
         if more {
             let assembly = Assembly::new(codec, total, request.body.as_slice());
+            if let Some(reservation) = self.node.executor.reservation(&job) {
+                self.arrived(Arrival::Begun(reservation));
+            }
             self.requests.insert(id, (job, assembly));
         } else {
             job.body = request.body.to_bytes();
-            self.node.executor.run(job, self.node.clone());
+            self.arrived(Arrival::Whole(job));
         }
+    }
+
+    /// A request has come. It starts once all that came with it has been looked at: a process that was frozen finds
+    /// requests that expired meanwhile, and behind them that they were cancelled.
+    fn arrived(&self, arrival: Arrival) {
+        self.node.arrived.lock().push(arrival);
+        if let Port::Memory(_) = self.port {
+            // Both ends freeze together, and the node's turn may be over for now.
+            self.node.run_arrived();
+        }
+    }
+
+    /// Takes out a request that has not been started.
+    fn unstarted(&mut self, id: u64) -> Option<Job> {
+        if let Some((job, _)) = self.requests.remove(&id) {
+            let reservation = self.node.executor.reservation(&job);
+            let begun =
+                |arrival: &Arrival| matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation);
+            self.node.arrived.lock().retain(|arrival| !begun(arrival));
+            return Some(job);
+        }
+        // Those that nobody waits for have no numbers of their own.
+        let whole =
+            |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if job.id == id && !job.one_way);
+        let found = self.node.arrived.lock().extract_if(.., whole).next();
+        found.and_then(|arrival| if let Arrival::Whole(job) = arrival { Some(job) } else { None })
     }
 
     fn chunk(&mut self, chunk: &Chunk<'_>) {
@@ -461,11 +499,12 @@ impl Inbound {
             Ok(Some(payload)) => {
                 if let Some((mut job, _)) = self.requests.remove(&chunk.id) {
                     job.body = payload.body;
-                    self.node.executor.run(job, self.node.clone());
+                    self.arrived(Arrival::Whole(job));
                 }
             }
             Err(problem) => {
-                if let Some((job, _)) = self.requests.remove(&chunk.id) {
+                if let Some(job) = self.unstarted(chunk.id) {
+                    self.node.executor.forgo(&job);
                     let fault =
                         Fault::new(FaultKind::BadArguments, format!("the payload is broken: {problem}"));
                     self.refuse(job.id, job.one_way, fault);
@@ -541,8 +580,13 @@ impl Connection for Inbound {
     }
 
     fn closed(&mut self, reason: &str) {
-        self.requests.clear();
+        // Those that nobody waits for may run. The callers of the others have been told.
+        self.node.arrived.lock().retain(|arrival| !matches!(arrival, Arrival::Whole(job) if !job.one_way));
+        self.node.run_arrived();
         self.node.disconnected(reason);
+        for (_, (job, _)) in self.requests.drain() {
+            self.node.executor.forgo(&job);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The way to the controller: where frames go while it is there, and where they wait while it is not.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, fmt, sync::Arc};
 
 use daffi_core::{
     controller::{FramePort, PortError},
@@ -186,13 +186,13 @@ impl Link {
     }
 
     /// The link is up: sends what has waited, as far as `still_wanted`, and then whatever comes. Gives back the calls
-    /// that there is no room for.
+    /// that there is no room for, with their names.
     pub(crate) fn up(
         &self,
         port: Port,
         still_wanted: impl Fn(CallId) -> bool,
         mark: impl Fn(CallId, bool),
-    ) -> Vec<CallId> {
+    ) -> Vec<(Option<CallId>, Cow<'static, str>)> {
         let mut refused = Vec::new();
         let mut state = self.state.write();
         for (id, call) in state.take_waiting() {
@@ -202,7 +202,7 @@ impl Link {
             id.inspect(|id| mark(*id, true));
             if self.send_over(&port, id, &call, Flush::Soon).is_err() {
                 id.inspect(|id| mark(*id, false));
-                refused.extend(id);
+                refused.push((id, call.name));
             }
         }
         *state = State::Up(port);

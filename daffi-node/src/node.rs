@@ -23,7 +23,7 @@ use crate::{
     callback::Outcome,
     caller::Caller,
     connection::Connector,
-    executor::{Executor, Home},
+    executor::{Arrival, Executor, Home},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
@@ -54,6 +54,8 @@ pub(crate) struct Node {
     queued: Mutex<VecDeque<(CallId, Outgoing)>>,
     queued_count: AtomicUsize,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
+    /// Requests that have come, and start with the I/O thread's next turn.
+    pub(crate) arrived: Mutex<Vec<Arrival>>,
     /// When the I/O thread looks after time next, in nanoseconds since `epoch`.
     wakes_at: AtomicU64,
     epoch: Instant,
@@ -98,6 +100,7 @@ impl Node {
             queued: Mutex::default(),
             queued_count: AtomicUsize::new(0),
             delayed: Mutex::default(),
+            arrived: Mutex::default(),
             wakes_at: AtomicU64::new(NEVER),
             epoch: Instant::now(),
             late_replies: AtomicU64::new(0),
@@ -147,13 +150,15 @@ impl Node {
     }
 
     fn send_one_way(&self, call: Outgoing) -> Result<()> {
-        // A payload in chunks needs an id of its own, which is free again when the last chunk is out.
         let flush = Flush::with(self.calls.len());
         if call.is_large() {
-            let pending = Arc::new(Pending::new(call.name.clone(), None));
+            // A payload in chunks needs an id of its own, which is free again once the first frame is out.
+            let pending = Arc::new(Pending::new(call.name.clone(), None).one_way());
             let id = self.calls.insert(pending, None);
             let sent = self.link.send_call(Some(id), call, flush, |_| {});
-            self.calls.remove(id);
+            if sent != Sent::Waits {
+                self.calls.remove(id);
+            }
             return self.taken(sent);
         }
         let sent = self.link.send_call(None, call, flush, |_| {});
@@ -330,6 +335,22 @@ impl Node {
         at.saturating_duration_since(self.epoch).as_nanos().try_into().unwrap_or(NEVER - 1)
     }
 
+    /// Starts the requests that have come. One that came with its cancellation is not among them any more.
+    pub(crate) fn run_arrived(&self) {
+        let arrived = std::mem::take(&mut *self.arrived.lock());
+        if arrived.is_empty() {
+            return;
+        }
+        if let Some(me) = self.me() {
+            for arrival in arrived {
+                match arrival {
+                    Arrival::Whole(job) => self.executor.run(job, me.clone()),
+                    Arrival::Begun(reservation) => self.executor.reserve(reservation),
+                }
+            }
+        }
+    }
+
     fn expire(&self, now: Instant) {
         for (id, pending, after) in self.calls.expired(now) {
             self.release(&pending);
@@ -367,6 +388,7 @@ impl Service for Node {
     fn turn(&self, now: Instant) -> Option<Instant> {
         // From here on until the end whoever adds a deadline wakes the thread, so that none is overlooked.
         self.wakes_at.store(NEVER, Ordering::SeqCst);
+        self.run_arrived();
         self.expire(now);
         self.send_due(now);
         self.link.turn();

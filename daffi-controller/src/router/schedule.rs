@@ -129,6 +129,12 @@ impl<T> Default for Timetable<T> {
 }
 
 impl<T> Timetable<T> {
+    /// An empty one whose ids begin after `seed`, so that a handle to a task of an earlier controller finds nothing
+    /// here instead of somebody else's task. They stay below 2^53, up to where JSON has whole numbers.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { last_id: (seed & u64::from(u32::MAX)) << 16, ..Self::default() }
+    }
+
     /// Adds a task and gives its id.
     pub(super) fn insert(&mut self, what: T, timing: Timing, now: Now) -> u64 {
         self.last_id += 1;

@@ -1,10 +1,13 @@
-//! `max_concurrency`: how many calls of one callback run at once, the others waiting in order.
+//! `max_concurrency`: how many calls of one callback run at once, the others waiting in line.
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize};
 
 use parking_lot::Mutex;
 
-/// Lets so many through at once.
+/// Lets so many through at once, in the order in which they came.
+///
+/// One whose payload is still coming may reserve its place in the line of a gate that lets one through at a time, where
+/// order can be relied on. Those of the same caller stay behind it then; those of others pass.
 pub(crate) struct Gate<T> {
     limit: usize,
     state: Mutex<State<T>>,
@@ -12,34 +15,99 @@ pub(crate) struct Gate<T> {
 
 struct State<T> {
     running: usize,
-    waiting: VecDeque<T>,
+    line: VecDeque<Place<T>>,
+    /// How many in line are not there yet.
+    reserved: usize,
+}
+
+/// A place in line.
+struct Place<T> {
+    ticket: Ticket,
+    /// `None` while it is reserved.
+    work: Option<T>,
+}
+
+/// Whose place in line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// The node that calls, as a number.
+    pub(crate) caller: u64,
+    pub(crate) request: u64,
 }
 
 impl<T> Gate<T> {
     pub(crate) fn new(limit: NonZeroUsize) -> Self {
-        Self { limit: limit.get(), state: Mutex::new(State { running: 0, waiting: VecDeque::new() }) }
+        let state = State { running: 0, line: VecDeque::new(), reserved: 0 };
+        Self { limit: limit.get(), state: Mutex::new(state) }
     }
 
-    /// Gives `work` back if it may run now, and keeps it for later otherwise.
-    pub(crate) fn enter(&self, work: T) -> Option<T> {
-        let mut state = self.state.lock();
-        if state.running < self.limit {
-            state.running += 1;
-            Some(work)
-        } else {
-            state.waiting.push_back(work);
-            None
+    /// Keeps a place for work that is still to come, if there is an order to keep.
+    pub(crate) fn reserve(&self, ticket: Ticket) {
+        if self.limit == 1 {
+            let mut state = self.state.lock();
+            state.line.push_back(Place { ticket, work: None });
+            state.reserved += 1;
         }
     }
 
-    /// One is done: gives what runs in its place.
-    pub(crate) fn leave(&self) -> Option<T> {
+    /// The work that a place was reserved for never comes. Others may run now, see [`next`](Self::next).
+    pub(crate) fn forgo(&self, ticket: Ticket) {
         let mut state = self.state.lock();
-        let next = state.waiting.pop_front();
-        if next.is_none() {
-            state.running -= 1;
+        if let Some(at) = state.reserved(ticket) {
+            state.line.remove(at);
+            state.reserved -= 1;
         }
-        next
+    }
+
+    /// Puts work into its reserved place, or else at the end. What may run then is what [`next`](Self::next) gives.
+    pub(crate) fn enter(&self, ticket: Ticket, work: T) {
+        let mut state = self.state.lock();
+        match state.reserved(ticket) {
+            Some(at) => {
+                state.line[at].work = Some(work);
+                state.reserved -= 1;
+            }
+            None => state.line.push_back(Place { ticket, work: Some(work) }),
+        }
+    }
+
+    /// One is done. What may run then is what [`next`](Self::next) gives.
+    pub(crate) fn leave(&self) {
+        self.state.lock().running -= 1;
+    }
+
+    /// What may run now, as often as there is something; it counts as running from here on.
+    pub(crate) fn next(&self) -> Option<T> {
+        let mut state = self.state.lock();
+        if state.running >= self.limit {
+            return None;
+        }
+        let at = state.first()?;
+        let work = state.line.remove(at)?.work?;
+        state.running += 1;
+        Some(work)
+    }
+}
+
+impl<T> State<T> {
+    fn reserved(&self, ticket: Ticket) -> Option<usize> {
+        if self.reserved == 0 {
+            return None;
+        }
+        self.line.iter().position(|place| place.work.is_none() && place.ticket == ticket)
+    }
+
+    /// The first in line that is there and not behind a reserved place of the same caller.
+    fn first(&self) -> Option<usize> {
+        let mut late = Vec::new();
+        for (at, place) in self.line.iter().enumerate() {
+            if place.work.is_none() {
+                late.push(place.ticket.caller);
+            } else if !late.contains(&place.ticket.caller) {
+                return Some(at);
+            }
+        }
+        None
     }
 }
 
@@ -48,7 +116,8 @@ impl<T> fmt::Debug for Gate<T> {
         let state = self.state.lock();
         f.debug_struct("Gate")
             .field("running", &state.running)
-            .field("waiting", &state.waiting.len())
+            .field("waiting", &state.line.len())
+            .field("reserved", &state.reserved)
             .finish()
     }
 }
@@ -57,14 +126,58 @@ impl<T> fmt::Debug for Gate<T> {
 mod tests {
     use super::*;
 
+    fn gate(limit: usize) -> Gate<u64> {
+        Gate::new(NonZeroUsize::new(limit).unwrap())
+    }
+
+    fn ticket(caller: u64, request: u64) -> Ticket {
+        Ticket { caller, request }
+    }
+
+    fn running(gate: &Gate<u64>) -> Vec<u64> {
+        std::iter::from_fn(|| gate.next()).collect()
+    }
+
     #[test]
     fn so_many_run_and_the_others_follow_in_order() {
-        let gate = Gate::new(NonZeroUsize::new(2).unwrap());
-        assert_eq!(
-            [gate.enter(1), gate.enter(2), gate.enter(3), gate.enter(4)],
-            [Some(1), Some(2), None, None]
-        );
-        assert_eq!([gate.leave(), gate.leave(), gate.leave(), gate.leave()], [Some(3), Some(4), None, None]);
-        assert_eq!(gate.enter(5), Some(5));
+        let gate = gate(2);
+        for request in 1..=4 {
+            gate.enter(ticket(1, request), request);
+        }
+        assert_eq!(running(&gate), [1, 2]);
+        gate.leave();
+        assert_eq!(running(&gate), [3]);
+        gate.leave();
+        gate.leave();
+        assert_eq!(running(&gate), [4]);
+        gate.leave();
+        gate.enter(ticket(1, 5), 5);
+        assert_eq!(running(&gate), [5]);
+    }
+
+    #[test]
+    fn a_reserved_place_keeps_its_caller_in_order_and_nobody_else() {
+        let gate = gate(1);
+        gate.reserve(ticket(1, 1));
+        gate.enter(ticket(1, 2), 2);
+        gate.enter(ticket(7, 3), 3);
+        assert_eq!(running(&gate), [3]);
+        gate.leave();
+        assert!(running(&gate).is_empty());
+        gate.enter(ticket(1, 1), 1);
+        assert_eq!(running(&gate), [1]);
+        gate.leave();
+        assert_eq!(running(&gate), [2]);
+    }
+
+    #[test]
+    fn a_place_that_is_given_up_holds_up_nobody() {
+        let gate = gate(1);
+        gate.reserve(ticket(1, 1));
+        gate.enter(ticket(1, 2), 2);
+        gate.forgo(ticket(1, 2));
+        assert!(running(&gate).is_empty(), "what is there is not a reservation");
+        gate.forgo(ticket(1, 1));
+        assert_eq!(running(&gate), [2]);
     }
 }

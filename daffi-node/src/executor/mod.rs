@@ -2,6 +2,7 @@
 
 mod gate;
 pub(crate) use gate::Gate;
+use gate::Ticket;
 
 mod panics;
 
@@ -13,7 +14,9 @@ use run::Run;
 
 use std::{
     collections::HashMap,
-    fmt, io,
+    fmt,
+    hash::BuildHasher as _,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -78,6 +81,22 @@ pub(crate) struct Job {
     pub(crate) body: Bytes,
 }
 
+/// What the I/O thread has for the executor, in the order in which it came.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A request that can run.
+    Whole(Job),
+    /// The first part of one.
+    Begun(Reservation),
+}
+
+/// Keeps the place of a request among those of its caller, while its payload is coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    callback: u32,
+    ticket: Ticket,
+}
+
 /// Where outcomes go, and where callbacks call onwards from: the node.
 pub(crate) trait Home: Send + Sync + 'static {
     /// A request that wants an answer has its outcome. `held` is how many requests are still there.
@@ -126,6 +145,7 @@ impl Executor {
         let entry = match self.check(&job) {
             Ok(entry) => entry,
             Err(fault) => {
+                self.forgo(&job);
                 let codec = Codec::from_byte(job.codec).unwrap_or_default();
                 if job.one_way {
                     tracing::warn!(caller = job.caller, reason = fault.message, "a call was not run");
@@ -141,6 +161,7 @@ impl Executor {
             let held = Held { cancellation: cancellation.clone(), abort: None };
             self.requests.lock().insert(job.id, held);
         }
+        let ticket = job.ticket();
         let run = Run::new(self.clone(), home, job, cancellation);
         let work: Work = match entry.callback.handler() {
             Handler::Sync(_) => Box::new(move || run.sync()),
@@ -148,12 +169,34 @@ impl Executor {
         };
         match &entry.gate {
             Some(gate) => {
-                if let Some(work) = gate.enter(work) {
-                    self.place(entry, work);
-                }
+                gate.enter(ticket, work);
+                self.place_next(entry, gate);
             }
             None => self.place(entry, work),
         }
+    }
+
+    /// Keeps a place for a request whose payload is still coming.
+    pub(crate) fn reserve(&self, reservation: Reservation) {
+        if let Some(gate) = self.registry.get(reservation.callback).and_then(|entry| entry.gate.as_ref()) {
+            gate.reserve(reservation.ticket);
+        }
+    }
+
+    /// A request will not be run: if a place was kept for it, that is free.
+    pub(crate) fn forgo(self: &Arc<Self>, job: &Job) {
+        if let Some(entry) = self.registry.get(job.callback)
+            && let Some(gate) = &entry.gate
+        {
+            gate.forgo(job.ticket());
+            self.place_next(entry, gate);
+        }
+    }
+
+    /// What keeps the place of a request whose payload is still coming, if its callback has an order to keep.
+    pub(crate) fn reservation(&self, job: &Job) -> Option<Reservation> {
+        self.registry.get(job.callback)?.gate.as_ref()?;
+        Some(Reservation { callback: job.callback, ticket: job.ticket() })
     }
 
     /// Nobody waits for this request any more.
@@ -229,6 +272,13 @@ impl Executor {
         }
     }
 
+    /// Has done what may be done now of what waits at a gate.
+    fn place_next(self: &Arc<Self>, entry: &Entry, gate: &Gate<Work>) {
+        while let Some(work) = gate.next() {
+            self.place(entry, work);
+        }
+    }
+
     /// A request is over, one way or another.
     fn leave(self: &Arc<Self>, callback: u32) {
         self.held.fetch_sub(1, Ordering::AcqRel);
@@ -238,14 +288,28 @@ impl Executor {
             self.drained.notify_all();
         }
         if let Some(entry) = self.registry.get(callback)
-            && let Some(next) = entry.gate.as_ref().and_then(Gate::leave)
+            && let Some(gate) = &entry.gate
         {
-            self.place(entry, next);
+            gate.leave();
+            self.place_next(entry, gate);
         }
     }
 }
 
+impl Job {
+    fn ticket(&self) -> Ticket {
+        // Two callers of one number would wait for each other now and then, and no more.
+        let caller = foldhash::fast::FixedState::default().hash_one(&self.caller);
+        Ticket { caller, request: self.id }
+    }
+}
+
 impl Held {
+    /// Whether it is the request that has this cancellation, and not another one of the same id.
+    fn is_of(&self, cancellation: &Arc<Cancellation>) -> bool {
+        Arc::ptr_eq(&self.cancellation, cancellation)
+    }
+
     fn cancel(self) {
         self.cancellation.cancel();
         if let Some(abort) = self.abort {

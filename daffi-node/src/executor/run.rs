@@ -80,17 +80,16 @@ impl Run {
         let mut requests = executor.requests.lock();
         if cancellation.is_cancelled() {
             abort.abort();
-        } else if let Some(held) = requests.get_mut(&id) {
+        } else if let Some(held) = requests.get_mut(&id).filter(|held| held.is_of(&cancellation)) {
             held.abort = Some(abort);
         }
     }
 
     /// Why the callback is not to run at all any more.
     fn refusal(&self) -> Option<Fault> {
-        let expired = self.job.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if self.cancellation.is_cancelled() {
             Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran"))
-        } else if expired {
+        } else if self.is_expired() {
             Some(Fault::new(FaultKind::Expired, "the call's time ran out before it ran"))
         } else {
             None
@@ -123,16 +122,34 @@ impl Run {
                     self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
-        } else if self.executor.requests.lock().remove(&self.job.id).is_some() {
+        } else if self.withdraw() && !self.is_expired() {
             self.home.outcome(self.job.id, codec, outcome, self.executor.held().saturating_sub(1));
         }
+    }
+}
+
+impl Run {
+    /// Whether the caller's time is up. Its own clock tells it so, and it began to run before this one: an answer would
+    /// come too late, or just in time to pass for a result what a callback left undone because `is_cancelled()`.
+    fn is_expired(&self) -> bool {
+        self.job.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Takes this run out of the requests that can be cancelled, and says whether it was there.
+    ///
+    /// After the link was lost and found again, ids begin anew: under its own there may be another one by now, whose
+    /// caller must not get this one's outcome.
+    fn withdraw(&self) -> bool {
+        let mut requests = self.executor.requests.lock();
+        let ours = requests.get(&self.job.id).is_some_and(|held| held.is_of(&self.cancellation));
+        ours && requests.remove(&self.job.id).is_some()
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
         if !self.job.one_way {
-            self.executor.requests.lock().remove(&self.job.id);
+            self.withdraw();
         }
         self.executor.leave(self.job.callback);
     }

@@ -1,0 +1,187 @@
+//! PERIOD: calls that the controller makes.
+
+use std::time::{Duration, SystemTime};
+
+use daffi::{Error, FG, PERIOD, TaskState};
+
+use crate::{
+    roles::Callee,
+    support::{Event, World, eventually, nonce, until},
+};
+
+const PERIOD_MS: u64 = 50;
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// What has run of a task, by anybody or by one node.
+fn ticks(world: &World, call: u64, node: Option<&str>) -> Vec<Event> {
+    let ours = |event: &Event| {
+        event.what == "run" && event.nonce == call && node.is_none_or(|node| event.node == node)
+    };
+    world.events().into_iter().filter(ours).collect()
+}
+
+#[track_caller]
+fn await_ticks(world: &World, call: u64, node: Option<&str>, more: usize) {
+    let before = ticks(world, call, node).len();
+    until(&format!("{more} more ticks on {node:?}"), || ticks(world, call, node).len() >= before + more);
+}
+
+/// It lives in the controller: it outlives the caller and the callee, and picks a candidate at each tick.
+#[test]
+fn a_task_outlives_its_caller_and_its_callees() {
+    let world = World::new();
+    let mut a = world.callee("a");
+    let mut scheduler = world.child("scheduler", "scheduler", &[]);
+    scheduler.line("ready with task");
+    await_ticks(&world, 1, Some("a"), 3);
+    scheduler.kill();
+    await_ticks(&world, 1, Some("a"), 3);
+    let mut b = world.callee("b");
+    await_ticks(&world, 1, Some("a"), 3);
+    await_ticks(&world, 1, Some("b"), 3);
+    a.kill();
+    await_ticks(&world, 1, Some("b"), 3);
+    b.kill();
+    let _c = world.callee("c");
+    await_ticks(&world, 1, Some("c"), 3);
+    // A frozen callee has one tick and holds up the task; it is not a candidate for a second one meanwhile.
+    let doubles =
+        ticks(&world, 1, None).windows(2).filter(|pair| pair[1].at < pair[0].at + PERIOD_MS / 5).count();
+    assert!(doubles <= 2, "each tick runs on one node: {doubles}");
+}
+
+/// A tick whose predecessor still runs is skipped and counted.
+#[test]
+fn a_tick_whose_predecessor_runs_is_skipped() {
+    let world = World::new();
+    let _callees = ["a", "b"].map(|name| world.callee(name));
+    let g = world.caller();
+    let call = nonce();
+    let period = PERIOD.period(Duration::from_millis(PERIOD_MS));
+    let task = (g.call.tick_slow(call, 230) & period).unwrap();
+    until("it has run four times", || world.count("done", call) >= 4);
+    let status = task.status().unwrap();
+    task.cancel().unwrap();
+    let done = |count: usize| world.count("done", call) >= count;
+    until("what ran is done", || done(ticks(&world, call, None).len()));
+    assert!(status.runs >= 4 && status.skipped >= 3 * (status.runs - 1), "{status:?}");
+    assert!(status.skipped <= 10 * status.runs, "{status:?}");
+    assert_eq!((status.state, status.failures), (TaskState::Active, 0));
+    let events: Vec<_> = world.events().into_iter().map(|event| event.what).collect();
+    let overlaps = events.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    assert_eq!(overlaps, 0, "never two at a time, on whichever node: {events:?}");
+}
+
+/// `at_time`: each time fires once, not before it, and near it.
+#[test]
+fn times_fire_once_each_and_in_time() {
+    let world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    let now = SystemTime::now();
+    let times = [300, 500, 500, 900].map(|after| now + Duration::from_millis(after));
+    let call = nonce();
+    let task = (g.call.tick(call) & PERIOD.at_time(times)).unwrap();
+    let single = nonce();
+    let one = (g.call.tick(single) & PERIOD.at_time(times[1])).unwrap();
+    eventually("the tasks are finished", || {
+        let finished = |task: &daffi::ScheduledTask| task.status().unwrap().state == TaskState::Finished;
+        (finished(&task) && finished(&one)).then_some(())
+    });
+    let fired: Vec<_> = ticks(&world, call, None).iter().map(|event| event.at).collect();
+    assert_eq!(fired.len(), times.len(), "{fired:?}");
+    for (at, time) in fired.iter().zip(times.map(millis)) {
+        assert!(*at >= time && *at < time + 400, "{fired:?} for {:?}", times.map(millis));
+    }
+    assert_eq!(ticks(&world, single, None).len(), 1);
+    let status = task.status().unwrap();
+    assert_eq!((status.runs, status.failures, status.skipped, status.next_in), (4, 0, 0, None));
+}
+
+/// After a cancellation is acknowledged nothing runs any more.
+#[test]
+fn nothing_runs_after_a_cancellation() {
+    let world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    let call = nonce();
+    let period = PERIOD.period(Duration::from_millis(5));
+    let task = (g.call.tick(call) & period).unwrap();
+    await_ticks(&world, call, None, 10);
+    task.cancel().unwrap();
+    // What was sent before it is there before this.
+    (g.call.work(nonce()) & FG).unwrap();
+    // A tick that was on its way may still be starting.
+    let runs = task.status().unwrap().runs as usize;
+    until("what was sent has run", || ticks(&world, call, None).len() >= runs);
+    let later = nonce();
+    let marker = SystemTime::now() + Duration::from_millis(300);
+    let _marker = (g.call.tick(later) & PERIOD.at_time(marker)).unwrap();
+    await_ticks(&world, later, None, 1);
+    assert_eq!(ticks(&world, call, None).len(), runs);
+    let status = task.status().unwrap();
+    assert_eq!((status.state, status.runs as usize), (TaskState::Cancelled, runs));
+}
+
+/// Fixed rate: however late single ticks are, they do not drift.
+#[test]
+fn a_period_does_not_drift() {
+    let world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    let call = nonce();
+    // A callback that takes a while would shift a schedule that waits for it.
+    let task = (g.call.tick_slow(call, 10) & PERIOD.period(Duration::from_millis(PERIOD_MS))).unwrap();
+    until("60 ticks", || ticks(&world, call, None).len() >= 60);
+    task.cancel().unwrap();
+    let at: Vec<_> = ticks(&world, call, None).iter().map(|event| event.at).collect();
+    // How late each is on the raster of the first, the best of ten at either end.
+    let lateness = |ticks: &[u64]| {
+        ticks.iter().map(|tick| (tick - at[0] + PERIOD_MS / 2) % PERIOD_MS).min().unwrap() as i64
+    };
+    let drift = lateness(&at[50..60]) - lateness(&at[..10]);
+    assert!(drift.abs() < 15, "{drift} ms in 50 ticks: {at:?}");
+}
+
+/// Times in the past, an empty list, a zero period: a clear error. (Both kinds do not compile.)
+#[test]
+fn times_that_cannot_come_are_refused() {
+    let world = World::new();
+    let g = world.caller();
+    let past = SystemTime::now() - Duration::from_secs(60);
+    let future = SystemTime::now() + Duration::from_secs(60);
+    let none: [SystemTime; 0] = [];
+    for (refused, word) in [
+        (g.call.tick(1) & PERIOD.period(Duration::ZERO), "period"),
+        (g.call.tick(1) & PERIOD.at_time(past), "past"),
+        (g.call.tick(1) & PERIOD.at_time([future, past]), "past"),
+        (g.call.tick(1) & PERIOD.at_time(none), "no times"),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(matches!(&error, Error::InvalidTime { .. }), "{error:?}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(!error.may_have_executed() && !error.is_retryable());
+    }
+}
+
+/// A task ends with its controller: the handle says so, and does not get at a task of the next one.
+#[test]
+fn a_task_ends_with_its_controller() {
+    let mut world = World::new();
+    let callee = world.callee("callee");
+    let g = world.caller();
+    let hour = PERIOD.period(Duration::from_secs(3600));
+    let old = (g.call.tick(1) & hour.clone()).unwrap();
+    let id = old.id().unwrap();
+    world.kill_controller();
+    world.start_controller();
+    callee.line("connected to the controller again");
+    let new = (g.call.tick(2) & hour).unwrap();
+    assert_ne!(new.id().unwrap(), id);
+    let error = old.cancel().unwrap_err();
+    assert!(matches!(&error, Error::NoTask { id: said } if *said == id), "{error:?}");
+    assert_eq!(new.status().unwrap().state, TaskState::Active);
+}

@@ -1,0 +1,396 @@
+//! What the children are, and the callbacks that they offer.
+
+use std::{
+    env,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    path::Path,
+    process::{self, Command},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use daffi::{BG, Context, Error, FG, Global, Limits, NO_RETURN, PERIOD, callback, fetcher};
+
+use crate::support::at;
+
+const ROLE: &str = "DAFFI_TEST_ROLE";
+const NAME: &str = "DAFFI_TEST_NAME";
+const LOG: &str = "DAFFI_TEST_LOG";
+const HEARTBEAT: &str = "DAFFI_TEST_HEARTBEAT_MS";
+/// Where the controller is.
+pub const ADDRESS: &str = "DAFFI_TEST_ADDRESS";
+/// How many requests a callee holds at most.
+pub const HELD_MAX: &str = "DAFFI_TEST_HELD_MAX";
+
+/// This program again, in another role.
+pub fn command(role: &str, name: &str, heartbeat: Duration, log: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "role", "--nocapture", "--test-threads=1"]);
+    command.env(ROLE, role).env(NAME, name).env(LOG, log);
+    command.env(HEARTBEAT, heartbeat.as_millis().to_string());
+    command
+}
+
+/// Plays the role that the environment names; in the test's own process there is none.
+pub fn run() {
+    let Ok(role) = env::var(ROLE) else { return };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    // Nobody is left behind when the test ends, however it ends.
+    thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        process::exit(0);
+    });
+    match role.as_str() {
+        "callee" => callee(),
+        "caller" => caller(),
+        "scheduler" => scheduler(),
+        "seed1" => seed1(),
+        "seed2" => seed2(),
+        other => panic!("no role {other}"),
+    }
+    process::exit(0);
+}
+
+/// Offers everything in this file.
+fn callee() {
+    match builder().start() {
+        Ok(g) => {
+            println!("ready");
+            g.join().unwrap();
+        }
+        Err(error) => println!("failed to start: {error:?}"),
+    }
+}
+
+/// Leaves calls in flight, of `slow` and `slow_async`, and waits to be killed.
+fn caller() {
+    let g = builder().link_time_callbacks(false).start().unwrap();
+    let calls: Vec<_> = (1..=10)
+        .flat_map(|nonce| [g.call.slow(nonce, 60_000) & BG, g.call.slow_async(100 + nonce, 60_000) & BG])
+        .collect();
+    println!("ready");
+    for call in calls {
+        let _ = call.get();
+    }
+}
+
+/// Schedules `tick` and waits to be killed.
+fn scheduler() {
+    let g = builder().link_time_callbacks(false).start().unwrap();
+    let task = (g.call.tick(1) & PERIOD.period(Duration::from_millis(50))).unwrap();
+    println!("ready with task {}", task.id().unwrap());
+    g.join().unwrap();
+}
+
+fn builder() -> daffi::GlobalBuilder {
+    let mut limits = Limits { heartbeat: Duration::from_millis(setting(HEARTBEAT)), ..Limits::default() };
+    if env::var(HELD_MAX).is_ok() {
+        limits.requests_held_max = setting(HELD_MAX) as usize;
+    }
+    at(&env::var(ADDRESS).unwrap().parse().unwrap()).process_name(name()).limits(limits)
+}
+
+fn setting(name: &str) -> u64 {
+    env::var(name).unwrap().parse().unwrap()
+}
+
+fn name() -> String {
+    env::var(NAME).unwrap()
+}
+
+/// Writes down that this happened to a call.
+fn note(what: &str, nonce: u64) {
+    static FILE: OnceLock<(File, String)> = OnceLock::new();
+    let (file, name) = FILE.get_or_init(|| {
+        let file = OpenOptions::new().append(true).create(true).open(env::var_os(LOG).unwrap()).unwrap();
+        (file, name())
+    });
+    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    // In one write, so that the lines of several processes do not mix.
+    let mut file = file;
+    file.write_all(format!("{what} {nonce} {name} {at}\n").as_bytes()).unwrap();
+}
+
+// ---- the two programs of the README, with a place for the log and without long pauses
+
+fn seed_node(name: &str) -> daffi::GlobalBuilder {
+    // Where the test says so over TCP, and otherwise where everybody looks.
+    let builder = match env::var(ADDRESS) {
+        Ok(address) => at(&address.parse().unwrap()),
+        Err(_) => Global::builder(),
+    };
+    builder.process_name(name).link_time_callbacks(false)
+}
+
+fn seed1() {
+    let func3 = |a: i64, b: i64| {
+        thread::sleep(Duration::from_millis(300));
+        a + b
+    };
+    let g = seed_node("proc1").init_controller(true).callback("func3", func3).start().unwrap();
+    println!("listening on {}", g.address());
+    g.wait_process("proc2").unwrap();
+    for _ in 0..3 {
+        let delta = (g.call.func1(10, 3) & FG).unwrap();
+        println!("Calculated delta = {delta}");
+        (g.call.func2() & NO_RETURN).unwrap();
+    }
+    println!("done");
+    g.join().unwrap();
+}
+
+fn seed2() {
+    let run = async {
+        let g = seed_node("proc2")
+            .async_callback("func1", |a: i64, b: i64| async move { a - b })
+            .callback("func2", || println!("Func2 has been triggered!"))
+            .start_async()
+            .await
+            .unwrap();
+        for _ in 0..3 {
+            let future = g.call.func3(4, 6) & BG;
+            println!("Calculated sum is {}", future.get_async().await.unwrap());
+        }
+        println!("done");
+        g.join_async().await.unwrap();
+    };
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(run);
+}
+
+#[fetcher]
+trait Proc2 {
+    fn func1(a: i64, b: i64) -> i64;
+    fn func2();
+}
+
+#[fetcher]
+trait Proc1 {
+    fn func3(a: i64, b: i64) -> i64;
+}
+
+// ---- callbacks, all of which write down when they begin
+
+/// What a callee offers.
+#[fetcher]
+pub trait Callee {
+    fn work(nonce: u64) -> u64;
+    fn work_async(nonce: u64) -> u64;
+    fn echo(nonce: u64, payload: &[u8]) -> Vec<u8>;
+    fn grow(nonce: u64, bytes: u64) -> Vec<u8>;
+    fn who() -> String;
+    fn pid() -> u32;
+    fn slow(nonce: u64, millis: u64) -> u64;
+    fn slow_async(nonce: u64, millis: u64) -> u64;
+    fn stubborn(nonce: u64, millis: u64) -> u64;
+    fn serial(nonce: u64, payload: &[u8]);
+    fn serial_answered(nonce: u64, payload: &[u8]) -> u64;
+    fn serial_async(nonce: u64, payload: &[u8]) -> u64;
+    fn time_left() -> Option<u64>;
+    fn nested(nonce: u64, node: &str, timeout: Option<u64>, millis: u64);
+    fn fails(nonce: u64) -> u64;
+    fn panics(nonce: u64, text: &str) -> u64;
+    fn tick(nonce: u64);
+    fn tick_slow(nonce: u64, millis: u64);
+    fn varied(nonce: u64) -> String;
+    fn place(nonce: u64, point: &Point) -> i64;
+    fn method(nonce: u64) -> u64;
+    /// The callee expects an argument less.
+    #[fetcher(name = "work")]
+    fn work_wrongly(nonce: u64, more: u64) -> u64;
+}
+
+#[callback]
+fn work(nonce: u64) -> u64 {
+    note("run", nonce);
+    nonce
+}
+
+#[callback]
+async fn work_async(nonce: u64) -> u64 {
+    note("run", nonce);
+    nonce
+}
+
+#[callback]
+fn echo(nonce: u64, payload: Vec<u8>) -> Vec<u8> {
+    note("run", nonce);
+    payload
+}
+
+#[callback]
+fn grow(nonce: u64, bytes: u64) -> Vec<u8> {
+    note("run", nonce);
+    vec![0; bytes as usize]
+}
+
+#[callback]
+fn who() -> String {
+    name()
+}
+
+#[callback]
+fn pid() -> u32 {
+    process::id()
+}
+
+/// Waits until its time is over or nobody waits for it, looking often.
+#[callback]
+fn slow(ctx: &Context, nonce: u64, millis: u64) -> u64 {
+    note("run", nonce);
+    let end = Instant::now() + Duration::from_millis(millis);
+    while Instant::now() < end {
+        if ctx.is_cancelled() {
+            note("cancelled", nonce);
+            return nonce;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    note("done", nonce);
+    nonce
+}
+
+#[callback]
+async fn slow_async(nonce: u64, millis: u64) -> u64 {
+    struct Dropped(u64);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            note("dropped", self.0);
+        }
+    }
+    note("run", nonce);
+    let dropped = Dropped(nonce);
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    std::mem::forget(dropped);
+    note("done", nonce);
+    nonce
+}
+
+/// Never looks whether anybody waits.
+#[callback]
+fn stubborn(nonce: u64, millis: u64) -> u64 {
+    note("run", nonce);
+    thread::sleep(Duration::from_millis(millis));
+    note("done", nonce);
+    nonce
+}
+
+#[callback(max_concurrency = 1)]
+fn serial(nonce: u64, _payload: Vec<u8>) {
+    note("run", nonce);
+}
+
+#[callback(max_concurrency = 1)]
+fn serial_answered(nonce: u64, _payload: Vec<u8>) -> u64 {
+    note("run", nonce);
+    nonce
+}
+
+#[callback(max_concurrency = 1)]
+async fn serial_async(nonce: u64, _payload: Vec<u8>) -> u64 {
+    note("run", nonce);
+    nonce
+}
+
+/// How many milliseconds are left of the deadline.
+#[callback]
+fn time_left(ctx: &Context) -> Option<u64> {
+    ctx.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()).as_millis() as u64)
+}
+
+/// Calls `slow` on another node, and writes down how that ended and after how many milliseconds.
+#[callback]
+fn nested(ctx: &Context, nonce: u64, node: String, timeout: Option<u64>, millis: u64) {
+    note("run", nonce);
+    let begun = Instant::now();
+    let call = ctx.call.slow(nonce + 1, millis).on(node);
+    let result = match timeout {
+        Some(timeout) => call.timeout(Duration::from_millis(timeout)).fg(),
+        None => call.fg(),
+    };
+    let after = begun.elapsed().as_millis() as u64;
+    match result {
+        Ok(_) => note("nested-ok", after),
+        Err(Error::Timeout { sent: true, .. }) => note("nested-timeout", after),
+        Err(_) => note("nested-other", after),
+    }
+}
+
+#[callback]
+fn fails(nonce: u64) -> Result<u64, std::num::ParseIntError> {
+    note("run", nonce);
+    "seven".parse()
+}
+
+#[callback]
+fn panics(nonce: u64, text: String) -> u64 {
+    note("run", nonce);
+    panic!("{text}");
+}
+
+#[callback]
+fn tick(nonce: u64) {
+    note("run", nonce);
+}
+
+#[callback]
+fn tick_slow(nonce: u64, millis: u64) {
+    note("run", nonce);
+    thread::sleep(Duration::from_millis(millis));
+    note("done", nonce);
+}
+
+/// Does something else on each node: `bad` fails, `slow` and `doomed` take a minute, the others give their name.
+#[callback]
+fn varied(ctx: &Context, nonce: u64) -> Result<String, String> {
+    match name().as_str() {
+        "bad" => {
+            note("run", nonce);
+            Err("this node is bad".to_owned())
+        }
+        "slow" | "doomed" => {
+            slow(ctx, nonce, 60_000);
+            Err("it was cancelled".to_owned())
+        }
+        _ => {
+            note("run", nonce);
+            Ok(name())
+        }
+    }
+}
+
+/// As the caller has it; the callee has another one of the same name.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Point {
+    pub x: i64,
+    pub y: i64,
+}
+
+mod callees {
+    use super::{callback, note};
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub(super) struct Point {
+        x: i64,
+        y: i64,
+        z: Option<i64>,
+    }
+
+    #[callback]
+    fn place(nonce: u64, point: Point) -> i64 {
+        note("run", nonce);
+        point.x + point.y + point.z.unwrap_or_default()
+    }
+
+    #[callback]
+    pub(super) struct Unborn;
+
+    #[callback]
+    impl Unborn {
+        pub fn method(&self, nonce: u64) -> u64 {
+            note("run", nonce);
+            nonce
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Processes, signals, files and patience.
+
+use std::{
+    collections::HashMap,
+    env, fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use daffi::{Address, Global, GlobalBuilder, Limits};
+
+use crate::roles;
+
+/// How long anything may take before it counts as never.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// What "at once" means on a busy machine: far below the 15 s that it takes the default heartbeat to notice.
+pub const AT_ONCE: Duration = Duration::from_secs(3);
+/// A heartbeat that finds the dead in about half a second.
+pub const QUICK_HEARTBEAT: Duration = Duration::from_millis(150);
+
+/// Waits until `look` gives something, and says what it waited for if it never does.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "this did not come to pass within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// As [`eventually`], for something that is so or not.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(what, || holds().then_some(()));
+}
+
+/// A number that no other call has.
+pub fn nonce() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// A child, killed when this is dropped. What it printed is shown if the test fails.
+pub struct Process {
+    title: String,
+    child: Child,
+    _stdin: Option<ChildStdin>,
+    printed: Arc<Mutex<Vec<String>>>,
+    status: Option<ExitStatus>,
+}
+
+impl Process {
+    pub fn spawn(title: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stdout.take().unwrap(), &printed);
+        collect(child.stderr.take().unwrap(), &printed);
+        let stdin = child.stdin.take();
+        Self { title: title.to_owned(), child, _stdin: stdin, printed, status: None }
+    }
+
+    pub fn printed(&self) -> Vec<String> {
+        self.printed.lock().unwrap().clone()
+    }
+
+    /// Whether it has printed a line with this in it.
+    pub fn said(&self, text: &str) -> bool {
+        self.printed.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// Waits until it prints a line with this in it, and gives the line.
+    #[track_caller]
+    pub fn line(&self, text: &str) -> String {
+        eventually(&format!("{} prints {text:?}", self.title), || {
+            self.printed.lock().unwrap().iter().find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.status = Some(self.child.wait().unwrap());
+    }
+
+    /// Freezes it, and waits until it is frozen.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+        let stat = format!("/proc/{}/stat", self.child.id());
+        if Path::new(&stat).exists() {
+            until("the process is frozen", || {
+                let stat = fs::read_to_string(&stat).unwrap();
+                // The name in parentheses may contain anything.
+                stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+            });
+        }
+    }
+
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.unwrap().success(), "kill -{name} {}", self.title);
+    }
+
+    /// Waits until it ends by itself.
+    #[track_caller]
+    pub fn exit(&mut self) -> ExitStatus {
+        let status = eventually(&format!("{} exits", self.title), || self.child.try_wait().unwrap());
+        self.status = Some(status);
+        status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if thread::panicking() {
+            let printed = self.printed().join("\n    ");
+            eprintln!("--- {} printed:\n    {printed}", self.title);
+        }
+    }
+}
+
+fn collect(from: impl Read + Send + 'static, into: &Arc<Mutex<Vec<String>>>) {
+    let into = into.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            into.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// A directory that goes with its test.
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        // Short, since it has to fit in the address of a UNIX socket.
+        let name = format!("daffi-p-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A controller in a process of its own, and a place for the nodes around it.
+pub struct World {
+    // Dropped first.
+    controller: Option<Process>,
+    pub address: Address,
+    options: Vec<String>,
+    pub heartbeat: Duration,
+    pub directory: Directory,
+}
+
+impl World {
+    /// On a UNIX socket, with the default limits.
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With these options of `daffi-controller`.
+    pub fn with(options: &[&str]) -> Self {
+        let directory = Directory::new();
+        let address = Address::Unix(directory.0.join("sock"));
+        Self::at(directory, address, options, Limits::default().heartbeat)
+    }
+
+    pub fn over_tcp() -> Self {
+        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        Self::at(Directory::new(), address, &[], Limits::default().heartbeat)
+    }
+
+    /// Everybody in it looks after everybody else often.
+    pub fn watchful() -> Self {
+        let directory = Directory::new();
+        let address = Address::Unix(directory.0.join("sock"));
+        let heartbeat = format!("{}ms", QUICK_HEARTBEAT.as_millis());
+        Self::at(directory, address, &["--heartbeat", &heartbeat], QUICK_HEARTBEAT)
+    }
+
+    fn at(directory: Directory, address: Address, options: &[&str], heartbeat: Duration) -> Self {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut world = Self { controller: None, address, options, heartbeat, directory };
+        world.start_controller();
+        world
+    }
+
+    /// Starts a controller, where the last one was.
+    pub fn start_controller(&mut self) {
+        assert!(self.controller.is_none());
+        let mut command = Command::new(controller_program());
+        command.arg("--listen").arg(self.address.to_string()).args(&self.options);
+        let controller = Process::spawn("controller", command.env("RUST_LOG", "info"));
+        let line = controller.line("listening on ");
+        let (_, address) = line.split_once("listening on ").unwrap();
+        self.address = address.parse().unwrap();
+        self.controller = Some(controller);
+    }
+
+    #[track_caller]
+    pub fn controller(&self) -> &Process {
+        self.controller.as_ref().expect("the controller runs")
+    }
+
+    pub fn kill_controller(&mut self) {
+        self.controller.take().expect("the controller runs").kill();
+    }
+
+    /// Waits until the controller ends by itself, and gives its exit code.
+    #[track_caller]
+    pub fn controller_exit(&mut self) -> i32 {
+        let mut controller = self.controller.take().expect("the controller runs");
+        let status = controller.exit();
+        status.code().unwrap_or_else(|| panic!("the controller died: {status}"))
+    }
+
+    /// A process with all the callbacks of [`roles`], registered and ready.
+    #[track_caller]
+    pub fn callee(&self, name: &str) -> Process {
+        let callee = self.child("callee", name, &[]);
+        callee.line("ready");
+        callee
+    }
+
+    /// A process in this role, just started.
+    pub fn child(&self, role: &str, name: &str, env: &[(&str, &str)]) -> Process {
+        let mut command = roles::command(role, name, self.heartbeat, &self.log());
+        command.env(roles::ADDRESS, self.address.to_string());
+        Process::spawn(name, command.envs(env.iter().copied()))
+    }
+
+    /// A node in this process that offers nothing.
+    #[track_caller]
+    pub fn caller(&self) -> Global {
+        self.builder("caller").start().unwrap()
+    }
+
+    pub fn builder(&self, name: &str) -> GlobalBuilder {
+        let limits = Limits { heartbeat: self.heartbeat, ..Limits::default() };
+        at(&self.address).process_name(name).limits(limits).link_time_callbacks(false)
+    }
+
+    /// Where the callees of this world write down what they do.
+    pub fn log(&self) -> PathBuf {
+        self.directory.0.join("log")
+    }
+
+    /// What the callees have written down, in the order in which it happened.
+    pub fn events(&self) -> Vec<Event> {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        // A line that is being written is not there yet.
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(Event::parse).collect()
+    }
+
+    /// How often this happened.
+    pub fn count(&self, what: &str, nonce: u64) -> usize {
+        self.events().iter().filter(|event| event.what == what && event.nonce == nonce).count()
+    }
+
+    /// How often each call was executed.
+    pub fn executions(&self) -> HashMap<u64, usize> {
+        let mut executions = HashMap::new();
+        for event in self.events().iter().filter(|event| event.what == "run") {
+            *executions.entry(event.nonce).or_default() += 1;
+        }
+        executions
+    }
+
+    /// Waits until this has happened to the call.
+    #[track_caller]
+    pub fn await_event(&self, what: &str, nonce: u64) {
+        until(&format!("{what} {nonce} is in the log"), || self.count(what, nonce) > 0);
+    }
+}
+
+/// What a callee wrote down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// `run` when a callback began.
+    pub what: String,
+    /// The number of the call.
+    pub nonce: u64,
+    /// Who wrote it.
+    pub node: String,
+    /// Milliseconds since 1970.
+    pub at: u64,
+}
+
+impl Event {
+    fn parse(line: &str) -> Self {
+        let mut words = line.split(' ');
+        let mut word = || words.next().unwrap_or_else(|| panic!("a torn line in the log: {line:?}"));
+        Self {
+            what: word().to_owned(),
+            nonce: word().parse().unwrap(),
+            node: word().to_owned(),
+            at: word().parse().unwrap(),
+        }
+    }
+}
+
+/// A builder for a node whose controller is there.
+pub fn at(address: &Address) -> GlobalBuilder {
+    let builder = Global::builder();
+    match address {
+        Address::Unix(path) => builder.unix_sock_path(path),
+        Address::Tcp { host, port } => builder.host(host.as_str()).port(*port),
+    }
+}
+
+/// The `daffi-controller` program, as it is now.
+fn controller_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM
+        .get_or_init(|| build(&["-p", "daffi-controller", "--bin", "daffi-controller"], "daffi-controller"))
+}
+
+/// Has cargo build a program of this workspace, since only those of the tested package itself are built for a test.
+pub fn build(what: &[&str], program: &str) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let this = env::current_exe().unwrap();
+    // `<target directory>/<profile>/deps/promises-…`
+    let profile = this.ancestors().nth(2).unwrap();
+    let mut command = Command::new(env!("CARGO"));
+    command.arg("build").args(what).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.arg("--target-dir").arg(profile.parent().unwrap());
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    let built = command.output().unwrap();
+    assert!(built.status.success(), "{command:?}: {}", String::from_utf8_lossy(&built.stderr));
+    profile.join(program)
+}
