@@ -262,8 +262,8 @@ impl GlobalBuilder {
                     None => Target::Address(address.clone()),
                 };
                 let connector = Connector::new(target, self.connect_timeout, seed);
-                let executor =
-                    Executor::new(registry, &self.limits, &name).map_err(|error| no_threads(&error))?;
+                let executor = Executor::new(registry, &self.limits, &name, reactor.handle().clone())
+                    .map_err(|error| no_threads(&error))?;
                 Some(Node::new(
                     name,
                     seed,

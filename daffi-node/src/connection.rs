@@ -466,8 +466,8 @@ impl Inbound {
     fn arrived(&self, arrival: Arrival) {
         self.node.arrived.lock().push(arrival);
         if let Port::Memory(_) = self.port {
-            // Both ends freeze together, and the node's turn may be over for now.
-            self.node.run_arrived();
+            // It came in the controller's turn, after which the thread would wait.
+            self.node.reactor().wake();
         }
     }
 

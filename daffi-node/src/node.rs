@@ -54,7 +54,7 @@ pub(crate) struct Node {
     queued: Mutex<VecDeque<(CallId, Outgoing)>>,
     queued_count: AtomicUsize,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
-    /// Requests that have come, and start with the I/O thread's next turn.
+    /// Requests that have come, and start when the I/O thread has looked at all that came.
     pub(crate) arrived: Mutex<Vec<Arrival>>,
     /// When the I/O thread looks after time next, in nanoseconds since `epoch`.
     wakes_at: AtomicU64,
@@ -388,7 +388,6 @@ impl Service for Node {
     fn turn(&self, now: Instant) -> Option<Instant> {
         // From here on until the end whoever adds a deadline wakes the thread, so that none is overlooked.
         self.wakes_at.store(NEVER, Ordering::SeqCst);
-        self.run_arrived();
         self.expire(now);
         self.send_due(now);
         self.link.turn();
@@ -401,6 +400,11 @@ impl Service for Node {
         }
         next
     }
+
+    fn work(&self) {
+        self.run_arrived();
+        self.executor.work(|| self.link.turn());
+    }
 }
 
 impl Home for Node {
@@ -408,8 +412,8 @@ impl Home for Node {
         let flush = Flush::with(held);
         match outcome {
             Ok(body) => self.link.reply(id, &Payload { codec: codec.to_byte(), body }, flush),
-            Err(fault) => {
-                let fault = Box::new(fault.on(&self.name));
+            Err(mut fault) => {
+                fault.node.clone_from(&self.name);
                 self.link.send(&Frame::Failure(Failure { id, part: 0, fault }), flush);
             }
         }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// One run of one callback. Dropping it before its outcome counts as cancelled.
-pub(super) struct Run {
+pub(crate) struct Run {
     executor: Arc<Executor>,
     home: Arc<dyn Home>,
     job: Job,
@@ -39,6 +39,20 @@ impl Run {
         Self { executor, home, job, cancellation }
     }
 
+    pub(super) fn callback(&self) -> u32 {
+        self.job.callback
+    }
+
+    /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits.
+    pub(super) fn in_place(self, role: Role) {
+        let executor = self.executor.clone();
+        let Some(entry) = executor.registry.get(self.job.callback) else { return };
+        match entry.callback.handler() {
+            Handler::Sync(_) => with_role(role, || self.sync()),
+            Handler::Async(_) => self.begin(Some(role)),
+        }
+    }
+
     /// Runs an `fn` callback, here and now.
     pub(super) fn sync(mut self) {
         if let Some(fault) = self.refusal() {
@@ -48,33 +62,33 @@ impl Run {
         let executor = self.executor.clone();
         let Some(entry) = executor.registry.get(self.job.callback) else { return };
         let Handler::Sync(function) = entry.callback.handler() else { return };
-        let inline = entry.callback.options().inline;
-        let call = || at_hops(self.job.hops, || function(invocation));
-        let outcome =
-            catch_unwind(AssertUnwindSafe(|| if inline { with_role(Role::Io, call) } else { call() }));
-        self.finish(outcome.unwrap_or_else(|panic| Err(panics::fault(&*panic))));
+        let call = AssertUnwindSafe(|| at_hops(self.job.hops, || function(invocation)));
+        let outcome = catch_unwind(call).unwrap_or_else(|panic| Err(panics::fault(&*panic)));
+        self.finish(outcome);
     }
 
-    /// Begins an `async fn` callback: `inline` ones here, until they first wait, all else on the workers.
+    /// Runs an `async fn` callback on the workers.
     pub(super) fn future(self) {
+        self.begin(None);
+    }
+
+    /// Begins an `async fn` callback, with its first poll here if this thread has a role for that.
+    fn begin(self, first_poll: Option<Role>) {
         if let Some(fault) = self.refusal() {
             return self.finish(Err(fault));
         }
         let executor = self.executor.clone();
-        let workers = executor.workers.lock().as_ref().map(|workers| workers.handle().clone());
-        // Without workers the node is stopping.
-        let Some(workers) = workers else { return };
+        let Some(workers) = &executor.worker_handle else { return };
         let id = self.job.id;
         let cancellation = self.cancellation.clone();
-        let inline =
-            (executor.registry.get(self.job.callback)).is_some_and(|entry| entry.callback.options().inline);
         let mut task = Task { run: Some(self), future: None };
-        if inline {
+        if let Some(role) = first_poll {
             let _entered = workers.enter();
             let mut context = TaskContext::from_waker(Waker::noop());
-            if with_role(Role::Io, || Pin::new(&mut task).poll(&mut context)).is_ready() {
+            if with_role(role, || Pin::new(&mut task).poll(&mut context)).is_ready() {
                 return;
             }
+            // Whatever woke it meanwhile is seen in the first poll on the workers.
         }
         let abort = workers.spawn(task).abort_handle();
         let mut requests = executor.requests.lock();
@@ -86,11 +100,11 @@ impl Run {
     }
 
     /// Why the callback is not to run at all any more.
-    fn refusal(&self) -> Option<Fault> {
+    fn refusal(&self) -> Option<Box<Fault>> {
         if self.cancellation.is_cancelled() {
-            Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran"))
+            Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran").into())
         } else if self.is_expired() {
-            Some(Fault::new(FaultKind::Expired, "the call's time ran out before it ran"))
+            Some(Fault::new(FaultKind::Expired, "the call's time ran out before it ran").into())
         } else {
             None
         }
@@ -114,7 +128,7 @@ impl Run {
             if size <= limit {
                 return Ok(body);
             }
-            Err(Fault::new(FaultKind::TooLarge, "the result is too large").number(size).limit(limit))
+            Err(Fault::new(FaultKind::TooLarge, "the result is too large").number(size).limit(limit).into())
         });
         if self.job.one_way {
             if let Err(fault) = outcome {
