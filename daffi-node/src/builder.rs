@@ -126,6 +126,26 @@ impl GlobalBuilder {
         self
     }
 
+    /// Where the controller is, as one value: what [`Global::address`] says, or what was parsed from text. The same as
+    /// [`host`](Self::host) and [`port`](Self::port), or [`unix_sock_path`](Self::unix_sock_path).
+    ///
+    /// ```no_run
+    /// # use daffi_node as daffi;
+    /// # use daffi_core::Address;
+    /// use daffi::Global;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let address: Address = "tcp://localhost:8888".parse()?;
+    /// let g = Global::builder().address(address).start()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn address(self, address: Address) -> Self {
+        match address {
+            Address::Tcp { host, port } => self.host(host).port(port),
+            Address::Unix(path) => self.unix_sock_path(path),
+        }
+    }
+
     /// How long `start` waits for a controller before it is an error. Default: for ever, with a log line.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
