@@ -46,8 +46,9 @@ impl Caller {
     /// typed calls.
     ///
     /// ```no_run
-    /// # fn main() -> daffi_node::Result<()> {
-    /// use daffi_node::{FG, Global};
+    /// # use daffi_node as daffi;
+    /// # fn main() -> daffi::Result<()> {
+    /// use daffi::{FG, Global};
     ///
     /// let g = Global::builder().start()?;
     /// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & FG)?;

@@ -30,9 +30,10 @@ use crate::{
 /// clones are the same, and the last one to be dropped stops it.
 ///
 /// ```no_run
-/// use daffi_node::{FG, Global};
+/// # use daffi_node as daffi;
+/// use daffi::{FG, Global};
 ///
-/// # fn main() -> daffi_node::Result<()> {
+/// # fn main() -> daffi::Result<()> {
 /// let g = Global::builder().process_name("proc1").host("localhost").port(8888).start()?;
 /// g.wait_process("proc2")?;
 /// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & FG)?;
@@ -176,6 +177,16 @@ impl Global {
     }
 
     /// The processes that are connected, sorted by name, this one among them. Blocks this thread for the question.
+    ///
+    /// ```no_run
+    /// # use daffi_node as daffi;
+    /// # fn main() -> daffi::Result<()> {
+    /// let g = daffi::Global::builder().start()?;
+    /// for process in g.processes()? {
+    ///     println!("{} offers {:?}", process.name, process.callbacks);
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`wait_process`](Self::wait_process).
