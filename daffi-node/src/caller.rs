@@ -9,7 +9,7 @@ use crate::{call::Call, context::current_hops, node::Node};
 
 /// Makes calls: the field `call` of a `Global`, and `ctx.call` in a callback.
 ///
-/// What it can call by name and type comes from [`#[fetcher]`](macro@crate::fetcher); anything can be called with
+/// What it can call by name and type comes from `#[fetcher]`; anything can be called with
 /// [`by_name`](Self::by_name). It is cheap to clone, and may be used from any thread.
 #[derive(Debug, Clone)]
 pub struct Caller {

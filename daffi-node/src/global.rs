@@ -101,7 +101,7 @@ impl Global {
     /// Waits until a process of this name is connected, blocking this thread. Returns at once if it is.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if this `Global` is stopped meanwhile; [`Error::BlockingInAsync`].
+    /// [`Error::Stopped`](crate::Error::Stopped) if this `Global` is stopped meanwhile; [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn wait_process(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitProcess, name, "wait_process")?.wait("`wait_process_async`", None).map(drop)
     }
@@ -109,7 +109,7 @@ impl Global {
     /// As [`wait_process`](Self::wait_process), for so long at most.
     ///
     /// # Errors
-    /// As there; [`Error::Timeout`].
+    /// As there; [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_process_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
         let inquiry = self.inquire(Ask::WaitProcess, name, "wait_process")?;
         inquiry.wait("`wait_process_timeout_async`", Some(timeout)).map(drop)
@@ -148,7 +148,7 @@ impl Global {
     /// As [`wait_function`](Self::wait_function), for so long at most.
     ///
     /// # Errors
-    /// As there; [`Error::Timeout`].
+    /// As there; [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_function_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
         let inquiry = self.inquire(Ask::WaitFunction, name, "wait_function")?;
         inquiry.wait("`wait_function_timeout_async`", Some(timeout)).map(drop)
@@ -231,7 +231,7 @@ impl Global {
     /// Blocks this thread until this `Global` is stopped, which may be for ever: what a process does that only serves.
     ///
     /// # Errors
-    /// [`Error::BlockingInAsync`].
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn join(&self) -> Result<()> {
         block("Global::join", "`join_async`", || self.shared.stopped.wait(None)).map(drop)
     }
@@ -253,7 +253,7 @@ impl Global {
     /// thread until then. Stopping twice is the same as once.
     ///
     /// # Errors
-    /// [`Error::BlockingInAsync`].
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn stop(&self) -> Result<()> {
         block("Global::stop", "`stop_async`", || {
             self.begin_stop();
