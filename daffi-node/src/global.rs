@@ -101,7 +101,8 @@ impl Global {
     /// Waits until a process of this name is connected, blocking this thread. Returns at once if it is.
     ///
     /// # Errors
-    /// [`Error::Stopped`](crate::Error::Stopped) if this `Global` is stopped meanwhile; [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
+    /// [`Error::Stopped`](crate::Error::Stopped) if this `Global` is stopped meanwhile;
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn wait_process(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitProcess, name, "wait_process")?.wait("`wait_process_async`", None).map(drop)
     }

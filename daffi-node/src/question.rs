@@ -65,7 +65,7 @@ impl Inquiry {
         let what = if self.name.is_empty() {
             self.what.to_owned()
         } else {
-            format!("{}({:?})", self.what, self.name)
+            format!("{}({})", self.what, self.name)
         };
         (Pending::new(what.into(), None), Outgoing::ask(self.ask.clone(), self.name.clone()))
     }
