@@ -22,7 +22,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Errors are cheap to clone: one lost link answers every call that was in flight on it.
 ///
 /// ```
-/// use daffi_core::Error;
+/// # use daffi_core as daffi;
+/// use daffi::Error;
 ///
 /// let error = Error::NoProcess { name: "proc2".into() };
 /// assert!(!error.may_have_executed());

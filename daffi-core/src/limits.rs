@@ -46,7 +46,8 @@ const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
 /// The defaults suit a machine of any size; each field says what too low or too high costs.
 ///
 /// ```
-/// use daffi_core::Limits;
+/// # use daffi_core as daffi;
+/// use daffi::Limits;
 ///
 /// let limits = Limits { payload_bytes_max: 1 << 20, ..Limits::default() };
 /// assert!(limits.check().is_ok());

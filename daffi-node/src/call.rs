@@ -77,14 +77,15 @@ struct Ready {
 // ---- options
 
 impl<R, T, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
+    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it. Default: the builder's
+    /// `default_timeout`, and none without it.
     pub fn timeout(self, timeout: Duration) -> Call<R, T, true, DELAYED> {
         let mut call = self.retype();
         call.timeout = Some(timeout);
         call
     }
 
-    /// Sends the call after this long.
+    /// Sends the call after this long. Until then it waits in this process, and is lost if that stops.
     pub fn eta(self, eta: Duration) -> Call<R, T, TIMED, true> {
         let mut call = self.retype();
         call.eta = Some(eta);

@@ -99,6 +99,7 @@ impl Registry {
 }
 
 #[cfg(test)]
+#[allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
 mod tests {
     use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Runs callbacks: where, how many at once, and what becomes of their outcome.
 
+#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
+
 mod gate;
 pub(crate) use gate::Gate;
 use gate::Ticket;
