@@ -119,9 +119,9 @@ fn an_expired_request_is_not_started() {
                 let fast = BG.timeout(Duration::from_millis(50));
                 let (a, b, c, d) = (nonce(), nonce(), nonce(), nonce());
                 [
-                    (a, g.call.work(a) & fast.clone()),
-                    (b, g.call.work_async(b) & fast.clone()),
-                    (c, g.call.serial_answered(c, &[]) & fast.clone()),
+                    (a, g.call.work(a) & fast),
+                    (b, g.call.work_async(b) & fast),
+                    (c, g.call.serial_answered(c, &[]) & fast),
                     (d, g.call.slow(d, 1) & fast),
                 ]
             })

@@ -174,7 +174,7 @@ fn a_task_ends_with_its_controller() {
     let callee = world.callee("callee");
     let g = world.caller();
     let hour = PERIOD.period(Duration::from_secs(3600));
-    let old = (g.call.tick(1) & hour.clone()).unwrap();
+    let old = (g.call.tick(1) & hour).unwrap();
     let id = old.id().unwrap();
     world.kill_controller();
     world.start_controller();
