@@ -81,7 +81,7 @@ impl Run {
         let Some(workers) = &executor.worker_handle else { return };
         let id = self.job.id;
         let cancellation = self.cancellation.clone();
-        let mut task = Task { run: Some(self), future: None };
+        let mut task = Task { run: Some(self), future: None, timed: first_poll.is_none() };
         if let Some(role) = first_poll {
             let _entered = workers.enter();
             let mut context = TaskContext::from_waker(Waker::noop());
@@ -174,14 +174,17 @@ struct Task {
     run: Option<Run>,
     /// Made in the first poll, since that is where the arguments are decoded.
     future: Option<AtHops<BoxFuture<Outcome>>>,
+    /// Whether the first poll is timed, so that a callback that has become quick can return to the I/O thread.
+    timed: bool,
 }
 
 impl Future for Task {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
-        let Self { run, future } = &mut *self;
+        let Self { run, future, timed } = &mut *self;
         let Some(running) = run else { return Poll::Ready(()) };
+        let clock = std::mem::take(timed).then(Instant::now);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let future = match future {
                 Some(future) => future,
@@ -197,6 +200,11 @@ impl Future for Task {
             };
             Pin::new(future).poll(context)
         }));
+        if clock.is_some()
+            && let Some(entry) = running.executor.registry.get(running.job.callback)
+        {
+            entry.pace.ran(clock, true);
+        }
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(outcome)) => outcome,
