@@ -446,6 +446,7 @@ impl Inbound {
             hops,
             fingerprint,
             deadline: request.deadline().map(|left| Instant::now() + left),
+            timeout_us: request.deadline_us,
             caller: request.node.into(),
             body: Bytes::new(),
         };

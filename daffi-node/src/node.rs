@@ -173,16 +173,22 @@ impl Node {
         Error::Overloaded { node: self.name.clone() }
     }
 
-    /// Sends a call now if no more than the limit are in flight, later otherwise.
+    /// Sends a call now if fewer than the limit are in flight and none waits before it, later otherwise.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing) {
-        let before = self.admitted.fetch_add(1, Ordering::AcqRel);
-        if before < self.limits.calls_in_flight_max {
-            pending.set_admitted();
-            return self.send_admitted(pending, id, call, before);
+        if self.queued_count.load(Ordering::SeqCst) == 0
+            && let Some(before) = self.enter(pending, id)
+        {
+            if self.send_admitted(pending, id, call, before) == Sent::Full {
+                self.fail(id, |_| self.overloaded());
+            }
+            return;
         }
-        self.admitted.fetch_sub(1, Ordering::AcqRel);
         {
             let mut queued = self.queued.lock();
+            if queued.len() >= self.limits.calls_in_flight_max {
+                // Those that ended while they waited need no room.
+                queued.retain(|(id, _)| self.calls.get(*id).is_some());
+            }
             if queued.len() >= self.limits.calls_in_flight_max {
                 drop(queued);
                 return self.fail(id, |_| self.overloaded());
@@ -191,33 +197,75 @@ impl Node {
             self.queued_count.store(queued.len(), Ordering::SeqCst);
         }
         // A call may have ended between the look and the queueing, and found nothing to let in.
-        if self.admitted.load(Ordering::SeqCst) < self.limits.calls_in_flight_max {
-            self.admit_next();
-        }
+        self.admit_queued();
     }
 
-    fn admit_next(&self) {
-        let next = {
-            let mut queued = self.queued.lock();
-            let next = queued.pop_front();
-            self.queued_count.store(queued.len(), Ordering::SeqCst);
-            next
-        };
-        if let Some((id, call)) = next {
-            match self.calls.get(id) {
-                Some(pending) => self.admit(&pending, id, call),
-                // It was cancelled, or its time ran out.
-                None => self.admit_next(),
+    /// Sends the calls that waited, as far as the limit allows.
+    fn admit_queued(&self) {
+        loop {
+            let refused = self.send_queued();
+            if refused.is_empty() {
+                return;
+            }
+            for pending in refused.into_iter().filter_map(|id| self.calls.remove(id)) {
+                self.leave(&pending);
+                pending.fail(self.overloaded());
             }
         }
     }
 
-    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) {
-        let flush = Flush::with(going_on);
-        let sent = self.link.send_call(Some(id), call, flush, |sent| pending.set_sent(sent));
-        if sent == Sent::Full {
-            self.fail(id, |_| self.overloaded());
+    /// The same, and gives back those that there was no room for.
+    fn send_queued(&self) -> Vec<CallId> {
+        let mut refused = Vec::new();
+        // Held until they are sent, and so is the count above 0, or later calls might pass them.
+        let mut queued = self.queued.lock();
+        while let Some(&(id, _)) = queued.front() {
+            let before = match self.calls.get(id) {
+                Some(pending) => self.enter(&pending, id).map(|before| (pending, before)),
+                // It was cancelled, or its time ran out.
+                None => {
+                    queued.pop_front();
+                    continue;
+                }
+            };
+            let Some((pending, before)) = before else { break };
+            if let Some((id, call)) = queued.pop_front()
+                && self.send_admitted(&pending, id, call, before) == Sent::Full
+            {
+                refused.push(id);
+            }
         }
+        self.queued_count.store(queued.len(), Ordering::SeqCst);
+        refused
+    }
+
+    /// Counts a call against the limit, and says how many there were before it; `None` if it has to wait.
+    fn enter(&self, pending: &Pending, id: CallId) -> Option<usize> {
+        let before = self.admitted.fetch_add(1, Ordering::SeqCst);
+        if before >= self.limits.calls_in_flight_max {
+            self.admitted.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        pending.set_admitted();
+        if self.calls.get(id).is_none() {
+            // It ended just now, perhaps before it counted.
+            self.leave(pending);
+        }
+        Some(before)
+    }
+
+    /// A call does not count against the limit any more; says whether it did.
+    fn leave(&self, pending: &Pending) -> bool {
+        let counted = pending.take_admitted();
+        if counted {
+            self.admitted.fetch_sub(1, Ordering::SeqCst);
+        }
+        counted
+    }
+
+    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) -> Sent {
+        let flush = Flush::with(going_on);
+        self.link.send_call(Some(id), call, flush, |sent| pending.set_sent(sent))
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing) {
@@ -239,11 +287,8 @@ impl Node {
 
     /// A call is over: the next one may go.
     fn release(&self, pending: &Pending) {
-        if pending.is_admitted() {
-            self.admitted.fetch_sub(1, Ordering::SeqCst);
-            if self.queued_count.load(Ordering::SeqCst) > 0 {
-                self.admit_next();
-            }
+        if self.leave(pending) && self.queued_count.load(Ordering::SeqCst) > 0 {
+            self.admit_queued();
         }
     }
 

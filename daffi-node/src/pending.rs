@@ -192,12 +192,13 @@ impl Pending {
         self.sent.store(sent, Ordering::Release);
     }
 
-    pub(crate) fn is_admitted(&self) -> bool {
-        self.admitted.load(Ordering::Acquire)
+    pub(crate) fn set_admitted(&self) {
+        self.admitted.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn set_admitted(&self) {
-        self.admitted.store(true, Ordering::Release);
+    /// Says whether it counted against the limit of calls in flight; it does not any more.
+    pub(crate) fn take_admitted(&self) -> bool {
+        self.admitted.swap(false, Ordering::SeqCst)
     }
 
     pub(crate) fn reply(&self, reply: &Reply<'_>) -> Progress {

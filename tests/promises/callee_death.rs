@@ -149,3 +149,22 @@ fn an_outcome_of_an_earlier_link_answers_nobody() {
     }
     assert!(world.executions().values().all(|count| *count == 1));
 }
+
+/// A frozen caller: its calls are cancelled when the heartbeat declares it dead, and when it goes on they have one
+/// outcome each.
+#[test]
+fn a_frozen_callers_calls_are_cancelled() {
+    let world = World::watchful();
+    let _callee = world.callee("callee");
+    let caller = world.child("caller", "frozen", &[]);
+    caller.line("ready");
+    until("all calls run", || world.executions().len() == 20);
+    caller.freeze();
+    for call in 1..=10 {
+        world.await_event("cancelled", call);
+        world.await_event("dropped", 100 + call);
+    }
+    caller.thaw();
+    caller.line("20 outcomes: ControllerLost");
+    assert!(world.executions().values().all(|count| *count == 1));
+}

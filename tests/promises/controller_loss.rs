@@ -178,6 +178,24 @@ fn a_terminated_controller_does_not_wait_for_ever() {
     world.await_event("cancelled", call);
 }
 
+/// A second SIGTERM: it does not wait at all.
+#[test]
+fn a_controller_that_is_terminated_twice_stops_at_once() {
+    let mut world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    let call = nonce();
+    let result = g.call.slow(call, 60_000) & BG;
+    world.await_event("run", call);
+    let begun = Instant::now();
+    world.controller().terminate();
+    world.controller().line("stopping");
+    world.controller().terminate();
+    assert_eq!(world.controller_exit(), 4);
+    assert!(begun.elapsed() < AT_ONCE);
+    assert!(matches!(result.get(), Err(Error::ControllerLost { .. })));
+}
+
 /// A frozen controller: heartbeats, not timers, find it, on both sides. When it goes on everybody comes back.
 #[test]
 fn a_frozen_controller_is_noticed_and_found_again() {

@@ -25,6 +25,19 @@ fn a_living_node_keeps_its_name() {
     assert_eq!((g.call.who() & FG.on("twin")).unwrap(), "twin");
 }
 
+/// The same for the name of a node that carries the controller, which is probed in memory.
+#[test]
+fn a_node_with_the_controller_keeps_its_name() {
+    let mut world = World::new();
+    world.kill_controller();
+    let g = world.builder("twin").init_controller(true).start().unwrap();
+    let newcomer = world.child("callee", "twin", &[]);
+    let line = newcomer.line("failed to start: ");
+    assert!(line.contains("NameTaken"), "{line}");
+    let _other = world.callee("other");
+    assert_eq!((g.call.who() & FG).unwrap(), "other");
+}
+
 /// The older one does not answer within a second: the newcomer takes over, and the older one does not get in its way when
 /// it goes on.
 #[test]

@@ -6,7 +6,7 @@ use daffi::{BG, BROADCAST, Error, FG, Limits};
 
 use crate::{
     roles::{Callee, HELD_MAX, Point},
-    support::{World, nonce},
+    support::{World, eventually, nonce, until},
 };
 
 /// Whether a call may have run, and whether to try again, as the error says it.
@@ -70,7 +70,11 @@ fn what_certainly_did_not_run_is_not_in_the_log() {
     not_run(call, &error, false);
 
     world.kill_controller();
-    let error = (g.call.work(call) & FG.timeout(Duration::from_millis(100))).unwrap_err();
+    // The first one may leave before this process has noticed.
+    let error = eventually("the node notices", || {
+        let error = (g.call.work(call) & FG.timeout(Duration::from_millis(100))).unwrap_err();
+        (!matches!(&error, Error::ControllerLost { .. })).then_some(error)
+    });
     assert!(matches!(&error, Error::Timeout { sent: false, .. }), "{error:?}");
     says(&error, false, true);
     assert_eq!(world.count("run", call), 0);
@@ -99,6 +103,40 @@ fn an_overloaded_callee_refuses_and_does_not_run() {
         call.cancel();
     }
     assert_eq!(world.count("run", call), 0);
+}
+
+/// What waits for a node that does not read is bounded: then calls to it are refused, and calls to others go on.
+#[test]
+fn a_frozen_callee_fills_its_queue_and_nobody_elses() {
+    let world = World::with(&["--queue-max", "256KiB"]);
+    let frozen = world.callee("frozen");
+    let _other = world.callee("other");
+    let g = world.caller();
+    frozen.freeze();
+    let calls: Vec<_> = (0..600)
+        .map(|_| nonce())
+        .map(|call| (call, g.call.echo(call, &[5; 10_000]) & BG.on("frozen")))
+        .collect();
+    let refused =
+        |(call, result): &(u64, daffi::AsyncResult<Vec<u8>>)| match result.get_timeout(Duration::ZERO) {
+            Err(error @ Error::Overloaded { .. }) => {
+                assert!(matches!(&error, Error::Overloaded { node } if node == "frozen"), "{error:?}");
+                says(&error, false, true);
+                Some(*call)
+            }
+            _ => None,
+        };
+    until("calls are refused", || calls.iter().filter_map(refused).count() >= 100);
+    let other = nonce();
+    assert_eq!((g.call.echo(other, &[1]) & FG.on("other")).unwrap(), [1]);
+    let refused: Vec<_> = calls.iter().filter_map(refused).collect();
+    frozen.thaw();
+    for (call, result) in calls.iter().filter(|(call, _)| !refused.contains(call)) {
+        assert_eq!(result.get().unwrap(), [5; 10_000], "{call}");
+    }
+    let executions = world.executions();
+    assert!(refused.iter().all(|call| !executions.contains_key(call)));
+    assert_eq!(executions.len(), calls.len() - refused.len() + 1);
 }
 
 /// The families where the callback may have run, and here did; the others are where somebody dies.

@@ -87,6 +87,9 @@ fn times_fire_once_each_and_in_time() {
     let task = (g.call.tick(call) & PERIOD.at_time(times)).unwrap();
     let single = nonce();
     let one = (g.call.tick(single) & PERIOD.at_time(times[1])).unwrap();
+    until("every time has come", || {
+        ticks(&world, call, None).len() >= times.len() && !ticks(&world, single, None).is_empty()
+    });
     eventually("the tasks are finished", || {
         let finished = |task: &daffi::ScheduledTask| task.status().unwrap().state == TaskState::Finished;
         (finished(&task) && finished(&one)).then_some(())

@@ -71,9 +71,10 @@ fn caller() {
         .flat_map(|nonce| [g.call.slow(nonce, 60_000) & BG, g.call.slow_async(100 + nonce, 60_000) & BG])
         .collect();
     println!("ready");
-    for call in calls {
-        let _ = call.get();
-    }
+    let outcomes: Vec<_> = calls.iter().map(|call| call.get()).collect();
+    let lost = outcomes.iter().filter(|outcome| matches!(outcome, Err(Error::ControllerLost { .. }))).count();
+    println!("{lost} outcomes: ControllerLost");
+    g.join().unwrap();
 }
 
 /// Schedules `tick` and waits to be killed.

@@ -91,6 +91,8 @@ pub(crate) struct Job {
     pub(crate) hops: u8,
     pub(crate) fingerprint: u64,
     pub(crate) deadline: Option<Instant>,
+    /// How much time that was when the request came, in microseconds; 0 for no deadline.
+    pub(crate) timeout_us: u64,
     pub(crate) caller: Box<str>,
     pub(crate) body: Bytes,
 }

@@ -56,7 +56,7 @@ impl Run {
     /// Runs an `fn` callback, here and now.
     pub(super) fn sync(mut self) {
         if let Some(fault) = self.refusal() {
-            return self.finish(Err(fault));
+            return self.refuse(fault);
         }
         let invocation = self.invocation();
         let executor = self.executor.clone();
@@ -75,7 +75,7 @@ impl Run {
     /// Begins an `async fn` callback, with its first poll here if this thread has a role for that.
     fn begin(self, first_poll: Option<Role>) {
         if let Some(fault) = self.refusal() {
-            return self.finish(Err(fault));
+            return self.refuse(fault);
         }
         let executor = self.executor.clone();
         let Some(workers) = &executor.worker_handle else { return };
@@ -104,7 +104,8 @@ impl Run {
         if self.cancellation.is_cancelled() {
             Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran").into())
         } else if self.is_expired() {
-            Some(Fault::new(FaultKind::Expired, "the call's time ran out before it ran").into())
+            let fault = Fault::new(FaultKind::Expired, "the call's time ran out before it ran");
+            Some(fault.number(self.job.timeout_us).into())
         } else {
             None
         }
@@ -121,8 +122,20 @@ impl Run {
         Codec::from_byte(self.job.codec).expect("it was checked before the run was made")
     }
 
+    /// The callback does not run.
+    fn refuse(self, fault: Box<Fault>) {
+        if self.job.one_way {
+            tracing::warn!(reason = fault.message, "a call that nobody waits for was not run");
+        } else if self.withdraw() {
+            self.answer(Err(fault));
+        }
+    }
+
+    fn answer(&self, outcome: Outcome) {
+        self.home.outcome(self.job.id, self.codec(), outcome, self.executor.held().saturating_sub(1));
+    }
+
     fn finish(self, outcome: Outcome) {
-        let codec = self.codec();
         let outcome = outcome.and_then(|body| {
             let (size, limit) = (body.len() as u64, self.executor.payload_bytes_max);
             if size <= limit {
@@ -137,7 +150,7 @@ impl Run {
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
         } else if self.withdraw() && !self.is_expired() {
-            self.home.outcome(self.job.id, codec, outcome, self.executor.held().saturating_sub(1));
+            self.answer(outcome);
         }
     }
 }
