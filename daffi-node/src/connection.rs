@@ -246,12 +246,8 @@ impl Node {
                 live.ping_at = now + self.limits.heartbeat;
             }
         }
-        let mark = |id, sent| {
-            if let Some(pending) = self.calls.get(id) {
-                pending.set_sent(sent);
-            }
-        };
-        let refused = self.link.up(port.clone(), |id| self.calls.get(id).is_some(), mark);
+        let mark = |id, sent| self.calls.get(id).is_some_and(|pending| pending.set_sent(sent));
+        let refused = self.link.up(port.clone(), mark);
         for id in refused {
             if let Some(pending) = self.take(id) {
                 pending.fail(Error::Overloaded { node: self.name.clone() });

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap},
     fmt,
     sync::{
         Arc, Weak,
@@ -51,13 +51,26 @@ pub(crate) struct Node {
     /// How many calls have been sent, or wait for the link, and are not done.
     admitted: AtomicUsize,
     /// Calls beyond the limit, in order.
-    queued: Mutex<VecDeque<(CallId, Outgoing)>>,
+    queued: Mutex<BTreeMap<u64, Queued>>,
     queued_count: AtomicUsize,
+    /// The place of the call that was queued last.
+    queued_last: AtomicU64,
+    /// Above zero while a thread admits what is queued: one at a time, so that it keeps its order.
+    admitting: AtomicUsize,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
+    /// The number of the call that was delayed last.
+    delayed_last: AtomicU64,
     /// When the I/O thread looks after time next, in nanoseconds since `epoch`.
     wakes_at: AtomicU64,
     epoch: Instant,
     pub(crate) late_replies: AtomicU64,
+}
+
+/// A call that waits until fewer are in flight.
+struct Queued {
+    pending: Arc<Pending>,
+    id: CallId,
+    call: Outgoing,
 }
 
 /// A call that is to be sent later.
@@ -97,7 +110,10 @@ impl Node {
             admitted: AtomicUsize::new(0),
             queued: Mutex::default(),
             queued_count: AtomicUsize::new(0),
+            queued_last: AtomicU64::new(0),
+            admitting: AtomicUsize::new(0),
             delayed: Mutex::default(),
+            delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
             epoch: Instant::now(),
             late_replies: AtomicU64::new(0),
@@ -152,11 +168,11 @@ impl Node {
         if call.is_large() {
             let pending = Arc::new(Pending::new(call.name.clone(), None));
             let id = self.calls.insert(pending, None);
-            let sent = self.link.send_call(Some(id), call, flush, |_| {});
+            let sent = self.link.send_call(Some(id), call, flush, |_| true);
             self.calls.remove(id);
             return self.taken(sent);
         }
-        let sent = self.link.send_call(None, call, flush, |_| {});
+        let sent = self.link.send_call(None, call, flush, |_| true);
         self.taken(sent)
     }
 
@@ -169,59 +185,115 @@ impl Node {
     }
 
     /// Sends a call now if no more than the limit are in flight, later otherwise.
+    ///
+    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
+    /// refused when as many wait as are in flight.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing) {
-        let before = self.admitted.fetch_add(1, Ordering::AcqRel);
-        if before < self.limits.calls_in_flight_max {
-            pending.set_admitted();
-            return self.send_admitted(pending, id, call, before);
+        // In this order: what a thread has taken from the queue goes first, too.
+        let first =
+            self.queued_count.load(Ordering::SeqCst) == 0 && self.admitting.load(Ordering::SeqCst) == 0;
+        if let Some(going_on) = first.then(|| self.reserve()).flatten() {
+            self.send_admitted(pending, id, call, going_on);
+            if self.queued_count.load(Ordering::SeqCst) > 0 {
+                self.admit_queued();
+            }
+            return;
         }
-        self.admitted.fetch_sub(1, Ordering::AcqRel);
         {
             let mut queued = self.queued.lock();
-            if queued.len() >= self.limits.calls_in_flight_max {
+            if pending.is_refusable() && queued.len() >= self.limits.calls_in_flight_max {
                 drop(queued);
                 return self.fail(id, |_| self.overloaded());
             }
-            queued.push_back((id, call));
+            let place = self.queued_last.fetch_add(1, Ordering::Relaxed) + 1;
+            pending.set_place(place);
+            queued.insert(place, Queued { pending: pending.clone(), id, call });
             self.queued_count.store(queued.len(), Ordering::SeqCst);
+        }
+        if pending.is_over() {
+            self.unqueue(pending);
         }
         // A call may have ended between the look and the queueing, and found nothing to let in.
-        if self.admitted.load(Ordering::SeqCst) < self.limits.calls_in_flight_max {
-            self.admit_next();
-        }
+        self.admit_queued();
     }
 
-    fn admit_next(&self) {
-        let next = {
-            let mut queued = self.queued.lock();
-            let next = queued.pop_front();
-            self.queued_count.store(queued.len(), Ordering::SeqCst);
-            next
-        };
-        if let Some((id, call)) = next {
-            match self.calls.get(id) {
-                Some(pending) => self.admit(&pending, id, call),
-                // It was cancelled, or its time ran out.
-                None => self.admit_next(),
+    /// Takes a place among the calls in flight, if there is one; says how many there were.
+    fn reserve(&self) -> Option<usize> {
+        let max = self.limits.calls_in_flight_max;
+        let one_more = |count| (count < max).then_some(count + 1);
+        self.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()
+    }
+
+    /// Sends what is queued, as far as there are places.
+    fn admit_queued(&self) {
+        let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
+        if asked > 1 {
+            // The thread that is at it, which may be this one, looks again.
+            return;
+        }
+        loop {
+            while self.queued_count.load(Ordering::SeqCst) > 0 {
+                let Some(going_on) = self.reserve() else { break };
+                let next = {
+                    let mut queued = self.queued.lock();
+                    let next = queued.pop_first();
+                    self.queued_count.store(queued.len(), Ordering::SeqCst);
+                    next
+                };
+                match next {
+                    Some((_, Queued { pending, id, call })) => {
+                        self.send_admitted(&pending, id, call, going_on);
+                    }
+                    None => {
+                        self.admitted.fetch_sub(1, Ordering::SeqCst);
+                    }
+                }
+            }
+            match self.admitting.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(more) => asked = more,
             }
         }
     }
 
-    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) {
+    /// Takes a call out of the queue, in which it may be.
+    fn unqueue(&self, pending: &Pending) {
+        if let Some(place) = pending.place() {
+            let mut queued = self.queued.lock();
+            let removed = queued.remove(&place);
+            self.queued_count.store(queued.len(), Ordering::SeqCst);
+            drop(queued);
+            drop(removed);
+        }
+    }
+
+    /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
+    fn send_admitted(&self, pending: &Pending, id: CallId, call: Outgoing, going_on: usize) {
+        if !pending.admit() {
+            // It was cancelled, or its time ran out.
+            self.admitted.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
         let flush = Flush::with(going_on);
         let sent = self.link.send_call(Some(id), call, flush, |sent| pending.set_sent(sent));
-        if sent == Sent::Full {
-            self.fail(id, |_| self.overloaded());
+        if pending.is_withdrawn() {
+            // The other side may have been told before it was asked.
+            self.withdraw(id, pending);
+        }
+        if sent == Sent::Full && self.calls.remove(id).is_some() {
+            // Whoever called this lets the next one in.
+            if pending.end() {
+                self.admitted.fetch_sub(1, Ordering::SeqCst);
+            }
+            pending.fail(self.overloaded());
         }
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing) {
-        let at = Instant::now() + eta;
-        {
-            let mut delayed = self.delayed.lock();
-            let number = delayed.len() as u64;
-            delayed.push(Reverse(Delayed { at, number, id, call }));
-        }
+        // A time that cannot be counted to never comes.
+        let Some(at) = Instant::now().checked_add(eta) else { return };
+        let number = self.delayed_last.fetch_add(1, Ordering::Relaxed);
+        self.delayed.lock().push(Reverse(Delayed { at, number, id, call }));
         self.watch(at);
     }
 
@@ -234,11 +306,13 @@ impl Node {
 
     /// A call is over: the next one may go.
     fn release(&self, pending: &Pending) {
-        if pending.is_admitted() {
+        if pending.end() {
             self.admitted.fetch_sub(1, Ordering::SeqCst);
             if self.queued_count.load(Ordering::SeqCst) > 0 {
-                self.admit_next();
+                self.admit_queued();
             }
+        } else {
+            self.unqueue(pending);
         }
     }
 
@@ -266,6 +340,7 @@ impl Node {
 
     /// Tells the other side that nobody waits.
     fn withdraw(&self, id: CallId, pending: &Pending) {
+        pending.set_withdrawn();
         if pending.is_sent() {
             self.link.cancel_stream(StreamId { call: id.0, reply: false });
             self.link.send(&Frame::Cancel { id: id.0 }, Flush::Now);
@@ -294,6 +369,7 @@ impl Node {
         }
         self.link.drop_waiting();
         for (id, pending) in self.calls.remove_where(|_| true) {
+            pending.end();
             self.withdraw(id, &pending);
             let callback = pending.callback().to_owned();
             let sent = pending.is_sent();

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -26,15 +26,26 @@ use crate::latch::Latch;
 pub(crate) struct Pending {
     callback: Cow<'static, str>,
     signature: Option<&'static Signature>,
-    /// Whether the request may have left this process.
-    sent: AtomicBool,
-    /// Whether it counts against the limit of calls in flight.
-    admitted: AtomicBool,
+    /// How far it has come: some of the stages.
+    stages: AtomicU8,
+    /// Its place among those that wait to be admitted; 0 for none.
+    place: AtomicU64,
+    /// Whether it is refused where it would have to wait long for being admitted, since nobody waits with it.
+    refusable: bool,
     /// Nobody may ever look at the outcome, so a failure is logged.
     failure_logged: bool,
     gathering: Mutex<Gathering>,
     pub(crate) outcome: Latch<Result<Answer>>,
 }
+
+/// It counts against the limit of calls in flight.
+const ADMITTED: u8 = 1;
+/// The request may have left this process.
+const SENT: u8 = 2;
+/// It has left the table of calls: nothing is to be sent any more.
+const OVER: u8 = 4;
+/// Nobody waits for it any more, and the other side is to be told.
+const WITHDRAWN: u8 = 8;
 
 /// What came back.
 #[derive(Debug, Clone)]
@@ -153,8 +164,9 @@ impl Pending {
         Self {
             callback,
             signature,
-            sent: AtomicBool::new(false),
-            admitted: AtomicBool::new(false),
+            stages: AtomicU8::new(0),
+            place: AtomicU64::new(0),
+            refusable: false,
             failure_logged: false,
             gathering: Mutex::new(gathering),
             outcome: Latch::new(),
@@ -171,20 +183,63 @@ impl Pending {
         &self.callback
     }
 
+    /// The same, refused rather than kept when too many wait to be admitted.
+    pub(crate) fn refusable(mut self) -> Self {
+        self.refusable = true;
+        self
+    }
+
+    pub(crate) fn is_refusable(&self) -> bool {
+        self.refusable
+    }
+
     pub(crate) fn is_sent(&self) -> bool {
-        self.sent.load(Ordering::Acquire)
+        self.is(SENT)
     }
 
-    pub(crate) fn set_sent(&self, sent: bool) {
-        self.sent.store(sent, Ordering::Release);
+    /// The request leaves now, or after all did not; says whether it may leave, which it may not once the call is over.
+    pub(crate) fn set_sent(&self, sent: bool) -> bool {
+        let set = |stages| match sent {
+            true => (stages & OVER == 0).then_some(stages | SENT),
+            false => Some(stages & !SENT),
+        };
+        self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
     }
 
-    pub(crate) fn is_admitted(&self) -> bool {
-        self.admitted.load(Ordering::Acquire)
+    /// It counts against the limit from now on; says whether it does, which it does not once it is over.
+    pub(crate) fn admit(&self) -> bool {
+        let set = |stages| (stages & OVER == 0).then_some(stages | ADMITTED);
+        self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
     }
 
-    pub(crate) fn set_admitted(&self) {
-        self.admitted.store(true, Ordering::Release);
+    /// It is over; says whether it counted against the limit.
+    pub(crate) fn end(&self) -> bool {
+        self.stages.fetch_or(OVER, Ordering::SeqCst) & (ADMITTED | OVER) == ADMITTED
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is(OVER)
+    }
+
+    pub(crate) fn set_withdrawn(&self) {
+        self.stages.fetch_or(WITHDRAWN, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is(WITHDRAWN)
+    }
+
+    fn is(&self, stage: u8) -> bool {
+        self.stages.load(Ordering::SeqCst) & stage != 0
+    }
+
+    /// Its place among those that wait to be admitted.
+    pub(crate) fn place(&self) -> Option<u64> {
+        Some(self.place.load(Ordering::SeqCst)).filter(|place| *place > 0)
+    }
+
+    pub(crate) fn set_place(&self, place: u64) {
+        self.place.store(place, Ordering::SeqCst);
     }
 
     pub(crate) fn reply(&self, reply: &Reply<'_>) -> Progress {
