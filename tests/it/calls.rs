@@ -317,7 +317,7 @@ fn several_wait_for_one_result() {
 fn an_eta_is_waited_for() {
     let net = Net::new();
     let (sender, ran) = channel();
-    let _b = net.node("b").callback("now", move || drop(sender.send(Instant::now()))).start().unwrap();
+    let _b = net.node("b").callback("now", move || sender.send(Instant::now()).unwrap()).start().unwrap();
     let a = net.caller();
     let eta = Duration::from_millis(150);
     let made = Instant::now();

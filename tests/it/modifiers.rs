@@ -41,7 +41,7 @@ fn three() -> Three {
             .node(name)
             .callback("add", |a: i64, b: i64| a + b)
             .callback("who", move || name)
-            .callback("note", move |text: String| drop(sender.send((name, text))));
+            .callback("note", move |text: String| sender.send((name, text)).unwrap());
         if name == "b" {
             builder = builder.callback("only_b", || 1u8);
         }
