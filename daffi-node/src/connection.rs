@@ -394,15 +394,18 @@ impl Inbound {
     }
 
     fn handle_up(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        let limit = self.node.limits.payload_bytes_max;
         match frame {
             Frame::Request(request) => self.request(&request),
-            Frame::Reply(reply) => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply)),
+            Frame::Reply(reply) => {
+                self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
+            }
             Frame::Failure(failure) => {
                 self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
             Frame::Targets(targets) => self.answer(targets.id, false, 0, |pending| pending.targets(&targets)),
             Frame::Chunk(chunk) if chunk.reply => {
-                self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk));
+                self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk, limit));
             }
             Frame::Chunk(chunk) => self.chunk(&chunk),
             Frame::Cancel { id } => {
@@ -422,7 +425,7 @@ impl Inbound {
         let &Request { id, one_way, more, codec, hops, fingerprint, callback, total, .. } = request;
         let limit = self.node.limits.payload_bytes_max;
         if u64::from(total) > limit {
-            let fault = Fault::new(FaultKind::TooLarge, "the arguments are too large");
+            let fault = Fault::new(FaultKind::BadArguments, "the arguments are too large");
             return self.refuse(id, one_way, fault.number(total.into()).limit(limit));
         }
         let mut job = Job {
@@ -487,6 +490,7 @@ impl Inbound {
         };
         match give(&pending) {
             Progress::Done => drop(self.node.take(id)),
+            Progress::Refused => self.node.refuse_rest(id),
             Progress::Open => {}
             Progress::Credit(bytes) => {
                 let credit = Frame::Credit { id: id.0, reply: true, part, bytes };

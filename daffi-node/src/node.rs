@@ -338,6 +338,13 @@ impl Node {
         }
     }
 
+    /// The outcome is there, and the other side is to send no more of it.
+    pub(crate) fn refuse_rest(&self, id: CallId) {
+        if let Some(pending) = self.take(id) {
+            self.withdraw(id, &pending);
+        }
+    }
+
     /// Tells the other side that nobody waits.
     fn withdraw(&self, id: CallId, pending: &Pending) {
         pending.set_withdrawn();

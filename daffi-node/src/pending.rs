@@ -84,6 +84,10 @@ pub(crate) struct Assembly {
     codec: u8,
     total: usize,
     bytes: BytesMut,
+    /// How much came; more than what is kept if it is not wanted.
+    received: usize,
+    /// It exceeds the limit, so it is counted and not kept.
+    exceeds: bool,
     /// What came since the sender was last told to go on.
     uncredited: usize,
 }
@@ -97,6 +101,8 @@ pub(crate) enum Progress {
     Open,
     /// More has to come, and the sender may send so many bytes more.
     Credit(u32),
+    /// The outcome is there, and the rest of what comes is not wanted.
+    Refused,
 }
 
 /// The first allocation for a payload that comes in chunks. Announcing a large one costs a peer nothing, so it gets
@@ -112,7 +118,13 @@ impl Assembly {
         let total = total as usize;
         let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
         bytes.extend_from_slice(first);
-        Self { codec, total, bytes, uncredited: first.len() }
+        Self { codec, total, bytes, received: first.len(), exceeds: false, uncredited: first.len() }
+    }
+
+    /// For a payload that exceeds the limit and comes all the same.
+    fn exceeding(total: u32, first: &[u8]) -> Self {
+        let (total, received) = (total as usize, first.len());
+        Self { codec: 0, total, bytes: BytesMut::new(), received, exceeds: true, uncredited: received }
     }
 
     /// Adds what came; gives the payload when it is whole.
@@ -120,11 +132,14 @@ impl Assembly {
     /// # Errors
     /// More or less came than was announced.
     pub(crate) fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Payload>, &'static str> {
-        let length = self.bytes.len() + chunk.body.len();
+        let length = self.received + chunk.body.len();
         if length > self.total || (!chunk.more && length < self.total) {
             return Err("its size is not the announced one");
         }
-        self.bytes.extend_from_slice(chunk.body.as_slice());
+        self.received = length;
+        if !self.exceeds {
+            self.bytes.extend_from_slice(chunk.body.as_slice());
+        }
         self.uncredited += chunk.body.len();
         if chunk.more {
             return Ok(None);
@@ -242,9 +257,15 @@ impl Pending {
         self.place.store(place, Ordering::SeqCst);
     }
 
-    pub(crate) fn reply(&self, reply: &Reply<'_>) -> Progress {
+    /// Takes a result, of `limit` bytes at most.
+    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64) -> Progress {
+        let exceeds = u64::from(reply.total) > limit;
         match &mut *self.gathering.lock() {
             Gathering::One(assembly) => {
+                if exceeds {
+                    self.finish(Err(self.too_large(reply.total as usize, limit)));
+                    return Progress::Refused;
+                }
                 if reply.more {
                     *assembly = Some(Assembly::new(reply.codec, reply.total, reply.body.as_slice()));
                     return Progress::Open;
@@ -253,9 +274,18 @@ impl Pending {
             Gathering::Broadcast { targets, .. } => {
                 let Some(parts) = targets else { return Progress::Open };
                 if reply.more {
-                    let assembly = Assembly::new(reply.codec, reply.total, reply.body.as_slice());
+                    let assembly = if exceeds {
+                        // The others' results are wanted, and only all of them can be cancelled.
+                        Assembly::exceeding(reply.total, reply.body.as_slice())
+                    } else {
+                        Assembly::new(reply.codec, reply.total, reply.body.as_slice())
+                    };
                     parts.assemblies.insert(reply.part, assembly);
                     return Progress::Open;
+                }
+                if exceeds {
+                    let error = self.too_large(reply.total as usize, limit);
+                    return self.answered(parts, reply.part, Err(error));
                 }
                 let payload = Payload { codec: reply.codec, body: reply.body.to_bytes() };
                 return self.answered(parts, reply.part, Ok(payload));
@@ -264,7 +294,8 @@ impl Pending {
         self.finish(Ok(Answer::One(Payload { codec: reply.codec, body: reply.body.to_bytes() })))
     }
 
-    pub(crate) fn chunk(&self, chunk: &Chunk<'_>) -> Progress {
+    /// Takes more of a result, of `limit` bytes at most.
+    pub(crate) fn chunk(&self, chunk: &Chunk<'_>, limit: u64) -> Progress {
         let broken = |problem| Error::Decode {
             what: "result",
             callback: self.callback.to_string(),
@@ -280,6 +311,7 @@ impl Pending {
                 let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else { return Progress::Open };
                 let answer = match assembly.add(chunk) {
                     Ok(None) => return assembly.progress(),
+                    Ok(Some(_)) if assembly.exceeds => Err(self.too_large(assembly.total, limit)),
                     Ok(Some(payload)) => Ok(payload),
                     Err(problem) => Err(broken(problem)),
                 };
@@ -333,6 +365,10 @@ impl Pending {
 
     pub(crate) fn cancelled(&self) -> Error {
         Error::Cancelled { callback: self.callback.to_string(), sent: self.is_sent() }
+    }
+
+    fn too_large(&self, size: usize, limit: u64) -> Error {
+        Error::TooLarge { what: "result", callback: self.callback.to_string(), size: size as u64, limit }
     }
 
     fn error(&self, fault: Fault) -> Error {
