@@ -462,7 +462,7 @@ mod fetchers {
             }
 
             impl Caller {
-                pub fn typed<R, A: serde::Serialize>(
+                pub fn __daffi_call<R, A: serde::Serialize>(
                     &self,
                     callback: &'static str,
                     signature: &'static Signature,

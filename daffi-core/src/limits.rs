@@ -62,8 +62,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// The most bytes that wait for all peers of a controller together. Default 256 MiB.
     pub queue_total_bytes_max: usize,
-    /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait and blocking
-    /// callers block.
+    /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait, blocking callers
+    /// block, and as many calls in the background are kept; one more of these is `Error::Overloaded`.
     pub calls_in_flight_max: usize,
     /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,

@@ -180,7 +180,7 @@ impl<R: DeserializeOwned> Future for CallFuture<R> {
 impl<R: DeserializeOwned, T: Unicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
     /// Makes the call in the background. Every error arrives through the [`AsyncResult`].
     pub fn bg(self) -> AsyncResult<R> {
-        AsyncResult::new(self.ready(Kind::Call).map(Ready::start))
+        AsyncResult::new(self.ready(Kind::Call).map(Ready::start_refusable))
     }
 }
 
@@ -221,7 +221,7 @@ impl<R> Call<R> {
             });
         }
         outgoing.deadline = None;
-        let flight = Flight::start(&node, pending.with_failure_logged(), outgoing, None, None);
+        let flight = Flight::start(&node, pending.with_failure_logged().refusable(), outgoing, None, None);
         Ok(ScheduledTask::new(flight))
     }
 }
@@ -406,10 +406,16 @@ impl Ready {
         }
     }
 
+    /// Starts a call that its caller does not wait for, so that it cannot be held back.
+    fn start_refusable(mut self) -> Flight {
+        self.pending = self.pending.refusable();
+        self.start()
+    }
+
     /// Starts a call whose outcome nobody looks at, so that a failure is logged.
     fn start_unattended(mut self) {
         self.pending = self.pending.with_failure_logged();
-        self.start();
+        self.start_refusable();
     }
 }
 

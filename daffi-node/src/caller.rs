@@ -63,9 +63,9 @@ impl Caller {
         self.make(callback.into(), Signature::of_call::<A, R>(), &arguments)
     }
 
-    /// The call that an expansion of `#[fetcher]` makes.
+    /// The call that an expansion of `#[fetcher]` makes. No callback has this name, which would hide a fetcher of it.
     #[doc(hidden)]
-    pub fn typed<R, A: Serialize>(
+    pub fn __daffi_call<R, A: Serialize>(
         &self,
         callback: &'static str,
         signature: &'static Signature,
