@@ -46,13 +46,13 @@ fn invoke(callback: &Callback, codec: Codec, body: Bytes) -> Outcome {
     }
 }
 
-fn call<T: DeserializeOwned>(name: &str, arguments: impl Serialize) -> Result<T, Fault> {
+fn call<T: DeserializeOwned>(name: &str, arguments: impl Serialize) -> Result<T, Box<Fault>> {
     let codec = Codec::Bincode;
     let body = codec.encode(&arguments).unwrap();
     invoke(&find(name), codec, body).map(|bytes| codec.decode(&bytes).unwrap())
 }
 
-fn call_json(name: &str, arguments: &'static str) -> Result<String, Fault> {
+fn call_json(name: &str, arguments: &'static str) -> Result<String, Box<Fault>> {
     invoke(&find(name), Codec::Json, Bytes::from_static(arguments.as_bytes()))
         .map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
 }
@@ -263,7 +263,7 @@ mod results {
         let fault = call::<u8>("travelling", (true,)).unwrap_err();
         assert_eq!((fault.kind, fault.message.as_str()), (FaultKind::Failed, "travelling"));
         assert_eq!(fault.type_name, "Travelling");
-        let error = Error::from_fault(fault, "travelling", "");
+        let error = Error::from_fault(*fault, "travelling", "");
         assert_eq!(error.downcast::<Travelling>(), Some(Travelling::Code(7)));
 
         for name in ["aliased", "boxed", "boxed_here"] {
@@ -278,7 +278,7 @@ mod results {
         let fault = call::<()>("plain", ()).unwrap_err();
         assert_eq!((fault.message.as_str(), fault.type_name.as_str()), ("plain", "Plain"));
         assert_eq!(call::<Vec<String>>("texts", ()).unwrap_err().message, "inner");
-        let error = Error::from_fault(call::<String>("lent_both", (true,)).unwrap_err(), "lent_both", "");
+        let error = Error::from_fault(*call::<String>("lent_both", (true,)).unwrap_err(), "lent_both", "");
         assert_eq!(error.downcast::<String>().unwrap(), "fail");
     }
 }
@@ -462,7 +462,7 @@ mod fetchers {
             }
 
             impl Caller {
-                pub fn typed<R, A: serde::Serialize>(
+                pub fn __daffi_call<R, A: serde::Serialize>(
                     &self,
                     callback: &'static str,
                     signature: &'static Signature,

@@ -21,3 +21,6 @@ mod server;
 mod table;
 
 pub use server::{DefaultController, Server};
+
+/// What [`Server::start`] takes.
+pub use daffi_core::controller::ControllerConfig;

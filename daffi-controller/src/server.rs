@@ -42,14 +42,14 @@ impl Controller for DefaultController {
 /// A controller with a thread of its own. Dropping it stops it without grace.
 ///
 /// ```
-/// use daffi_controller::Server;
-/// use daffi_core::{Address, controller::ControllerConfig};
+/// # mod daffi { pub use {daffi_controller as controller, daffi_core::{Address, Error}}; }
+/// use daffi::{Address, controller::{ControllerConfig, Server}};
 ///
 /// let any_port = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
 /// let server = Server::start(ControllerConfig::new(vec![any_port]))?;
 /// println!("listening on {}", server.addresses()[0]);
 /// assert_eq!(server.stop(std::time::Duration::from_secs(1)), 0);
-/// # Ok::<(), daffi_core::Error>(())
+/// # Ok::<(), daffi::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Server {

@@ -7,12 +7,13 @@ use std::{fmt, path::PathBuf, str::FromStr};
 /// As text, `tcp://localhost:8888` or `unix:///run/app/daffi.sock`.
 ///
 /// ```
-/// use daffi_core::Address;
+/// # use daffi_core as daffi;
+/// use daffi::Address;
 ///
 /// let address: Address = "tcp://localhost:8888".parse()?;
 /// assert_eq!(address, Address::Tcp { host: "localhost".into(), port: 8888 });
 /// assert_eq!(address.to_string(), "tcp://localhost:8888");
-/// # Ok::<(), daffi_core::AddressError>(())
+/// # Ok::<(), daffi::AddressError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {

@@ -22,7 +22,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Errors are cheap to clone: one lost link answers every call that was in flight on it.
 ///
 /// ```
-/// use daffi_core::Error;
+/// # use daffi_core as daffi;
+/// use daffi::Error;
 ///
 /// let error = Error::NoProcess { name: "proc2".into() };
 /// assert!(!error.may_have_executed());
@@ -364,12 +365,16 @@ impl Error {
                 Self::HopLimit { callback, limit: fault.number.try_into().unwrap_or(u8::MAX) }
             }
             FaultKind::TooLarge => Self::TooLarge {
-                // A fault with a node comes from there, or is about what came from there.
+                // With a node it is about what came from there.
                 what: if fault.node.is_empty() { "arguments" } else { "result" },
                 callback,
                 size: fault.number,
                 limit: fault.limit,
             },
+            // The callee's own limit, which is none for what the controller refuses.
+            FaultKind::BadArguments if fault.limit > 0 => {
+                Self::TooLarge { what: "arguments", callback, size: fault.number, limit: fault.limit }
+            }
             FaultKind::BadArguments => Self::Decode { what: "arguments", callback, reason: fault.message },
             FaultKind::BadResult => Self::Encode { what: "result", callback, reason: fault.message },
             FaultKind::InvalidTime => Self::InvalidTime { problem: fault.message },

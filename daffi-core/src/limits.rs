@@ -46,7 +46,8 @@ const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
 /// The defaults suit a machine of any size; each field says what too low or too high costs.
 ///
 /// ```
-/// use daffi_core::Limits;
+/// # use daffi_core as daffi;
+/// use daffi::Limits;
 ///
 /// let limits = Limits { payload_bytes_max: 1 << 20, ..Limits::default() };
 /// assert!(limits.check().is_ok());
@@ -61,8 +62,8 @@ pub struct Limits {
     pub queue_bytes_max: usize,
     /// The most bytes that wait for all peers of a controller together. Default 256 MiB.
     pub queue_total_bytes_max: usize,
-    /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait and blocking
-    /// callers block.
+    /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait, blocking callers
+    /// block, and as many calls in the background are kept; one more of these is `Error::Overloaded`.
     pub calls_in_flight_max: usize,
     /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,

@@ -3,21 +3,25 @@
 //! Whatever runs on it has to return quickly. Other threads hand over connections, listeners and services, and wake
 //! it; frames they write themselves, through the [`Outbox`].
 
+mod driver;
+use driver::Driver;
+
+mod lead;
+use lead::{Lead, Role};
+
 use std::{
     cell::Cell,
-    collections::HashMap,
-    fmt,
-    io::{self, ErrorKind},
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread,
+    time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
-use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Source as _};
+use bytes::Bytes;
+use mio::{Interest, Poll, Registry, Token, Waker, event::Source as _};
 use parking_lot::Mutex;
 
 use crate::{
@@ -48,13 +52,15 @@ pub trait Service: Send + Sync {
     /// Does what is due. Called after each batch of events, whenever the reactor was woken, and at the time that it
     /// returned last, if it returned one.
     fn turn(&self, now: Instant) -> Option<Instant>;
+
+    /// Does what others wrote, in steps of [`Handle::step`]. Called after each batch of events.
+    fn work(&self) {}
 }
 
 /// A running reactor. Dropping it stops its thread and closes what is on it.
 #[derive(Debug)]
 pub struct Reactor {
     handle: Handle,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// Reaches a reactor from any thread.
@@ -64,6 +70,10 @@ pub struct Handle {
 }
 
 struct Shared {
+    name: String,
+    lead: Lead,
+    /// Held by the thread that leads, except while it works.
+    driver: Mutex<Option<Driver>>,
     registry: Registry,
     waker: Waker,
     /// The thread is, or is about to be, waiting in `poll`.
@@ -97,17 +107,6 @@ pub struct ListenerGuard {
 
 const WAKE: Token = Token(0);
 
-/// What one read brings at most, and the size of the buffer that all connections share.
-const READ_BYTES: usize = 256 * 1024;
-/// Below this much room in the buffer a new one is taken.
-const READ_BYTES_MIN: usize = 64 * 1024;
-/// How often one connection is read in a row while others wait.
-const READS_IN_A_ROW: usize = 4;
-/// How many connections are accepted in a row while others wait.
-const ACCEPTS_IN_A_ROW: usize = 64;
-/// How long accepting rests when the process has no file descriptor left.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
-
 impl Reactor {
     /// Starts a reactor with a thread called `name`.
     ///
@@ -116,18 +115,19 @@ impl Reactor {
     pub fn start(name: &str) -> io::Result<Self> {
         let poll = Poll::new()?;
         let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            lead: Lead::default(),
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
+            driver: Mutex::new(Some(Driver::new(poll))),
             sleeping: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             commands: Mutex::default(),
             token: AtomicUsize::new(WAKE.0 + 1),
         });
-        let handle = Handle { shared: shared.clone() };
-        let thread =
-            thread::Builder::new().name(name.to_owned()).spawn(move || Loop::new(poll, shared).run())?;
-        Ok(Self { handle, thread: Some(thread) })
+        shared.clone().spawn(Role::Lead)?;
+        Ok(Self { handle: Handle { shared } })
     }
 
     /// A handle for other threads.
@@ -135,15 +135,14 @@ impl Reactor {
         &self.handle
     }
 
-    /// Stops the thread and closes what is on it. From the thread itself it only asks for that.
+    /// Stops, and waits until everything on the reactor is closed. On the reactor's own thread it only asks for that.
     pub fn stop(&mut self) {
-        self.handle.shared.stopped.store(true, Ordering::SeqCst);
+        let shared = &self.handle.shared;
+        shared.stopped.store(true, Ordering::SeqCst);
+        shared.lead.stop();
         self.handle.wake();
-        if let Some(thread) = self.thread.take()
-            && !self.handle.is_current()
-            && thread.join().is_err()
-        {
-            tracing::error!("the I/O thread panicked: this is a bug in daffi");
+        if !self.handle.is_current() {
+            shared.lead.wait_closed();
         }
     }
 }
@@ -211,9 +210,32 @@ impl Handle {
         }
     }
 
-    /// Whether this is the reactor's own thread.
+    /// Whether this is the thread that leads. What it leaves to do is done in the turn that follows.
     pub fn is_current(&self) -> bool {
-        CURRENT.get() == Arc::as_ptr(&self.shared) as usize
+        CURRENT.get() == self.shared.address() && self.shared.lead.is_mine()
+    }
+
+    /// Does a piece of `work` that may take its time, in [`Service::work`]. Says whether this thread leads afterwards;
+    /// if not, another one has taken over, and goes on with the work that is left.
+    pub fn step(&self, work: impl FnOnce()) -> bool {
+        debug_assert_eq!(CURRENT.get(), self.shared.address());
+        let stand_by = || {
+            if let Err(error) = self.shared.clone().spawn(Role::StandBy) {
+                tracing::error!(%error, "no thread to stand by: a callback that blocks holds up everything");
+            }
+        };
+        self.shared.lead.step(stand_by, work)
+    }
+
+    /// Gives the lead away in the middle of a step, since this thread is about to wait for something.
+    pub fn step_aside(&self) {
+        if CURRENT.get() == self.shared.address() {
+            self.shared.lead.step_aside(|| {
+                if let Err(error) = self.shared.clone().spawn(Role::Lead) {
+                    tracing::error!(%error, "no thread to take the lead");
+                }
+            });
+        }
     }
 
     fn token(&self) -> Token {
@@ -223,6 +245,53 @@ impl Handle {
     fn command(&self, command: Command) {
         self.shared.commands.lock().push(command);
         self.wake();
+    }
+}
+
+impl Shared {
+    /// Starts a thread of the reactor.
+    fn spawn(self: Arc<Self>, mut role: Role) -> io::Result<()> {
+        thread::Builder::new().name(self.name.clone()).spawn(move || {
+            CURRENT.set(self.address());
+            loop {
+                role = match role {
+                    Role::Lead => self.lead(),
+                    Role::StandBy => self.lead.stand_by(),
+                    Role::End => return,
+                };
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Leads until another thread does, or until everything is closed.
+    fn lead(&self) -> Role {
+        self.lead.begin();
+        let mut services = self.driver.lock().as_ref().map(Driver::services).unwrap_or_default();
+        loop {
+            // Whoever wakes the thread from here on wants more than the work and the turn that begin now.
+            self.woken.store(false, Ordering::SeqCst);
+            for service in services.iter() {
+                service.work();
+                if !self.lead.leads() {
+                    return self.lead.resign();
+                }
+            }
+            let mut driver = self.driver.lock();
+            let Some(running) = &mut *driver else { return Role::End };
+            if self.stopped.load(Ordering::SeqCst) {
+                let closing = driver.take();
+                drop(driver);
+                closing.into_iter().for_each(Driver::close);
+                self.lead.close();
+                return Role::End;
+            }
+            services = running.turn(self);
+        }
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
     }
 }
 
@@ -236,223 +305,6 @@ impl Drop for ListenerGuard {
     fn drop(&mut self) {
         self.handle.command(Command::CloseListener(self.token));
     }
-}
-
-/// What the thread itself has.
-struct Loop {
-    poll: Poll,
-    shared: Arc<Shared>,
-    connections: HashMap<Token, Open, foldhash::fast::FixedState>,
-    listeners: HashMap<Token, (Listener, Box<dyn Acceptor>)>,
-    services: Vec<Arc<dyn Service>>,
-    /// Connections that have more to read than their share of a turn.
-    ready: Vec<Token>,
-    /// Listeners that rest until then, because accepting failed.
-    resting: Vec<(Instant, Token)>,
-    buffer: BytesMut,
-}
-
-struct Open {
-    outbox: Arc<Outbox>,
-    connection: Box<dyn Connection>,
-    /// The beginning of a frame whose rest has not come yet.
-    partial: Vec<u8>,
-}
-
-/// Whether a connection may have more to read.
-enum Read {
-    Drained,
-    Ready,
-}
-
-impl Loop {
-    fn new(poll: Poll, shared: Arc<Shared>) -> Self {
-        Self {
-            poll,
-            shared,
-            connections: HashMap::default(),
-            listeners: HashMap::new(),
-            services: Vec::new(),
-            ready: Vec::new(),
-            resting: Vec::new(),
-            buffer: BytesMut::new(),
-        }
-    }
-
-    fn run(mut self) {
-        CURRENT.set(Arc::as_ptr(&self.shared) as usize);
-        let mut events = Events::with_capacity(1024);
-        loop {
-            // Whoever wakes the thread from here on wants another turn than the one that begins now.
-            self.shared.woken.store(false, Ordering::SeqCst);
-            self.commands();
-            let now = Instant::now();
-            let next = self.turns(now);
-            if self.shared.stopped.load(Ordering::SeqCst) {
-                break;
-            }
-            self.wait(&mut events, next, now);
-            for event in &events {
-                self.event(event);
-            }
-            for token in std::mem::take(&mut self.ready) {
-                self.read(token);
-            }
-        }
-        for (_, mut open) in std::mem::take(&mut self.connections) {
-            open.outbox.close();
-            open.connection.closed("stopped");
-        }
-    }
-
-    /// Waits for events until `next`, not at all if there is something to do.
-    fn wait(&mut self, events: &mut Events, next: Option<Instant>, now: Instant) {
-        let resting = self.resting.iter().map(|(until, _)| *until).min();
-        let next = [next, resting].into_iter().flatten().min();
-        let mut timeout = next.map(|next| next.saturating_duration_since(now));
-        self.shared.sleeping.store(true, Ordering::SeqCst);
-        if self.shared.woken.load(Ordering::SeqCst) || !self.ready.is_empty() {
-            timeout = Some(Duration::ZERO);
-        }
-        if let Err(error) = self.poll.poll(events, timeout)
-            && error.kind() != ErrorKind::Interrupted
-        {
-            // Nothing can be done about it here, and without waiting this would spin.
-            tracing::error!(%error, "waiting for sockets failed");
-            thread::sleep(Duration::from_millis(10));
-        }
-        self.shared.sleeping.store(false, Ordering::SeqCst);
-    }
-
-    fn commands(&mut self) {
-        let commands = std::mem::take(&mut *self.shared.commands.lock());
-        for command in commands {
-            match command {
-                Command::Connection(token, outbox, connection) => {
-                    self.connections.insert(token, Open { outbox, connection, partial: Vec::new() });
-                    // An event may have come before the connection was known here.
-                    self.ready.push(token);
-                }
-                Command::Listener(token, listener, acceptor) => {
-                    self.listeners.insert(token, (listener, acceptor));
-                    self.accept(token);
-                }
-                Command::CloseListener(token) => {
-                    self.listeners.remove(&token);
-                }
-                Command::Service(service) => self.services.push(service),
-                Command::RemoveService(gone) => self.services.retain(|service| !Arc::ptr_eq(service, &gone)),
-            }
-        }
-    }
-
-    fn turns(&mut self, now: Instant) -> Option<Instant> {
-        let due: Vec<_> = self.resting.extract_if(.., |(until, _)| *until <= now).collect();
-        for (_, token) in due {
-            self.accept(token);
-        }
-        self.services.iter().filter_map(|service| service.turn(now)).min()
-    }
-
-    fn event(&mut self, event: &mio::event::Event) {
-        let token = event.token();
-        if let Some(open) = self.connections.get(&token) {
-            if event.is_writable() {
-                open.outbox.writable();
-            }
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                self.read(token);
-            }
-        } else if self.listeners.contains_key(&token) {
-            self.accept(token);
-        }
-    }
-
-    fn read(&mut self, token: Token) {
-        let Some(open) = self.connections.get_mut(&token) else { return };
-        for _ in 0..READS_IN_A_ROW {
-            match open.read(&mut self.buffer) {
-                Ok(Read::Drained) => return,
-                Ok(Read::Ready) => {}
-                Err(reason) => {
-                    let mut open = self.connections.remove(&token).expect("it was found above");
-                    open.outbox.close();
-                    open.connection.closed(&reason);
-                    return;
-                }
-            }
-        }
-        self.ready.push(token);
-    }
-
-    fn accept(&mut self, token: Token) {
-        let Some((listener, acceptor)) = self.listeners.get_mut(&token) else { return };
-        for _ in 0..ACCEPTS_IN_A_ROW {
-            match listener.accept() {
-                Ok((stream, peer)) => acceptor.accepted(stream, &peer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections for now");
-                    self.resting.push((Instant::now() + ACCEPT_REST, token));
-                    return;
-                }
-            }
-        }
-        self.resting.push((Instant::now(), token));
-    }
-}
-
-impl Open {
-    /// Reads once and passes on what came.
-    fn read(&mut self, buffer: &mut BytesMut) -> Result<Read, String> {
-        let kept = self.partial.len();
-        if buffer.len() < kept + READ_BYTES_MIN {
-            refill(buffer, kept);
-        }
-        buffer[..kept].copy_from_slice(&self.partial);
-        let room = buffer.len() - kept;
-        let read = match self.outbox.stream().read(&mut buffer[kept..]) {
-            Ok(0) => return Err("the peer closed the connection".to_owned()),
-            Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Read::Drained),
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Read::Ready),
-            Err(error) => return Err(error.to_string()),
-        };
-        let batch = buffer.split_to(kept + read).freeze();
-        let used = self.connection.received(&batch)?;
-        self.partial.clear();
-        self.partial.extend_from_slice(&batch[used..]);
-        if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
-            self.partial = Vec::new();
-        }
-        // A read that does not fill the buffer has emptied the socket: epoll and kqueue tell of what comes later.
-        // Elsewhere the poll wants to see `WouldBlock` first.
-        Ok(if read < room && cfg!(unix) { Read::Drained } else { Read::Ready })
-    }
-}
-
-/// How much room for a partial frame an idle connection keeps.
-const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
-
-/// Makes `buffer` at least `kept` plus one full read long, in the old memory if nobody refers to it any more.
-fn refill(buffer: &mut BytesMut, kept: usize) {
-    let size = kept + READ_BYTES;
-    buffer.clear();
-    if !buffer.try_reclaim(size) {
-        *buffer = BytesMut::with_capacity(size);
-    }
-    buffer.resize(size, 0);
-}
-
-fn is_about_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::Interrupted
-    )
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ impl Method {
             fn #ident(&self, #(#inputs),*) -> __daffi::Call<#result> {
                 static __DAFFI_SIGNATURE: __daffi::OnceLock<__daffi::Signature> = __daffi::OnceLock::new();
                 let signature = __DAFFI_SIGNATURE.get_or_init(|| #signature);
-                __daffi::Caller::typed(self, #name, signature, (#(#arguments,)*))
+                __daffi::Caller::__daffi_call(self, #name, signature, (#(#arguments,)*))
             }
         }
     }

@@ -24,9 +24,10 @@ use crate::{
 /// [`cancel`](Self::cancel) ends it.
 ///
 /// ```no_run
-/// # fn main() -> daffi_node::Result<()> {
+/// # use daffi_node as daffi;
+/// # fn main() -> daffi::Result<()> {
 /// use std::time::Duration;
-/// use daffi_node::{BG, Global};
+/// use daffi::{BG, Global};
 ///
 /// let g = Global::builder().start()?;
 /// let result = g.call.by_name::<i64, _>("func3", (4i64, 6i64)) & BG.timeout(Duration::from_secs(15));

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use daffi_core::{Error, Result};
+use daffi_core::{Error, Result, reactor};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     task::coop,
@@ -23,7 +23,9 @@ pub(crate) enum Role {
     User,
     /// A thread that runs `fn` callbacks.
     Pool(Arc<Pool>),
-    /// The I/O thread: whoever waits here stops everything.
+    /// The I/O thread, which runs a callback that another thread may have to relieve it of.
+    InPlace(reactor::Handle),
+    /// The I/O thread, where an `inline` callback has promised not to wait.
     Io,
 }
 
@@ -45,7 +47,7 @@ pub(crate) fn with_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
 
 /// Runs `wait`, which blocks, if this thread may block; `blocking` and its async `twin` are for the error.
 ///
-/// On a thread of the pool another one takes its place meanwhile; on a worker of a multi-thread runtime the runtime's
+/// On the I/O thread or a thread of the pool another one takes its place meanwhile; on a worker of a multi-thread runtime the runtime's
 /// other tasks move away.
 ///
 /// # Errors
@@ -55,6 +57,10 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
     match ROLE.with_borrow(Role::clone) {
         Role::Io => return Err(refused()),
         Role::Pool(pool) => return Ok(pool.while_blocked(wait)),
+        Role::InPlace(reactor) => {
+            reactor.step_aside();
+            return Ok(wait());
+        }
         Role::User => {}
     }
     let Ok(runtime) = Handle::try_current() else { return Ok(wait()) };

@@ -35,10 +35,11 @@ use crate::{
 /// socket.
 ///
 /// ```no_run
+/// # use daffi_node as daffi;
 /// use std::time::Duration;
-/// use daffi_node::Global;
+/// use daffi::Global;
 ///
-/// # fn main() -> daffi_node::Result<()> {
+/// # fn main() -> daffi::Result<()> {
 /// let g = Global::builder()
 ///     .process_name("proc1")
 ///     .init_controller(true)
@@ -99,7 +100,8 @@ impl GlobalBuilder {
         self
     }
 
-    /// Whether this process runs a node. Default: yes. Without one it neither calls nor is called.
+    /// Whether this process runs a node. Default: yes. Without one it neither calls nor is called:
+    /// `.init_controller(true).init_node(false)` is a controller by itself.
     pub fn init_node(mut self, init: bool) -> Self {
         self.init_node = init;
         self
@@ -126,23 +128,46 @@ impl GlobalBuilder {
         self
     }
 
+    /// Where the controller is, as one value: what [`Global::address`] says, or what was parsed from text. The same as
+    /// [`host`](Self::host) and [`port`](Self::port), or [`unix_sock_path`](Self::unix_sock_path).
+    ///
+    /// ```no_run
+    /// # mod daffi { pub use {daffi_core::Address, daffi_node::Global}; }
+    /// use daffi::{Address, Global};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let address: Address = "tcp://localhost:8888".parse()?;
+    /// let g = Global::builder().address(address).start()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn address(self, address: Address) -> Self {
+        match address {
+            Address::Tcp { host, port } => self.host(host).port(port),
+            Address::Unix(path) => self.unix_sock_path(path),
+        }
+    }
+
     /// How long `start` waits for a controller before it is an error. Default: for ever, with a log line.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    /// The timeout of calls that have none of their own. Default: none.
+    /// The timeout of calls that have none of their own, as if each had [`Call::timeout`](crate::Call::timeout). Default:
+    /// none. Calls without a return and scheduled ones have none in any case, nor have waits such as
+    /// [`Global::wait_process`].
     pub fn default_timeout(mut self, timeout: Duration) -> Self {
         self.default_timeout = Some(timeout);
         self
     }
 
-    /// Offers a callback on this node alone; the function may block.
+    /// Offers a callback on this node alone. The function may block, and takes what `#[callback]` functions take: owned
+    /// arguments, whose types have to be written, and before them `&Context` if it wants to know about its call.
     ///
     /// ```no_run
-    /// # fn main() -> daffi_node::Result<()> {
-    /// let g = daffi_node::Global::builder().callback("add", |a: i64, b: i64| a + b).start()?;
+    /// # use daffi_node as daffi;
+    /// # fn main() -> daffi::Result<()> {
+    /// let g = daffi::Global::builder().callback("add", |a: i64, b: i64| a + b).start()?;
     /// # Ok(()) }
     /// ```
     #[track_caller]
@@ -167,11 +192,13 @@ impl GlobalBuilder {
         self
     }
 
-    /// As [`callback`](Self::callback), with a function that returns a future.
+    /// As [`callback`](Self::callback), with a function that returns a future. It runs on daffi's own tokio runtime and
+    /// must not block. Take `Context` instead of `&Context`, which the future could not keep.
     ///
     /// ```no_run
-    /// # fn main() -> daffi_node::Result<()> {
-    /// let g = daffi_node::Global::builder().async_callback("add", |a: i64, b: i64| async move { a + b }).start()?;
+    /// # use daffi_node as daffi;
+    /// # fn main() -> daffi::Result<()> {
+    /// let g = daffi::Global::builder().async_callback("add", |a: i64, b: i64| async move { a + b }).start()?;
     /// # Ok(()) }
     /// ```
     #[track_caller]
@@ -208,13 +235,15 @@ impl GlobalBuilder {
         self
     }
 
-    /// Which of several nodes that offer a callback gets a call. For the controller of this process. Default: any.
+    /// Which of several nodes that offer a callback gets a call. For the controller of this process. Default:
+    /// [`Strategy::Random`].
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
         self
     }
 
-    /// What node and controller take on before they refuse.
+    /// What node and controller of this process take on before they refuse. Default: [`Limits::default`]. What both sides
+    /// of a call have a say in, such as the size of payloads, is as large as the smaller one says.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -262,8 +291,8 @@ impl GlobalBuilder {
                     None => Target::Address(address.clone()),
                 };
                 let connector = Connector::new(target, self.connect_timeout, seed);
-                let executor =
-                    Executor::new(registry, &self.limits, &name).map_err(|error| no_threads(&error))?;
+                let executor = Executor::new(registry, &self.limits, &name, reactor.handle().clone())
+                    .map_err(|error| no_threads(&error))?;
                 Some(Node::new(
                     name,
                     seed,

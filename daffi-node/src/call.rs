@@ -77,14 +77,15 @@ struct Ready {
 // ---- options
 
 impl<R, T, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
+    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it. Default: the builder's
+    /// `default_timeout`, and none without it.
     pub fn timeout(self, timeout: Duration) -> Call<R, T, true, DELAYED> {
         let mut call = self.retype();
         call.timeout = Some(timeout);
         call
     }
 
-    /// Sends the call after this long.
+    /// Sends the call after this long. Until then it waits in this process, and is lost if that stops.
     pub fn eta(self, eta: Duration) -> Call<R, T, TIMED, true> {
         let mut call = self.retype();
         call.eta = Some(eta);
@@ -179,7 +180,7 @@ impl<R: DeserializeOwned> Future for CallFuture<R> {
 impl<R: DeserializeOwned, T: Unicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
     /// Makes the call in the background. Every error arrives through the [`AsyncResult`].
     pub fn bg(self) -> AsyncResult<R> {
-        AsyncResult::new(self.ready(Kind::Call).map(Ready::start))
+        AsyncResult::new(self.ready(Kind::Call).map(Ready::start_refusable))
     }
 }
 
@@ -220,7 +221,7 @@ impl<R> Call<R> {
             });
         }
         outgoing.deadline = None;
-        let flight = Flight::start(&node, pending.with_failure_logged(), outgoing, None, None);
+        let flight = Flight::start(&node, pending.with_failure_logged().refusable(), outgoing, None, None);
         Ok(ScheduledTask::new(flight))
     }
 }
@@ -405,10 +406,16 @@ impl Ready {
         }
     }
 
+    /// Starts a call that its caller does not wait for, so that it cannot be held back.
+    fn start_refusable(mut self) -> Flight {
+        self.pending = self.pending.refusable();
+        self.start()
+    }
+
     /// Starts a call whose outcome nobody looks at, so that a failure is logged.
     fn start_unattended(mut self) {
         self.pending = self.pending.with_failure_logged();
-        self.start();
+        self.start_refusable();
     }
 }
 

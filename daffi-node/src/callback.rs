@@ -49,7 +49,7 @@ pub struct Invocation {
 }
 
 /// The encoded result, or why there is none. The fault's `node` is filled in by the executor.
-pub type Outcome = Result<Bytes, Fault>;
+pub type Outcome = Result<Bytes, Box<Fault>>;
 
 /// A future of the executor's.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

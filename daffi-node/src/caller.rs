@@ -9,8 +9,8 @@ use crate::{call::Call, context::current_hops, node::Node};
 
 /// Makes calls: the field `call` of a `Global`, and `ctx.call` in a callback.
 ///
-/// What it can call by name and type comes from [`#[fetcher]`](macro@crate::fetcher); anything can be called with
-/// [`by_name`](Self::by_name). It is cheap to clone, and may be used from any thread.
+/// Typed calls come from `#[fetcher]`; anything can be called with [`by_name`](Self::by_name). It is cheap to clone, and
+/// may be used from any thread.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// `None` for a controller without a node.
@@ -46,8 +46,9 @@ impl Caller {
     /// typed calls.
     ///
     /// ```no_run
-    /// # fn main() -> daffi_node::Result<()> {
-    /// use daffi_node::{FG, Global};
+    /// # use daffi_node as daffi;
+    /// # fn main() -> daffi::Result<()> {
+    /// use daffi::{FG, Global};
     ///
     /// let g = Global::builder().start()?;
     /// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & FG)?;
@@ -62,9 +63,9 @@ impl Caller {
         self.make(callback.into(), Signature::of_call::<A, R>(), &arguments)
     }
 
-    /// The call that an expansion of `#[fetcher]` makes.
+    /// The call that an expansion of `#[fetcher]` makes. No callback has this name, which would hide a fetcher of it.
     #[doc(hidden)]
-    pub fn typed<R, A: Serialize>(
+    pub fn __daffi_call<R, A: Serialize>(
         &self,
         callback: &'static str,
         signature: &'static Signature,

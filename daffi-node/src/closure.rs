@@ -1,7 +1,5 @@
 //! Closures as callbacks, for `Global::builder().callback(name, closure)`.
 
-#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
-
 use std::{borrow::Cow, error::Error, panic::Location, sync::Arc};
 
 use bytes::Bytes;
@@ -128,7 +126,7 @@ impl Callback {
     }
 }
 
-fn fault<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> daffi_core::fault::Fault {
+fn fault<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> Box<daffi_core::fault::Fault> {
     let error = error.into();
     let mut fault = failed(&error, chain(error.source()), Bytes::new());
     fault.type_name = daffi_core::signature::type_name::<E>();
@@ -221,7 +219,7 @@ mod tests {
     use super::*;
     use crate::callback::Invocation;
 
-    fn call<T: DeserializeOwned>(callback: &Callback, arguments: &impl Serialize) -> Result<T, Fault> {
+    fn call<T: DeserializeOwned>(callback: &Callback, arguments: &impl Serialize) -> Result<T, Box<Fault>> {
         let body = Codec::Bincode.encode(arguments).unwrap();
         let invocation = Invocation { body, codec: Codec::Bincode, context: Context::detached() };
         let outcome = match callback.handler() {

@@ -246,12 +246,8 @@ impl Node {
                 live.ping_at = now + self.limits.heartbeat;
             }
         }
-        let mark = |id, sent| {
-            if let Some(pending) = self.calls.get(id) {
-                pending.set_sent(sent);
-            }
-        };
-        let refused = self.link.up(port.clone(), |id| self.calls.get(id).is_some(), mark);
+        let mark = |id, sent| self.calls.get(id).is_some_and(|pending| pending.set_sent(sent));
+        let refused = self.link.up(port.clone(), mark);
         let overloaded = Error::Overloaded { node: self.name.clone() };
         for (id, callback) in refused {
             match id.map(|id| self.take(id)) {
@@ -404,15 +400,18 @@ impl Inbound {
     }
 
     fn handle_up(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        let limit = self.node.limits.payload_bytes_max;
         match frame {
             Frame::Request(request) => self.request(&request),
-            Frame::Reply(reply) => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply)),
+            Frame::Reply(reply) => {
+                self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
+            }
             Frame::Failure(failure) => {
                 self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
             Frame::Targets(targets) => self.answer(targets.id, false, 0, |pending| pending.targets(&targets)),
             Frame::Chunk(chunk) if chunk.reply => {
-                self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk));
+                self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk, limit));
             }
             Frame::Chunk(chunk) => self.chunk(&chunk),
             Frame::Cancel { id } => {
@@ -435,7 +434,7 @@ impl Inbound {
         let &Request { id, one_way, more, codec, hops, fingerprint, callback, total, .. } = request;
         let limit = self.node.limits.payload_bytes_max;
         if u64::from(total) > limit {
-            let fault = Fault::new(FaultKind::TooLarge, "the arguments are too large");
+            let fault = Fault::new(FaultKind::BadArguments, "the arguments are too large");
             return self.refuse(id, one_way, fault.number(total.into()).limit(limit));
         }
         let mut job = Job {
@@ -467,8 +466,8 @@ impl Inbound {
     fn arrived(&self, arrival: Arrival) {
         self.node.arrived.lock().push(arrival);
         if let Port::Memory(_) = self.port {
-            // Both ends freeze together, and the node's turn may be over for now.
-            self.node.run_arrived();
+            // It came in the controller's turn, after which the thread would wait.
+            self.node.reactor().wake();
         }
     }
 
@@ -531,6 +530,7 @@ impl Inbound {
         };
         match give(&pending) {
             Progress::Done => drop(self.node.take(id)),
+            Progress::Refused => self.node.refuse_rest(id),
             Progress::Open => {}
             Progress::Credit(bytes) => {
                 let credit = Frame::Credit { id: id.0, reply: true, part, bytes };

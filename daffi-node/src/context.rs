@@ -15,17 +15,30 @@ use std::{
 
 use crate::{caller::Caller, latch::Latch};
 
-/// What a running callback knows of its call. Taken as a parameter of type `&Context`, anywhere in the list; it is no
-/// argument for the caller.
+/// What a running callback knows of its call. Taken as a parameter of type `&Context`, anywhere in the list of a
+/// `#[callback]` function and first in that of a closure; it is no argument for the caller.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
-/// use daffi_node::Context;
+/// use daffi::{Context, FG, Global};
 ///
-/// // With `#[callback]` above it:
-/// fn greet(ctx: &Context, greeting: String) -> String {
-///     format!("{greeting}, {}", ctx.caller())
+/// // A long search, with `.try_callback("search", search)` on the builder or `#[callback]` here.
+/// fn search(ctx: &Context, pages: u64) -> daffi::Result<u64> {
+///     println!("{} wants {pages} pages", ctx.caller());
+///     let mut found = 0;
+///     for page in 0..pages {
+///         if ctx.is_cancelled() {
+///             break; // nobody waits any more
+///         }
+///         // Another node's callback, which gets no more time than is left here.
+///         found += (ctx.call.by_name::<u64, _>("count", (page,)) & FG)?;
+///     }
+///     Ok(found)
 /// }
+///
+/// # fn main() -> daffi::Result<()> {
+/// let g = Global::builder().try_callback("search", search).start()?;
+/// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Context {

@@ -30,9 +30,10 @@ use crate::{
 /// clones are the same, and the last one to be dropped stops it.
 ///
 /// ```no_run
-/// use daffi_node::{FG, Global};
+/// # use daffi_node as daffi;
+/// use daffi::{FG, Global};
 ///
-/// # fn main() -> daffi_node::Result<()> {
+/// # fn main() -> daffi::Result<()> {
 /// let g = Global::builder().process_name("proc1").host("localhost").port(8888).start()?;
 /// g.wait_process("proc2")?;
 /// let delta: i64 = (g.call.by_name("func1", (10i64, 3i64)) & FG)?;
@@ -100,7 +101,8 @@ impl Global {
     /// Waits until a process of this name is connected, blocking this thread. Returns at once if it is.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if this `Global` is stopped meanwhile; [`Error::BlockingInAsync`].
+    /// [`Error::Stopped`](crate::Error::Stopped) if this `Global` is stopped meanwhile;
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn wait_process(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitProcess, name, "wait_process")?.wait("`wait_process_async`", None).map(drop)
     }
@@ -108,7 +110,7 @@ impl Global {
     /// As [`wait_process`](Self::wait_process), for so long at most.
     ///
     /// # Errors
-    /// As there; [`Error::Timeout`].
+    /// As there; [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_process_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
         let inquiry = self.inquire(Ask::WaitProcess, name, "wait_process")?;
         inquiry.wait("`wait_process_timeout_async`", Some(timeout)).map(drop)
@@ -147,7 +149,7 @@ impl Global {
     /// As [`wait_function`](Self::wait_function), for so long at most.
     ///
     /// # Errors
-    /// As there; [`Error::Timeout`].
+    /// As there; [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_function_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
         let inquiry = self.inquire(Ask::WaitFunction, name, "wait_function")?;
         inquiry.wait("`wait_function_timeout_async`", Some(timeout)).map(drop)
@@ -176,6 +178,16 @@ impl Global {
     }
 
     /// The processes that are connected, sorted by name, this one among them. Blocks this thread for the question.
+    ///
+    /// ```no_run
+    /// # use daffi_node as daffi;
+    /// # fn main() -> daffi::Result<()> {
+    /// let g = daffi::Global::builder().start()?;
+    /// for process in g.processes()? {
+    ///     println!("{} offers {:?}", process.name, process.callbacks);
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`wait_process`](Self::wait_process).
@@ -220,7 +232,7 @@ impl Global {
     /// Blocks this thread until this `Global` is stopped, which may be for ever: what a process does that only serves.
     ///
     /// # Errors
-    /// [`Error::BlockingInAsync`].
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn join(&self) -> Result<()> {
         block("Global::join", "`join_async`", || self.shared.stopped.wait(None)).map(drop)
     }
@@ -242,7 +254,7 @@ impl Global {
     /// thread until then. Stopping twice is the same as once.
     ///
     /// # Errors
-    /// [`Error::BlockingInAsync`].
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn stop(&self) -> Result<()> {
         block("Global::stop", "`stop_async`", || {
             self.begin_stop();

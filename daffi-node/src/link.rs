@@ -69,6 +69,8 @@ pub(crate) enum Sent {
     Yes,
     /// It waits for the link.
     Waits,
+    /// It may not leave any more.
+    No,
     /// There is no room for it.
     Full,
 }
@@ -90,18 +92,20 @@ impl Link {
         }
     }
 
-    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and after it
-    /// turned out that it did not.
+    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and says
+    /// whether it still may, and after it turned out that it did not.
     pub(crate) fn send_call(
         &self,
         id: Option<CallId>,
         call: Outgoing,
         flush: Flush,
-        mark: impl Fn(bool),
+        mark: impl Fn(bool) -> bool,
     ) -> Sent {
         loop {
             if let State::Up(port) = &*self.state.read() {
-                mark(true);
+                if !mark(true) {
+                    return Sent::No;
+                }
                 match self.send_over(port, id, &call, flush) {
                     Ok(()) => return Sent::Yes,
                     Err(error) => {
@@ -185,23 +189,21 @@ impl Link {
         self.streams.cancel(id);
     }
 
-    /// The link is up: sends what has waited, as far as `still_wanted`, and then whatever comes. Gives back the calls
-    /// that there is no room for, with their names.
+    /// The link is up: sends what has waited, as far as `mark` says that it is still wanted, and then whatever comes.
+    /// Gives back the calls that there is no room for, with their names.
     pub(crate) fn up(
         &self,
         port: Port,
-        still_wanted: impl Fn(CallId) -> bool,
-        mark: impl Fn(CallId, bool),
+        mark: impl Fn(CallId, bool) -> bool,
     ) -> Vec<(Option<CallId>, Cow<'static, str>)> {
         let mut refused = Vec::new();
         let mut state = self.state.write();
         for (id, call) in state.take_waiting() {
-            if id.is_some_and(|id| !still_wanted(id)) {
+            if id.is_some_and(|id| !mark(id, true)) {
                 continue;
             }
-            id.inspect(|id| mark(*id, true));
             if self.send_over(&port, id, &call, Flush::Soon).is_err() {
-                id.inspect(|id| mark(*id, false));
+                id.inspect(|id| _ = mark(*id, false));
                 refused.push((id, call.name));
             }
         }

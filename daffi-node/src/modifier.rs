@@ -14,9 +14,10 @@ use std::{
 /// `g.call.func1(10, 3).await`.
 ///
 /// ```no_run
-/// # fn main() -> daffi_node::Result<()> {
+/// # use daffi_node as daffi;
+/// # fn main() -> daffi::Result<()> {
 /// use std::time::Duration;
-/// use daffi_node::{FG, Global};
+/// use daffi::{FG, Global};
 ///
 /// let g = Global::builder().start()?;
 /// let patient = FG.timeout(Duration::from_secs(15)).on("proc2");
@@ -28,12 +29,26 @@ pub const FG: Foreground = Foreground { timeout: None, target: Anywhere(()) };
 /// Background: go on, and look at the result later.
 ///
 /// `g.call.func1(10, 3) & BG` gives an [`AsyncResult`](crate::AsyncResult) at once; every error arrives through it.
+///
+/// ```no_run
+/// # use daffi_node as daffi;
+/// # fn main() -> daffi::Result<()> {
+/// use std::time::Duration;
+/// use daffi::{BG, Global};
+///
+/// let g = Global::builder().start()?;
+/// // Sent in 3 s, and given up 15 s after that.
+/// let later = BG.eta(Duration::from_secs(3)).timeout(Duration::from_secs(15));
+/// let sum = g.call.by_name::<i64, _>("func3", (4i64, 6i64)) & later;
+/// println!("{}", sum.get()?);
+/// # Ok(()) }
+/// ```
 pub const BG: Background = Background { timeout: None, eta: None, target: Anywhere(()) };
 
 /// No return: the result is not wanted.
 ///
 /// `g.call.func2() & NO_RETURN` gives `Result<()>` as soon as the call is handed over. Nothing travels back; what
-/// could not be delivered is logged and counted at the controller.
+/// could not be delivered is logged and counted at the controller, and a callback that fails says so in its own log.
 pub const NO_RETURN: NoReturn = NoReturn { eta: None, target: Anywhere(()) };
 
 /// Period: call at a regular interval, or at certain times.
@@ -42,9 +57,10 @@ pub const NO_RETURN: NoReturn = NoReturn { eta: None, target: Anywhere(()) };
 /// [`ScheduledTask`](crate::ScheduledTask). The controller keeps the schedule: it goes on without this process.
 ///
 /// ```no_run
-/// # fn main() -> daffi_node::Result<()> {
+/// # use daffi_node as daffi;
+/// # fn main() -> daffi::Result<()> {
 /// use std::time::{Duration, SystemTime};
-/// use daffi_node::{Global, PERIOD};
+/// use daffi::{Global, PERIOD};
 ///
 /// let g = Global::builder().start()?;
 /// let every_minute = (g.call.by_name::<(), _>("tick", ()) & PERIOD.period(Duration::from_secs(60)))?;
@@ -58,6 +74,23 @@ pub const PERIOD: Period = Period { timing: Unset(()), target: Anywhere(()) };
 ///
 /// `& BROADCAST` gives `Result<()>` once the controller has passed it on; `& BROADCAST.return_result()` waits for all
 /// and gives each node's own result by its name.
+///
+/// ```no_run
+/// # use daffi_node as daffi;
+/// # fn main() -> daffi::Result<()> {
+/// use std::time::Duration;
+/// use daffi::{BROADCAST, Global};
+///
+/// let g = Global::builder().start()?;
+/// let all = BROADCAST.return_result().timeout(Duration::from_secs(1));
+/// for (node, temperature) in (g.call.by_name::<i32, _>("temperature", ()) & all)? {
+///     match temperature {
+///         Ok(temperature) => println!("{node}: {temperature} °C"),
+///         Err(error) => println!("{node}: {error}"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub const BROADCAST: Broadcast =
     Broadcast { timeout: None, eta: None, target: Anywhere(()), results: NoResults(()) };
 
@@ -106,7 +139,7 @@ pub struct Broadcast<W = NoResults, T = Anywhere> {
 }
 
 impl<T> Foreground<T> {
-    /// Gives up with [`Error::Timeout`](crate::Error::Timeout) after this long, and cancels the call.
+    /// Gives up with [`Error::Timeout`](crate::Error::Timeout) this long after the call was sent, and cancels it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

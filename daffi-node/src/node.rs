@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap},
     fmt,
     sync::{
         Arc, Weak,
@@ -51,15 +51,28 @@ pub(crate) struct Node {
     /// How many calls have been sent, or wait for the link, and are not done.
     admitted: AtomicUsize,
     /// Calls beyond the limit, in order.
-    queued: Mutex<VecDeque<(CallId, Outgoing)>>,
+    queued: Mutex<BTreeMap<u64, Queued>>,
     queued_count: AtomicUsize,
+    /// The place of the call that was queued last.
+    queued_last: AtomicU64,
+    /// Above zero while a thread admits what is queued: one at a time, so that it keeps its order.
+    admitting: AtomicUsize,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
-    /// Requests that have come, and start with the I/O thread's next turn.
+    /// Requests that have come, and start when the I/O thread has looked at all that came.
     pub(crate) arrived: Mutex<Vec<Arrival>>,
+    /// The number of the call that was delayed last.
+    delayed_last: AtomicU64,
     /// When the I/O thread looks after time next, in nanoseconds since `epoch`.
     wakes_at: AtomicU64,
     epoch: Instant,
     pub(crate) late_replies: AtomicU64,
+}
+
+/// A call that waits until fewer are in flight.
+struct Queued {
+    pending: Arc<Pending>,
+    id: CallId,
+    call: Outgoing,
 }
 
 /// A call that is to be sent later.
@@ -99,8 +112,11 @@ impl Node {
             admitted: AtomicUsize::new(0),
             queued: Mutex::default(),
             queued_count: AtomicUsize::new(0),
+            queued_last: AtomicU64::new(0),
+            admitting: AtomicUsize::new(0),
             delayed: Mutex::default(),
             arrived: Mutex::default(),
+            delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
             epoch: Instant::now(),
             late_replies: AtomicU64::new(0),
@@ -155,13 +171,13 @@ impl Node {
             // A payload in chunks needs an id of its own, which is free again once the first frame is out.
             let pending = Arc::new(Pending::new(call.name.clone(), None).one_way());
             let id = self.calls.insert(pending, None);
-            let sent = self.link.send_call(Some(id), call, flush, |_| {});
+            let sent = self.link.send_call(Some(id), call, flush, |_| true);
             if sent != Sent::Waits {
                 self.calls.remove(id);
             }
             return self.taken(sent);
         }
-        let sent = self.link.send_call(None, call, flush, |_| {});
+        let sent = self.link.send_call(None, call, flush, |_| true);
         self.taken(sent)
     }
 
@@ -173,108 +189,116 @@ impl Node {
         Error::Overloaded { node: self.name.clone() }
     }
 
-    /// Sends a call now if fewer than the limit are in flight and none waits before it, later otherwise.
+    /// Sends a call now if no more than the limit are in flight, later otherwise.
+    ///
+    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
+    /// refused when as many wait as are in flight.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing) {
-        if self.queued_count.load(Ordering::SeqCst) == 0
-            && let Some(before) = self.enter(pending, id)
-        {
-            if self.send_admitted(pending, id, call, before) == Sent::Full {
-                self.fail(id, |_| self.overloaded());
+        // In this order: what a thread has taken from the queue goes first, too.
+        let first =
+            self.queued_count.load(Ordering::SeqCst) == 0 && self.admitting.load(Ordering::SeqCst) == 0;
+        if let Some(going_on) = first.then(|| self.reserve()).flatten() {
+            self.send_admitted(pending, id, call, going_on);
+            if self.queued_count.load(Ordering::SeqCst) > 0 {
+                self.admit_queued();
             }
             return;
         }
         {
             let mut queued = self.queued.lock();
-            if queued.len() >= self.limits.calls_in_flight_max {
-                // Those that ended while they waited need no room.
-                queued.retain(|(id, _)| self.calls.get(*id).is_some());
-            }
-            if queued.len() >= self.limits.calls_in_flight_max {
+            if pending.is_refusable() && queued.len() >= self.limits.calls_in_flight_max {
                 drop(queued);
                 return self.fail(id, |_| self.overloaded());
             }
-            queued.push_back((id, call));
+            let place = self.queued_last.fetch_add(1, Ordering::Relaxed) + 1;
+            pending.set_place(place);
+            queued.insert(place, Queued { pending: pending.clone(), id, call });
             self.queued_count.store(queued.len(), Ordering::SeqCst);
+        }
+        if pending.is_over() {
+            self.unqueue(pending);
         }
         // A call may have ended between the look and the queueing, and found nothing to let in.
         self.admit_queued();
     }
 
-    /// Sends the calls that waited, as far as the limit allows.
+    /// Takes a place among the calls in flight, if there is one; says how many there were.
+    fn reserve(&self) -> Option<usize> {
+        let max = self.limits.calls_in_flight_max;
+        let one_more = |count| (count < max).then_some(count + 1);
+        self.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()
+    }
+
+    /// Sends what is queued, as far as there are places.
     fn admit_queued(&self) {
+        let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
+        if asked > 1 {
+            // The thread that is at it, which may be this one, looks again.
+            return;
+        }
         loop {
-            let refused = self.send_queued();
-            if refused.is_empty() {
-                return;
-            }
-            for pending in refused.into_iter().filter_map(|id| self.calls.remove(id)) {
-                self.leave(&pending);
-                pending.fail(self.overloaded());
-            }
-        }
-    }
-
-    /// The same, and gives back those that there was no room for.
-    fn send_queued(&self) -> Vec<CallId> {
-        let mut refused = Vec::new();
-        // Held until they are sent, and so is the count above 0, or later calls might pass them.
-        let mut queued = self.queued.lock();
-        while let Some(&(id, _)) = queued.front() {
-            let before = match self.calls.get(id) {
-                Some(pending) => self.enter(&pending, id).map(|before| (pending, before)),
-                // It was cancelled, or its time ran out.
-                None => {
-                    queued.pop_front();
-                    continue;
+            while self.queued_count.load(Ordering::SeqCst) > 0 {
+                let Some(going_on) = self.reserve() else { break };
+                let next = {
+                    let mut queued = self.queued.lock();
+                    let next = queued.pop_first();
+                    self.queued_count.store(queued.len(), Ordering::SeqCst);
+                    next
+                };
+                match next {
+                    Some((_, Queued { pending, id, call })) => {
+                        self.send_admitted(&pending, id, call, going_on);
+                    }
+                    None => {
+                        self.admitted.fetch_sub(1, Ordering::SeqCst);
+                    }
                 }
-            };
-            let Some((pending, before)) = before else { break };
-            if let Some((id, call)) = queued.pop_front()
-                && self.send_admitted(&pending, id, call, before) == Sent::Full
-            {
-                refused.push(id);
+            }
+            match self.admitting.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(more) => asked = more,
             }
         }
-        self.queued_count.store(queued.len(), Ordering::SeqCst);
-        refused
     }
 
-    /// Counts a call against the limit, and says how many there were before it; `None` if it has to wait.
-    fn enter(&self, pending: &Pending, id: CallId) -> Option<usize> {
-        let before = self.admitted.fetch_add(1, Ordering::SeqCst);
-        if before >= self.limits.calls_in_flight_max {
+    /// Takes a call out of the queue, in which it may be.
+    fn unqueue(&self, pending: &Pending) {
+        if let Some(place) = pending.place() {
+            let mut queued = self.queued.lock();
+            let removed = queued.remove(&place);
+            self.queued_count.store(queued.len(), Ordering::SeqCst);
+            drop(queued);
+            drop(removed);
+        }
+    }
+
+    /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
+    fn send_admitted(&self, pending: &Pending, id: CallId, call: Outgoing, going_on: usize) {
+        if !pending.admit() {
+            // It was cancelled, or its time ran out.
             self.admitted.fetch_sub(1, Ordering::SeqCst);
-            return None;
+            return;
         }
-        pending.set_admitted();
-        if self.calls.get(id).is_none() {
-            // It ended just now, perhaps before it counted.
-            self.leave(pending);
-        }
-        Some(before)
-    }
-
-    /// A call does not count against the limit any more; says whether it did.
-    fn leave(&self, pending: &Pending) -> bool {
-        let counted = pending.take_admitted();
-        if counted {
-            self.admitted.fetch_sub(1, Ordering::SeqCst);
-        }
-        counted
-    }
-
-    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) -> Sent {
         let flush = Flush::with(going_on);
-        self.link.send_call(Some(id), call, flush, |sent| pending.set_sent(sent))
+        let sent = self.link.send_call(Some(id), call, flush, |sent| pending.set_sent(sent));
+        if pending.is_withdrawn() {
+            // The other side may have been told before it was asked.
+            self.withdraw(id, pending);
+        }
+        if sent == Sent::Full && self.calls.remove(id).is_some() {
+            // Whoever called this lets the next one in.
+            if pending.end() {
+                self.admitted.fetch_sub(1, Ordering::SeqCst);
+            }
+            pending.fail(self.overloaded());
+        }
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing) {
-        let at = Instant::now() + eta;
-        {
-            let mut delayed = self.delayed.lock();
-            let number = delayed.len() as u64;
-            delayed.push(Reverse(Delayed { at, number, id, call }));
-        }
+        // A time that cannot be counted to never comes.
+        let Some(at) = Instant::now().checked_add(eta) else { return };
+        let number = self.delayed_last.fetch_add(1, Ordering::Relaxed);
+        self.delayed.lock().push(Reverse(Delayed { at, number, id, call }));
         self.watch(at);
     }
 
@@ -287,8 +311,13 @@ impl Node {
 
     /// A call is over: the next one may go.
     fn release(&self, pending: &Pending) {
-        if self.leave(pending) && self.queued_count.load(Ordering::SeqCst) > 0 {
-            self.admit_queued();
+        if pending.end() {
+            self.admitted.fetch_sub(1, Ordering::SeqCst);
+            if self.queued_count.load(Ordering::SeqCst) > 0 {
+                self.admit_queued();
+            }
+        } else {
+            self.unqueue(pending);
         }
     }
 
@@ -314,8 +343,16 @@ impl Node {
         }
     }
 
+    /// The outcome is there, and the other side is to send no more of it.
+    pub(crate) fn refuse_rest(&self, id: CallId) {
+        if let Some(pending) = self.take(id) {
+            self.withdraw(id, &pending);
+        }
+    }
+
     /// Tells the other side that nobody waits.
     fn withdraw(&self, id: CallId, pending: &Pending) {
+        pending.set_withdrawn();
         if pending.is_sent() {
             self.link.cancel_stream(StreamId { call: id.0, reply: false });
             self.link.send(&Frame::Cancel { id: id.0 }, Flush::Now);
@@ -344,6 +381,7 @@ impl Node {
         }
         self.link.drop_waiting();
         for (id, pending) in self.calls.remove_where(|_| true) {
+            pending.end();
             self.withdraw(id, &pending);
             let callback = pending.callback().to_owned();
             let sent = pending.is_sent();
@@ -433,7 +471,6 @@ impl Service for Node {
     fn turn(&self, now: Instant) -> Option<Instant> {
         // From here on until the end whoever adds a deadline wakes the thread, so that none is overlooked.
         self.wakes_at.store(NEVER, Ordering::SeqCst);
-        self.run_arrived();
         self.expire(now);
         self.send_due(now);
         self.link.turn();
@@ -446,6 +483,11 @@ impl Service for Node {
         }
         next
     }
+
+    fn work(&self) {
+        self.run_arrived();
+        self.executor.work(|| self.link.turn());
+    }
 }
 
 impl Home for Node {
@@ -453,8 +495,8 @@ impl Home for Node {
         let flush = Flush::with(held);
         match outcome {
             Ok(body) => self.link.reply(id, &Payload { codec: codec.to_byte(), body }, flush),
-            Err(fault) => {
-                let fault = Box::new(fault.on(&self.name));
+            Err(mut fault) => {
+                fault.node.clone_from(&self.name);
                 self.link.send(&Frame::Failure(Failure { id, part: 0, fault }), flush);
             }
         }

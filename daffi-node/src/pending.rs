@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -26,10 +26,12 @@ use crate::latch::Latch;
 pub(crate) struct Pending {
     callback: Cow<'static, str>,
     signature: Option<&'static Signature>,
-    /// Whether the request may have left this process.
-    sent: AtomicBool,
-    /// Whether it counts against the limit of calls in flight.
-    admitted: AtomicBool,
+    /// How far it has come: some of the stages.
+    stages: AtomicU8,
+    /// Its place among those that wait to be admitted; 0 for none.
+    place: AtomicU64,
+    /// Whether it is refused where it would have to wait long for being admitted, since nobody waits with it.
+    refusable: bool,
     /// Nobody may ever look at the outcome, so a failure is logged.
     failure_logged: bool,
     /// It is over once it is sent.
@@ -37,6 +39,15 @@ pub(crate) struct Pending {
     gathering: Mutex<Gathering>,
     pub(crate) outcome: Latch<Result<Answer>>,
 }
+
+/// It counts against the limit of calls in flight.
+const ADMITTED: u8 = 1;
+/// The request may have left this process.
+const SENT: u8 = 2;
+/// It has left the table of calls: nothing is to be sent any more.
+const OVER: u8 = 4;
+/// Nobody waits for it any more, and the other side is to be told.
+const WITHDRAWN: u8 = 8;
 
 /// What came back.
 #[derive(Debug, Clone)]
@@ -75,6 +86,10 @@ pub(crate) struct Assembly {
     codec: u8,
     total: usize,
     bytes: BytesMut,
+    /// How much came; more than what is kept if it is not wanted.
+    received: usize,
+    /// It exceeds the limit, so it is counted and not kept.
+    exceeds: bool,
     /// What came since the sender was last told to go on.
     uncredited: usize,
 }
@@ -88,6 +103,8 @@ pub(crate) enum Progress {
     Open,
     /// More has to come, and the sender may send so many bytes more.
     Credit(u32),
+    /// The outcome is there, and the rest of what comes is not wanted.
+    Refused,
 }
 
 /// The first allocation for a payload that comes in chunks. Announcing a large one costs a peer nothing, so it gets
@@ -103,7 +120,13 @@ impl Assembly {
         let total = total as usize;
         let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
         bytes.extend_from_slice(first);
-        Self { codec, total, bytes, uncredited: first.len() }
+        Self { codec, total, bytes, received: first.len(), exceeds: false, uncredited: first.len() }
+    }
+
+    /// For a payload that exceeds the limit and comes all the same.
+    fn exceeding(total: u32, first: &[u8]) -> Self {
+        let (total, received) = (total as usize, first.len());
+        Self { codec: 0, total, bytes: BytesMut::new(), received, exceeds: true, uncredited: received }
     }
 
     /// Adds what came; gives the payload when it is whole.
@@ -111,11 +134,14 @@ impl Assembly {
     /// # Errors
     /// More or less came than was announced.
     pub(crate) fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Payload>, &'static str> {
-        let length = self.bytes.len() + chunk.body.len();
+        let length = self.received + chunk.body.len();
         if length > self.total || (!chunk.more && length < self.total) {
             return Err("its size is not the announced one");
         }
-        self.bytes.extend_from_slice(chunk.body.as_slice());
+        self.received = length;
+        if !self.exceeds {
+            self.bytes.extend_from_slice(chunk.body.as_slice());
+        }
         self.uncredited += chunk.body.len();
         if chunk.more {
             return Ok(None);
@@ -155,8 +181,9 @@ impl Pending {
         Self {
             callback,
             signature,
-            sent: AtomicBool::new(false),
-            admitted: AtomicBool::new(false),
+            stages: AtomicU8::new(0),
+            place: AtomicU64::new(0),
+            refusable: false,
             failure_logged: false,
             one_way: false,
             gathering: Mutex::new(gathering),
@@ -184,26 +211,74 @@ impl Pending {
         &self.callback
     }
 
+    /// The same, refused rather than kept when too many wait to be admitted.
+    pub(crate) fn refusable(mut self) -> Self {
+        self.refusable = true;
+        self
+    }
+
+    pub(crate) fn is_refusable(&self) -> bool {
+        self.refusable
+    }
+
     pub(crate) fn is_sent(&self) -> bool {
-        self.sent.load(Ordering::Acquire)
+        self.is(SENT)
     }
 
-    pub(crate) fn set_sent(&self, sent: bool) {
-        self.sent.store(sent, Ordering::Release);
+    /// The request leaves now, or after all did not; says whether it may leave, which it may not once the call is over.
+    pub(crate) fn set_sent(&self, sent: bool) -> bool {
+        let set = |stages| match sent {
+            true => (stages & OVER == 0).then_some(stages | SENT),
+            false => Some(stages & !SENT),
+        };
+        self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
     }
 
-    pub(crate) fn set_admitted(&self) {
-        self.admitted.store(true, Ordering::SeqCst);
+    /// It counts against the limit from now on; says whether it does, which it does not once it is over.
+    pub(crate) fn admit(&self) -> bool {
+        let set = |stages| (stages & OVER == 0).then_some(stages | ADMITTED);
+        self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
     }
 
-    /// Says whether it counted against the limit of calls in flight; it does not any more.
-    pub(crate) fn take_admitted(&self) -> bool {
-        self.admitted.swap(false, Ordering::SeqCst)
+    /// It is over; says whether it counted against the limit.
+    pub(crate) fn end(&self) -> bool {
+        self.stages.fetch_or(OVER, Ordering::SeqCst) & (ADMITTED | OVER) == ADMITTED
     }
 
-    pub(crate) fn reply(&self, reply: &Reply<'_>) -> Progress {
+    pub(crate) fn is_over(&self) -> bool {
+        self.is(OVER)
+    }
+
+    pub(crate) fn set_withdrawn(&self) {
+        self.stages.fetch_or(WITHDRAWN, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is(WITHDRAWN)
+    }
+
+    fn is(&self, stage: u8) -> bool {
+        self.stages.load(Ordering::SeqCst) & stage != 0
+    }
+
+    /// Its place among those that wait to be admitted.
+    pub(crate) fn place(&self) -> Option<u64> {
+        Some(self.place.load(Ordering::SeqCst)).filter(|place| *place > 0)
+    }
+
+    pub(crate) fn set_place(&self, place: u64) {
+        self.place.store(place, Ordering::SeqCst);
+    }
+
+    /// Takes a result, of `limit` bytes at most.
+    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64) -> Progress {
+        let exceeds = u64::from(reply.total) > limit;
         match &mut *self.gathering.lock() {
             Gathering::One(assembly) => {
+                if exceeds {
+                    self.finish(Err(self.too_large(reply.total as usize, limit)));
+                    return Progress::Refused;
+                }
                 if reply.more {
                     *assembly = Some(Assembly::new(reply.codec, reply.total, reply.body.as_slice()));
                     return Progress::Open;
@@ -212,9 +287,18 @@ impl Pending {
             Gathering::Broadcast { targets, .. } => {
                 let Some(parts) = targets else { return Progress::Open };
                 if reply.more {
-                    let assembly = Assembly::new(reply.codec, reply.total, reply.body.as_slice());
+                    let assembly = if exceeds {
+                        // The others' results are wanted, and only all of them can be cancelled.
+                        Assembly::exceeding(reply.total, reply.body.as_slice())
+                    } else {
+                        Assembly::new(reply.codec, reply.total, reply.body.as_slice())
+                    };
                     parts.assemblies.insert(reply.part, assembly);
                     return Progress::Open;
+                }
+                if exceeds {
+                    let error = self.too_large(reply.total as usize, limit);
+                    return self.answered(parts, reply.part, Err(error));
                 }
                 let payload = Payload { codec: reply.codec, body: reply.body.to_bytes() };
                 return self.answered(parts, reply.part, Ok(payload));
@@ -223,7 +307,8 @@ impl Pending {
         self.finish(Ok(Answer::One(Payload { codec: reply.codec, body: reply.body.to_bytes() })))
     }
 
-    pub(crate) fn chunk(&self, chunk: &Chunk<'_>) -> Progress {
+    /// Takes more of a result, of `limit` bytes at most.
+    pub(crate) fn chunk(&self, chunk: &Chunk<'_>, limit: u64) -> Progress {
         let broken = |problem| Error::Decode {
             what: "result",
             callback: self.callback.to_string(),
@@ -239,6 +324,7 @@ impl Pending {
                 let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else { return Progress::Open };
                 let answer = match assembly.add(chunk) {
                     Ok(None) => return assembly.progress(),
+                    Ok(Some(_)) if assembly.exceeds => Err(self.too_large(assembly.total, limit)),
                     Ok(Some(payload)) => Ok(payload),
                     Err(problem) => Err(broken(problem)),
                 };
@@ -292,6 +378,10 @@ impl Pending {
 
     pub(crate) fn cancelled(&self) -> Error {
         Error::Cancelled { callback: self.callback.to_string(), sent: self.is_sent() }
+    }
+
+    fn too_large(&self, size: usize, limit: u64) -> Error {
+        Error::TooLarge { what: "result", callback: self.callback.to_string(), size: size as u64, limit }
     }
 
     fn error(&self, fault: Fault) -> Error {

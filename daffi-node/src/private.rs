@@ -5,8 +5,6 @@
 //! [`Probe`] behind some references, the implementation for the most references is found first, and where its
 //! bounds do not hold, the next one is taken. That works where the type is written out, which it is in an expansion.
 
-#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
-
 use std::{convert::Infallible, error::Error, fmt, marker::PhantomData};
 
 use bytes::Bytes;
@@ -49,16 +47,16 @@ pub use crate::{
 /// [`FaultKind::BadArguments`].
 // What is wanted comes as values, since the compiler points at the one element of a tuple that does not fit, and does
 // not do that with types.
-pub fn decode<W: Wants>(invocation: &Invocation, _: W) -> Result<W::Arguments, Fault> {
+pub fn decode<W: Wants>(invocation: &Invocation, _: W) -> Result<W::Arguments, Box<Fault>> {
     arguments(invocation)
 }
 
 /// The arguments of a call, as one type.
-pub(crate) fn arguments<A: DeserializeOwned>(invocation: &Invocation) -> Result<A, Fault> {
+pub(crate) fn arguments<A: DeserializeOwned>(invocation: &Invocation) -> Result<A, Box<Fault>> {
     invocation
         .codec
         .decode(&invocation.body)
-        .map_err(|error| Fault::new(FaultKind::BadArguments, error.to_string()))
+        .map_err(|error| Box::new(Fault::new(FaultKind::BadArguments, error.to_string())))
 }
 
 /// An argument of type `T` is wanted.
@@ -111,15 +109,15 @@ wants!(A B C D E F G H I J K L M N O P);
 /// # Errors
 /// [`FaultKind::BadResult`].
 pub fn encode<R: Serialize + ?Sized>(codec: Codec, result: &R) -> Outcome {
-    codec.encode(result).map_err(|error| Fault::new(FaultKind::BadResult, error.to_string()))
+    codec.encode(result).map_err(|error| Box::new(Fault::new(FaultKind::BadResult, error.to_string())))
 }
 
 /// The fault of a callback that returned this error.
-pub fn failed<E: fmt::Display>(error: &E, sources: Vec<String>, payload: Bytes) -> Fault {
+pub fn failed<E: fmt::Display>(error: &E, sources: Vec<String>, payload: Bytes) -> Box<Fault> {
     let mut fault = Fault::new(FaultKind::Failed, error.to_string()).details(sources);
     fault.type_name = type_name::<E>();
     fault.payload = payload;
-    fault
+    Box::new(fault)
 }
 
 /// The future of an `async fn`, as the executor takes it.

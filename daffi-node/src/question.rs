@@ -62,11 +62,8 @@ impl Inquiry {
     }
 
     fn parts(&self) -> (Pending, Outgoing) {
-        let what = if self.name.is_empty() {
-            self.what.to_owned()
-        } else {
-            format!("{}({:?})", self.what, self.name)
-        };
+        let what =
+            if self.name.is_empty() { self.what.to_owned() } else { format!("{}({})", self.what, self.name) };
         (Pending::new(what.into(), None), Outgoing::ask(self.ask.clone(), self.name.clone()))
     }
 }

@@ -10,8 +10,8 @@ use daffi_core::{
 };
 
 use crate::{
-    callback::Callback,
-    executor::{Gate, Work},
+    callback::{Callback, Handler},
+    executor::{Gate, Pace, Run},
 };
 
 /// The callbacks of one node. Their order is their numbering, and stays as it is.
@@ -24,7 +24,8 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) callback: Callback,
-    pub(crate) gate: Option<Gate<Work>>,
+    pub(crate) gate: Option<Gate<Run>>,
+    pub(crate) pace: Pace,
 }
 
 /// The most bytes of a signature on the wire. A longer one is cut: it is for people, the fingerprint is compared.
@@ -51,7 +52,11 @@ impl Registry {
         }
         let entries = callbacks
             .into_iter()
-            .map(|callback| Entry { gate: callback.options().max_concurrency.map(Gate::new), callback })
+            .map(|callback| Entry {
+                gate: callback.options().max_concurrency.map(Gate::new),
+                pace: Pace::new(matches!(callback.handler(), Handler::Async(_))),
+                callback,
+            })
             .collect();
         Ok(Self { entries })
     }
@@ -65,9 +70,7 @@ impl Registry {
     }
 
     pub(crate) fn has_async(&self) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| matches!(entry.callback.handler(), crate::callback::Handler::Async(_)))
+        self.entries.iter().any(|entry| matches!(entry.callback.handler(), Handler::Async(_)))
     }
 
     /// All callbacks as they are offered now, encoded, in pieces that each fit a frame. There is at least one piece,
@@ -96,6 +99,7 @@ impl Registry {
 }
 
 #[cfg(test)]
+#[allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
 mod tests {
     use std::sync::Arc;
 
@@ -103,7 +107,6 @@ mod tests {
     use daffi_core::signature::{Signature, WireType};
 
     use super::*;
-    use crate::callback::Handler;
 
     fn callback(name: String, source: &str) -> Callback {
         let signature = Signature::new([], WireType::named::<()>());

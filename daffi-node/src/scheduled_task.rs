@@ -12,6 +12,21 @@ pub use daffi_core::answer::TaskState;
 ///
 /// The task lives in the controller. It outlives this handle, this process, and the nodes that run the callback; it
 /// ends when it is cancelled, when its times have come, or with the controller.
+///
+/// ```no_run
+/// # use daffi_node as daffi;
+/// # fn main() -> daffi::Result<()> {
+/// use std::time::Duration;
+/// use daffi::{Global, PERIOD, TaskState};
+///
+/// let g = Global::builder().start()?;
+/// let task = (g.call.by_name::<(), _>("tick", ()) & PERIOD.period(Duration::from_secs(60)))?;
+/// let status = task.status()?;
+/// assert_eq!(status.state, TaskState::Active);
+/// println!("{} runs, {} of them failed", status.runs, status.failures);
+/// task.cancel()?;
+/// # Ok(()) }
+/// ```
 #[must_use = "a scheduled task goes on until it is cancelled; keep it, or drop it on purpose"]
 #[derive(Debug)]
 pub struct ScheduledTask {

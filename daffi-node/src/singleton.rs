@@ -1,7 +1,5 @@
 //! Structs of which a process has one instance, and whose methods are callbacks.
 
-#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
-
 use std::{
     any::{Any, type_name},
     fmt,
@@ -79,10 +77,10 @@ impl<T> Instance<T> {
     ///
     /// # Errors
     /// [`FaultKind::NoInstance`] while there is none.
-    pub fn get(self) -> Result<Arc<T>, Fault> {
+    pub fn get(self) -> Result<Arc<T>, Box<Fault>> {
         (self.get)().ok_or_else(|| {
             let name = (self.cell)().name;
-            Fault::new(FaultKind::NoInstance, format!("{name} has no instance yet"))
+            Fault::new(FaultKind::NoInstance, format!("{name} has no instance yet")).into()
         })
     }
 

@@ -128,3 +128,100 @@ fn a_queue_at_its_limit_refuses_and_stopping_closes() {
     fixture.reactor.stop();
     assert!(matches!(fixture.events.recv().unwrap(), Event::Closed(reason) if reason == "stopped"));
 }
+
+/// Work that is done in steps, as callbacks are.
+struct Worker {
+    handle: Handle,
+    jobs: Mutex<std::collections::VecDeque<Box<dyn FnOnce() + Send>>>,
+    turns: Sender<()>,
+}
+
+impl Worker {
+    fn add(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        self.jobs.lock().push_back(Box::new(job));
+        self.handle.wake();
+    }
+}
+
+impl Service for Worker {
+    fn turn(&self, _now: Instant) -> Option<Instant> {
+        let _ = self.turns.send(());
+        None
+    }
+
+    fn work(&self) {
+        loop {
+            let Some(job) = self.jobs.lock().pop_front() else { return };
+            if !self.handle.step(job) {
+                return;
+            }
+        }
+    }
+}
+
+fn worker() -> (Reactor, Arc<Worker>, Receiver<()>) {
+    let reactor = Reactor::start("test").unwrap();
+    let (turns_in, turns) = channel();
+    let worker =
+        Arc::new(Worker { handle: reactor.handle().clone(), jobs: Mutex::default(), turns: turns_in });
+    reactor.handle().add_service(worker.clone());
+    (reactor, worker, turns)
+}
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
+#[test]
+fn work_that_blocks_holds_up_nothing() {
+    let (mut reactor, worker, turns) = worker();
+    let (release, released) = channel::<()>();
+    let released = Arc::new(Mutex::new(released));
+    let (started_in, started) = channel();
+    // Each of these holds up the thread that leads, and another one takes over.
+    for _ in 0..5 {
+        let (released, started_in) = (released.clone(), started_in.clone());
+        worker.add(move || {
+            started_in.send(()).unwrap();
+            let _ = released.lock().recv();
+        });
+        started.recv_timeout(SOON).unwrap();
+    }
+    while turns.try_recv().is_ok() {}
+    reactor.handle().wake();
+    turns.recv_timeout(SOON).expect("the reactor has turns");
+    let (done_in, done) = channel();
+    worker.add(move || done_in.send(()).unwrap());
+    done.recv_timeout(SOON).expect("other work goes on");
+    // Stopping does not wait for them either.
+    reactor.stop();
+    drop(release);
+}
+
+#[test]
+fn whoever_steps_aside_may_wait_for_what_the_reactor_does() {
+    let (_reactor, worker, turns) = worker();
+    let (result_in, result) = channel();
+    let inner = worker.clone();
+    worker.add(move || {
+        assert!(inner.handle.is_current());
+        inner.handle.step_aside();
+        assert!(!inner.handle.is_current());
+        while turns.try_recv().is_ok() {}
+        inner.handle.wake();
+        result_in.send(turns.recv_timeout(SOON).is_ok()).unwrap();
+    });
+    assert_eq!(result.recv_timeout(SOON), Ok(true));
+}
+
+#[test]
+fn all_work_is_done_whoever_leads() {
+    let (_reactor, worker, _turns) = worker();
+    let (seen_in, seen) = channel();
+    for number in 0..1000 {
+        let seen_in = seen_in.clone();
+        worker.add(move || seen_in.send(number).unwrap());
+    }
+    // A thread that the system holds up in the middle of its work is replaced like one that blocks.
+    let mut numbers: Vec<_> = (0..1000).map(|_| seen.recv_timeout(SOON).unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
+}

@@ -1,19 +1,24 @@
 //! Runs callbacks: where, how many at once, and what becomes of their outcome.
 
+#![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
+
 mod gate;
 pub(crate) use gate::Gate;
 use gate::Ticket;
 
 mod panics;
 
+mod pace;
+pub(crate) use pace::Pace;
+
 mod pool;
-pub(crate) use pool::{Pool, Work};
+pub(crate) use pool::Pool;
 
 mod run;
-use run::Run;
+pub(crate) use run::Run;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     hash::BuildHasher as _,
     io,
@@ -29,13 +34,18 @@ use daffi_core::{
     Limits,
     fault::{Fault, FaultKind},
     payload::Codec,
+    reactor,
     signature::Signature,
 };
 use parking_lot::{Condvar, Mutex};
-use tokio::{runtime::Runtime, task::AbortHandle};
+use tokio::{
+    runtime::{Handle, Runtime},
+    task::AbortHandle,
+};
 
 use crate::{
-    callback::{Handler, Outcome},
+    blocking::Role,
+    callback::{Handler as Function, Outcome},
     caller::Caller,
     context::Cancellation,
     registry::{Entry, Registry},
@@ -46,6 +56,10 @@ pub(crate) struct Executor {
     registry: Registry,
     pool: Arc<Pool>,
     workers: Mutex<Option<Runtime>>,
+    worker_handle: Option<Handle>,
+    reactor: reactor::Handle,
+    /// What the I/O thread runs itself, in order.
+    in_place: Mutex<VecDeque<Run>>,
     requests: Mutex<Requests>,
     /// How many requests are there, running or waiting.
     held: AtomicUsize,
@@ -108,6 +122,9 @@ pub(crate) trait Home: Send + Sync + 'static {
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller;
 }
 
+/// How many callbacks run on the I/O thread before replies leave.
+const RUNS_BETWEEN_FLUSHES: usize = 64;
+
 /// Threads for `async fn` callbacks: at least this many, so that one that wrongly blocks does not stop the others.
 const WORKERS_MIN: usize = 4;
 
@@ -116,7 +133,12 @@ impl Executor {
     ///
     /// # Errors
     /// No threads are to be had.
-    pub(crate) fn new(registry: Registry, limits: &Limits, name: &str) -> io::Result<Self> {
+    pub(crate) fn new(
+        registry: Registry,
+        limits: &Limits,
+        name: &str,
+        reactor: reactor::Handle,
+    ) -> io::Result<Self> {
         panics::remember_places();
         let workers = registry.has_async().then(|| {
             tokio::runtime::Builder::new_multi_thread()
@@ -125,10 +147,14 @@ impl Executor {
                 .enable_all()
                 .build()
         });
+        let workers = workers.transpose()?;
         Ok(Self {
             registry,
             pool: Pool::new(format!("daffi-fn {name}"), limits.threads_max),
-            workers: Mutex::new(workers.transpose()?),
+            worker_handle: workers.as_ref().map(|workers| workers.handle().clone()),
+            workers: Mutex::new(workers),
+            reactor,
+            in_place: Mutex::default(),
             requests: Mutex::default(),
             held: AtomicUsize::new(0),
             held_max: limits.requests_held_max,
@@ -163,18 +189,34 @@ impl Executor {
             let held = Held { cancellation: cancellation.clone(), abort: None };
             self.requests.lock().insert(job.id, held);
         }
-        let ticket = job.ticket();
+        let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
         let run = Run::new(self.clone(), home, job, cancellation);
-        let work: Work = match entry.callback.handler() {
-            Handler::Sync(_) => Box::new(move || run.sync()),
-            Handler::Async(_) => Box::new(move || run.future()),
-        };
-        match &entry.gate {
-            Some(gate) => {
-                gate.enter(ticket, work);
+        match ticket {
+            Some((gate, ticket)) => {
+                gate.enter(ticket, run);
                 self.place_next(entry, gate);
             }
-            None => self.place(entry, work),
+            None => self.place(entry, run),
+        }
+    }
+
+    /// Runs what is to run on the I/O thread, which this is. Replies leave through `flush` now and then, and with the
+    /// turn that follows.
+    pub(crate) fn work(&self, flush: impl Fn()) {
+        for done in 1.. {
+            let Some(run) = self.in_place.lock().pop_front() else { return };
+            let Some(entry) = self.registry.get(run.callback()) else { continue };
+            let inline = entry.callback.options().inline;
+            let role = if inline { Role::Io } else { Role::InPlace(self.reactor.clone()) };
+            let clock = entry.pace.clock();
+            let leads = self.reactor.step(|| run.in_place(role));
+            entry.pace.ran(clock, leads);
+            if !leads {
+                return;
+            }
+            if done % RUNS_BETWEEN_FLUSHES == 0 {
+                flush();
+            }
         }
     }
 
@@ -240,6 +282,7 @@ impl Executor {
     /// Ends what can be ended: tasks at their next `.await`, threads after their job.
     pub(crate) fn stop(&self) {
         self.cancel_all();
+        drop(std::mem::take(&mut *self.in_place.lock()));
         self.pool.stop();
         if let Some(workers) = self.workers.lock().take() {
             workers.shutdown_background();
@@ -247,37 +290,54 @@ impl Executor {
     }
 
     /// Whether a request can be run, and what runs it.
-    fn check(&self, job: &Job) -> Result<&Entry, Fault> {
+    fn check(&self, job: &Job) -> Result<&Entry, Box<Fault>> {
         let Some(entry) = self.registry.get(job.callback) else {
-            return Err(Fault::new(FaultKind::NoCandidate, "the callback is not registered"));
+            return Err(Fault::new(FaultKind::NoCandidate, "the callback is not registered").into());
         };
         let ours = entry.callback.signature();
         if !Signature::matches(ours.fingerprint(), job.fingerprint) {
-            return Err(Fault::new(FaultKind::SignatureMismatch, ours.text()));
+            return Err(Fault::new(FaultKind::SignatureMismatch, ours.text()).into());
         }
         if Codec::from_byte(job.codec).is_none() {
             let problem = format!("codec {} is not known here", job.codec);
-            return Err(Fault::new(FaultKind::BadArguments, problem));
+            return Err(Fault::new(FaultKind::BadArguments, problem).into());
         }
         if self.held() >= self.held_max {
-            return Err(Fault::new(FaultKind::Overloaded, "as many requests are there as may be"));
+            return Err(Fault::new(FaultKind::Overloaded, "as many requests are there as may be").into());
         }
         Ok(entry)
     }
 
-    /// Has work done where its callback belongs.
-    fn place(self: &Arc<Self>, entry: &Entry, work: Work) {
+    /// Has a callback run where it belongs: on the I/O thread if it is quick, else where it may take its time.
+    fn place(self: &Arc<Self>, entry: &Entry, run: Run) {
+        if entry.callback.options().inline || entry.pace.is_quick() {
+            self.in_place.lock().push_back(run);
+            // The I/O thread looks here before it waits again.
+            if !self.reactor.is_current() {
+                self.reactor.wake();
+            }
+            return;
+        }
         match entry.callback.handler() {
-            Handler::Sync(_) if !entry.callback.options().inline => self.pool.submit(work),
-            // A future only begins here, and is polled where it belongs.
-            _ => work(),
+            Function::Sync(_) => {
+                let executor = self.clone();
+                self.pool.submit(Box::new(move || {
+                    let callback = run.callback();
+                    let clock = Instant::now();
+                    run.sync();
+                    if let Some(entry) = executor.registry.get(callback) {
+                        entry.pace.ran(Some(clock), true);
+                    }
+                }));
+            }
+            Function::Async(_) => run.future(),
         }
     }
 
     /// Has done what may be done now of what waits at a gate.
-    fn place_next(self: &Arc<Self>, entry: &Entry, gate: &Gate<Work>) {
-        while let Some(work) = gate.next() {
-            self.place(entry, work);
+    fn place_next(self: &Arc<Self>, entry: &Entry, gate: &Gate<Run>) {
+        while let Some(run) = gate.next() {
+            self.place(entry, run);
         }
     }
 

@@ -25,12 +25,12 @@ pub(super) fn remember_places() {
 }
 
 /// What a caught panic is to the caller.
-pub(super) fn fault(panic: &(dyn Any + Send)) -> Fault {
+pub(super) fn fault(panic: &(dyn Any + Send)) -> Box<Fault> {
     // `panic!("{}", 7)` gives a `&str` or a `String`, as the compiler likes.
     let message = (panic.downcast_ref::<&str>().copied())
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a value that is not text");
     let mut fault = Fault::new(FaultKind::Panicked, message);
     fault.location = PLACE.take();
-    fault
+    Box::new(fault)
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// One run of one callback. Dropping it before its outcome counts as cancelled.
-pub(super) struct Run {
+pub(crate) struct Run {
     executor: Arc<Executor>,
     home: Arc<dyn Home>,
     job: Job,
@@ -39,6 +39,20 @@ impl Run {
         Self { executor, home, job, cancellation }
     }
 
+    pub(super) fn callback(&self) -> u32 {
+        self.job.callback
+    }
+
+    /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits.
+    pub(super) fn in_place(self, role: Role) {
+        let executor = self.executor.clone();
+        let Some(entry) = executor.registry.get(self.job.callback) else { return };
+        match entry.callback.handler() {
+            Handler::Sync(_) => with_role(role, || self.sync()),
+            Handler::Async(_) => self.begin(Some(role)),
+        }
+    }
+
     /// Runs an `fn` callback, here and now.
     pub(super) fn sync(mut self) {
         if let Some(fault) = self.refusal() {
@@ -48,33 +62,33 @@ impl Run {
         let executor = self.executor.clone();
         let Some(entry) = executor.registry.get(self.job.callback) else { return };
         let Handler::Sync(function) = entry.callback.handler() else { return };
-        let inline = entry.callback.options().inline;
-        let call = || at_hops(self.job.hops, || function(invocation));
-        let outcome =
-            catch_unwind(AssertUnwindSafe(|| if inline { with_role(Role::Io, call) } else { call() }));
-        self.finish(outcome.unwrap_or_else(|panic| Err(panics::fault(&*panic))));
+        let call = AssertUnwindSafe(|| at_hops(self.job.hops, || function(invocation)));
+        let outcome = catch_unwind(call).unwrap_or_else(|panic| Err(panics::fault(&*panic)));
+        self.finish(outcome);
     }
 
-    /// Begins an `async fn` callback: `inline` ones here, until they first wait, all else on the workers.
+    /// Runs an `async fn` callback on the workers.
     pub(super) fn future(self) {
+        self.begin(None);
+    }
+
+    /// Begins an `async fn` callback, with its first poll here if this thread has a role for that.
+    fn begin(self, first_poll: Option<Role>) {
         if let Some(fault) = self.refusal() {
             return self.refuse(fault);
         }
         let executor = self.executor.clone();
-        let workers = executor.workers.lock().as_ref().map(|workers| workers.handle().clone());
-        // Without workers the node is stopping.
-        let Some(workers) = workers else { return };
+        let Some(workers) = &executor.worker_handle else { return };
         let id = self.job.id;
         let cancellation = self.cancellation.clone();
-        let inline =
-            (executor.registry.get(self.job.callback)).is_some_and(|entry| entry.callback.options().inline);
-        let mut task = Task { run: Some(self), future: None };
-        if inline {
+        let mut task = Task { run: Some(self), future: None, timed: first_poll.is_none() };
+        if let Some(role) = first_poll {
             let _entered = workers.enter();
             let mut context = TaskContext::from_waker(Waker::noop());
-            if with_role(Role::Io, || Pin::new(&mut task).poll(&mut context)).is_ready() {
+            if with_role(role, || Pin::new(&mut task).poll(&mut context)).is_ready() {
                 return;
             }
+            // Whatever woke it meanwhile is seen in the first poll on the workers.
         }
         let abort = workers.spawn(task).abort_handle();
         let mut requests = executor.requests.lock();
@@ -86,12 +100,12 @@ impl Run {
     }
 
     /// Why the callback is not to run at all any more.
-    fn refusal(&self) -> Option<Fault> {
+    fn refusal(&self) -> Option<Box<Fault>> {
         if self.cancellation.is_cancelled() {
-            Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran"))
+            Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran").into())
         } else if self.is_expired() {
             let fault = Fault::new(FaultKind::Expired, "the call's time ran out before it ran");
-            Some(fault.number(self.job.timeout_us))
+            Some(fault.number(self.job.timeout_us).into())
         } else {
             None
         }
@@ -109,7 +123,7 @@ impl Run {
     }
 
     /// The callback does not run.
-    fn refuse(self, fault: Fault) {
+    fn refuse(self, fault: Box<Fault>) {
         if self.job.one_way {
             tracing::warn!(reason = fault.message, "a call that nobody waits for was not run");
         } else if self.withdraw() {
@@ -127,7 +141,7 @@ impl Run {
             if size <= limit {
                 return Ok(body);
             }
-            Err(Fault::new(FaultKind::TooLarge, "the result is too large").number(size).limit(limit))
+            Err(Fault::new(FaultKind::TooLarge, "the result is too large").number(size).limit(limit).into())
         });
         if self.job.one_way {
             if let Err(fault) = outcome {
@@ -173,14 +187,17 @@ struct Task {
     run: Option<Run>,
     /// Made in the first poll, since that is where the arguments are decoded.
     future: Option<AtHops<BoxFuture<Outcome>>>,
+    /// Whether the first poll is timed, so that a callback that has become quick can return to the I/O thread.
+    timed: bool,
 }
 
 impl Future for Task {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
-        let Self { run, future } = &mut *self;
+        let Self { run, future, timed } = &mut *self;
         let Some(running) = run else { return Poll::Ready(()) };
+        let clock = std::mem::take(timed).then(Instant::now);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let future = match future {
                 Some(future) => future,
@@ -196,6 +213,11 @@ impl Future for Task {
             };
             Pin::new(future).poll(context)
         }));
+        if clock.is_some()
+            && let Some(entry) = running.executor.registry.get(running.job.callback)
+        {
+            entry.pace.ran(clock, true);
+        }
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(outcome)) => outcome,

@@ -1,0 +1,256 @@
+//! Waiting for sockets and time, and taking what comes.
+
+use std::{
+    collections::HashMap,
+    io::{self, ErrorKind},
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use mio::{Events, Poll, Token};
+
+use super::{Acceptor, Command, Connection, Service, Shared};
+use crate::{outbox::Outbox, transport::Listener};
+
+/// Everything that wants turns. Shared, so that it can be worked through without the driver.
+pub(super) type Services = Arc<Vec<Arc<dyn Service>>>;
+
+/// What one read brings at most, and the size of the buffer that all connections share.
+const READ_BYTES: usize = 256 * 1024;
+/// Below this much room in the buffer a new one is taken.
+const READ_BYTES_MIN: usize = 64 * 1024;
+/// How often one connection is read in a row while others wait.
+const READS_IN_A_ROW: usize = 4;
+/// How many connections are accepted in a row while others wait.
+const ACCEPTS_IN_A_ROW: usize = 64;
+/// How long accepting rests when the process has no file descriptor left.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// What the thread that leads works with.
+pub(super) struct Driver {
+    poll: Poll,
+    events: Events,
+    connections: HashMap<Token, Open, foldhash::fast::FixedState>,
+    listeners: HashMap<Token, (Listener, Box<dyn Acceptor>)>,
+    services: Services,
+    /// Connections that have more to read than their share of a turn.
+    ready: Vec<Token>,
+    /// Listeners that rest until then, because accepting failed.
+    resting: Vec<(Instant, Token)>,
+    buffer: BytesMut,
+}
+
+struct Open {
+    outbox: Arc<Outbox>,
+    connection: Box<dyn Connection>,
+    /// The beginning of a frame whose rest has not come yet.
+    partial: Vec<u8>,
+}
+
+/// Whether a connection may have more to read.
+enum Read {
+    Drained,
+    Ready,
+}
+
+impl Driver {
+    pub(super) fn new(poll: Poll) -> Self {
+        Self {
+            poll,
+            events: Events::with_capacity(1024),
+            connections: HashMap::default(),
+            listeners: HashMap::new(),
+            services: Services::default(),
+            ready: Vec::new(),
+            resting: Vec::new(),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// Does what is due, waits for events, and takes what they bring. Gives the services, which may have work now.
+    pub(super) fn turn(&mut self, shared: &Shared) -> Services {
+        self.commands(shared);
+        let now = Instant::now();
+        let next = self.turns(now);
+        self.wait(shared, next, now);
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            self.event(event);
+        }
+        self.events = events;
+        for token in std::mem::take(&mut self.ready) {
+            self.read(token);
+        }
+        self.services.clone()
+    }
+
+    /// Everything that wants turns.
+    pub(super) fn services(&self) -> Services {
+        self.services.clone()
+    }
+
+    /// Closes every connection.
+    pub(super) fn close(mut self) {
+        for (_, mut open) in std::mem::take(&mut self.connections) {
+            open.outbox.close();
+            open.connection.closed("stopped");
+        }
+    }
+
+    /// Waits for events until `next`, not at all if there is something to do.
+    fn wait(&mut self, shared: &Shared, next: Option<Instant>, now: Instant) {
+        let resting = self.resting.iter().map(|(until, _)| *until).min();
+        let next = [next, resting].into_iter().flatten().min();
+        let mut timeout = next.map(|next| next.saturating_duration_since(now));
+        shared.sleeping.store(true, Ordering::SeqCst);
+        if shared.woken.load(Ordering::SeqCst) || !self.ready.is_empty() {
+            timeout = Some(Duration::ZERO);
+        }
+        if let Err(error) = self.poll.poll(&mut self.events, timeout)
+            && error.kind() != ErrorKind::Interrupted
+        {
+            // Nothing can be done about it here, and without waiting this would spin.
+            tracing::error!(%error, "waiting for sockets failed");
+            thread::sleep(Duration::from_millis(10));
+        }
+        shared.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    fn commands(&mut self, shared: &Shared) {
+        let commands = std::mem::take(&mut *shared.commands.lock());
+        for command in commands {
+            match command {
+                Command::Connection(token, outbox, connection) => {
+                    self.connections.insert(token, Open { outbox, connection, partial: Vec::new() });
+                    // An event may have come before the connection was known here.
+                    self.ready.push(token);
+                }
+                Command::Listener(token, listener, acceptor) => {
+                    self.listeners.insert(token, (listener, acceptor));
+                    self.accept(token);
+                }
+                Command::CloseListener(token) => {
+                    self.listeners.remove(&token);
+                }
+                Command::Service(service) => {
+                    Arc::make_mut(&mut self.services).push(service);
+                    // It may have work already, and had no chance to say so.
+                    shared.woken.store(true, Ordering::SeqCst);
+                }
+                Command::RemoveService(gone) => {
+                    Arc::make_mut(&mut self.services).retain(|service| !Arc::ptr_eq(service, &gone));
+                }
+            }
+        }
+    }
+
+    fn turns(&mut self, now: Instant) -> Option<Instant> {
+        let due: Vec<_> = self.resting.extract_if(.., |(until, _)| *until <= now).collect();
+        for (_, token) in due {
+            self.accept(token);
+        }
+        self.services.iter().filter_map(|service| service.turn(now)).min()
+    }
+
+    fn event(&mut self, event: &mio::event::Event) {
+        let token = event.token();
+        if let Some(open) = self.connections.get(&token) {
+            if event.is_writable() {
+                open.outbox.writable();
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.read(token);
+            }
+        } else if self.listeners.contains_key(&token) {
+            self.accept(token);
+        }
+    }
+
+    fn read(&mut self, token: Token) {
+        let Some(open) = self.connections.get_mut(&token) else { return };
+        for _ in 0..READS_IN_A_ROW {
+            match open.read(&mut self.buffer) {
+                Ok(Read::Drained) => return,
+                Ok(Read::Ready) => {}
+                Err(reason) => {
+                    let mut open = self.connections.remove(&token).expect("it was found above");
+                    open.outbox.close();
+                    open.connection.closed(&reason);
+                    return;
+                }
+            }
+        }
+        self.ready.push(token);
+    }
+
+    fn accept(&mut self, token: Token) {
+        let Some((listener, acceptor)) = self.listeners.get_mut(&token) else { return };
+        for _ in 0..ACCEPTS_IN_A_ROW {
+            match listener.accept() {
+                Ok((stream, peer)) => acceptor.accepted(stream, &peer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections for now");
+                    self.resting.push((Instant::now() + ACCEPT_REST, token));
+                    return;
+                }
+            }
+        }
+        self.resting.push((Instant::now(), token));
+    }
+}
+
+impl Open {
+    /// Reads once and passes on what came.
+    fn read(&mut self, buffer: &mut BytesMut) -> Result<Read, String> {
+        let kept = self.partial.len();
+        if buffer.len() < kept + READ_BYTES_MIN {
+            refill(buffer, kept);
+        }
+        buffer[..kept].copy_from_slice(&self.partial);
+        let room = buffer.len() - kept;
+        let read = match self.outbox.stream().read(&mut buffer[kept..]) {
+            Ok(0) => return Err("the peer closed the connection".to_owned()),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Read::Drained),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Read::Ready),
+            Err(error) => return Err(error.to_string()),
+        };
+        let batch = buffer.split_to(kept + read).freeze();
+        let used = self.connection.received(&batch)?;
+        self.partial.clear();
+        self.partial.extend_from_slice(&batch[used..]);
+        if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
+            self.partial = Vec::new();
+        }
+        // A read that does not fill the buffer has emptied the socket: epoll and kqueue tell of what comes later.
+        // Elsewhere the poll wants to see `WouldBlock` first.
+        Ok(if read < room && cfg!(unix) { Read::Drained } else { Read::Ready })
+    }
+}
+
+/// How much room for a partial frame an idle connection keeps.
+const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
+
+/// Makes `buffer` at least `kept` plus one full read long, in the old memory if nobody refers to it any more.
+fn refill(buffer: &mut BytesMut, kept: usize) {
+    let size = kept + READ_BYTES;
+    buffer.clear();
+    if !buffer.try_reclaim(size) {
+        *buffer = BytesMut::with_capacity(size);
+    }
+    buffer.resize(size, 0);
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    )
+}

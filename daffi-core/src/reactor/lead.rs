@@ -1,0 +1,193 @@
+//! Which thread is the I/O thread.
+//!
+//! The one that leads waits for the sockets, and between two waits it does work that others wrote: callbacks that run
+//! in place, because handing them to another thread costs more than most of them do. Should one not come back soon, a
+//! thread that stands by takes the lead, and the one that was held up is an ordinary thread from then on. So nothing
+//! that a callback does stops heartbeats or other calls for longer than [`PATIENCE`].
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+/// How long a piece of work may take before another thread takes the lead; up to twice that, since it is looked at
+/// once in so long.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// After how many looks without any work the thread that stands by goes to sleep.
+const LOOKS_WITHOUT_WORK: u32 = 200;
+
+/// Which thread leads, and who would take over.
+#[derive(Debug, Default)]
+pub(super) struct Lead {
+    /// Odd while the leader works. Whoever makes it even again leads: the leader when it is done, or another thread
+    /// that takes over.
+    steps: AtomicU64,
+    /// Somebody looks at the leader's steps.
+    watched: AtomicBool,
+    state: Mutex<State>,
+    signal: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Nobody leads: the leader is about to wait for something.
+    vacant: bool,
+    /// There is a thread that stands by.
+    standing_by: bool,
+    stopped: bool,
+    /// Everything on the reactor is closed.
+    closed: bool,
+}
+
+thread_local! {
+    /// The step in which this thread does work as leader; 0 outside of one.
+    static STEP: Cell<u64> = const { Cell::new(0) };
+    /// Whether this thread has lost the lead in a step.
+    static DEPOSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a thread of the reactor does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Lead,
+    StandBy,
+    End,
+}
+
+impl Lead {
+    /// Does `work` as leader; says whether this thread leads afterwards. `stand_by` starts a thread that stands by.
+    pub(super) fn step(&self, stand_by: impl FnOnce(), work: impl FnOnce()) -> bool {
+        if !self.watched.swap(true, Ordering::SeqCst) {
+            self.be_watched(stand_by);
+        }
+        // Only the leader makes it odd.
+        let step = self.steps.load(Ordering::Relaxed) + 1;
+        self.steps.store(step, Ordering::SeqCst);
+        STEP.set(step);
+        work();
+        STEP.set(0);
+        let leads = self.end_step(step);
+        DEPOSED.set(!leads);
+        leads
+    }
+
+    /// Whether this thread leads, between two steps.
+    pub(super) fn leads(&self) -> bool {
+        !DEPOSED.get()
+    }
+
+    /// Gives the lead away in the middle of a step, since this thread is about to wait.
+    pub(super) fn step_aside(&self, lead: impl FnOnce()) {
+        let step = STEP.get();
+        if step != 0 && self.end_step(step) {
+            let mut state = self.state.lock();
+            if state.standing_by {
+                state.vacant = true;
+                self.signal.notify_all();
+            } else {
+                drop(state);
+                self.watched.store(false, Ordering::SeqCst);
+                lead();
+            }
+        }
+    }
+
+    /// Begins to lead on this thread.
+    pub(super) fn begin(&self) {
+        DEPOSED.set(false);
+    }
+
+    /// Whether this thread of the reactor leads.
+    pub(super) fn is_mine(&self) -> bool {
+        let step = STEP.get();
+        if step == 0 { self.leads() } else { self.steps.load(Ordering::SeqCst) == step }
+    }
+
+    /// Waits until there is something to lead, or everything is closed.
+    pub(super) fn stand_by(&self) -> Role {
+        DEPOSED.set(true);
+        let mut seen = 0;
+        let mut quiet = 0;
+        let mut state = self.state.lock();
+        while !state.closed {
+            if state.vacant {
+                state.vacant = false;
+                return self.take_lead(&mut state);
+            }
+            if !self.watched.load(Ordering::SeqCst) && !state.stopped {
+                self.signal.wait(&mut state);
+                continue;
+            }
+            self.signal.wait_for(&mut state, PATIENCE);
+            let steps = self.steps.load(Ordering::SeqCst);
+            if steps != seen {
+                seen = steps;
+                quiet = 0;
+            } else if steps % 2 == 1 && self.end_step(steps) {
+                return self.take_lead(&mut state);
+            } else {
+                quiet += 1;
+                if quiet > LOOKS_WITHOUT_WORK {
+                    quiet = 0;
+                    self.watched.store(false, Ordering::SeqCst);
+                }
+            }
+        }
+        Role::End
+    }
+
+    /// What a thread does that does not lead any more: it stands by, unless another one does.
+    pub(super) fn resign(&self) -> Role {
+        if self.take_stand() { Role::StandBy } else { Role::End }
+    }
+
+    fn take_lead(&self, state: &mut State) -> Role {
+        state.standing_by = false;
+        // The first step has another thread stand by.
+        self.watched.store(false, Ordering::SeqCst);
+        Role::Lead
+    }
+
+    fn take_stand(&self) -> bool {
+        let mut state = self.state.lock();
+        !state.closed && !std::mem::replace(&mut state.standing_by, true)
+    }
+
+    /// Lets the threads end.
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.signal.notify_all();
+    }
+
+    /// Everything is closed.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.signal.notify_all();
+    }
+
+    /// Waits until everything is closed.
+    pub(super) fn wait_closed(&self) {
+        let mut state = self.state.lock();
+        while !state.closed {
+            self.signal.wait(&mut state);
+        }
+    }
+
+    fn end_step(&self, step: u64) -> bool {
+        self.steps.compare_exchange(step, step + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    #[cold]
+    fn be_watched(&self, stand_by: impl FnOnce()) {
+        if self.take_stand() {
+            stand_by();
+        }
+        // The lock makes sure that a thread that is about to sleep hears it.
+        drop(self.state.lock());
+        self.signal.notify_all();
+    }
+}

@@ -1,0 +1,102 @@
+//! How quick a callback is, as far as its runs have shown: quick ones run on the I/O thread, where their calls arrive.
+//!
+//! Handing a call to another thread costs two wake-ups, which is more than most callbacks take. So a callback that is
+//! quick time after time is spared them, until it is not.
+
+use std::{
+    sync::atomic::{AtomicI32, AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// How quick one callback is.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// How many quick runs in a row there were, up to [`QUICK_RUNS`]; below zero after one that was slow.
+    quick_runs: AtomicI32,
+    /// Runs on the I/O thread, of which only some are timed.
+    runs: AtomicU32,
+}
+
+/// After so many quick runs in a row a callback runs on the I/O thread.
+const QUICK_RUNS: i32 = 16;
+/// What counts as quick: about what handing it over would cost.
+const QUICK: Duration = Duration::from_micros(50);
+/// So many quick runs more are needed after one that held up the I/O thread.
+const HELD_UP_RUNS: i32 = 200;
+/// One run in so many is timed, since looking at the clock takes time too.
+const TIMED_RUNS: u32 = 8;
+
+impl Pace {
+    /// Of a callback that has not run yet. An `async fn` is not expected to block, and counts as quick at first.
+    pub(crate) fn new(is_async: bool) -> Self {
+        Self { quick_runs: AtomicI32::new(if is_async { QUICK_RUNS } else { 0 }), runs: AtomicU32::new(0) }
+    }
+
+    /// Whether the callback is to run on the I/O thread.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.quick_runs.load(Ordering::Relaxed) >= QUICK_RUNS
+    }
+
+    /// When a run on the I/O thread begins, if it is timed.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        let timed = self.runs.fetch_add(1, Ordering::Relaxed).is_multiple_of(TIMED_RUNS);
+        timed.then(Instant::now)
+    }
+
+    /// A run that began at `clock` is over; it has held up the I/O thread unless that went on in `time`.
+    pub(crate) fn ran(&self, clock: Option<Instant>, in_time: bool) {
+        if !in_time {
+            self.quick_runs.store(-HELD_UP_RUNS, Ordering::Relaxed);
+        } else if let Some(clock) = clock {
+            self.took(clock.elapsed());
+        }
+    }
+
+    fn took(&self, time: Duration) {
+        let quick_runs = self.quick_runs.load(Ordering::Relaxed);
+        // Two runs at once may count as one; it is a matter of degree.
+        if time > QUICK {
+            self.quick_runs.store(quick_runs.min(0), Ordering::Relaxed);
+        } else if quick_runs < QUICK_RUNS {
+            self.quick_runs.store(quick_runs + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOW: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_function_has_to_show_that_it_is_quick() {
+        let pace = Pace::new(false);
+        for _ in 0..QUICK_RUNS {
+            assert!(!pace.is_quick());
+            pace.took(Duration::ZERO);
+        }
+        assert!(pace.is_quick());
+        pace.took(SLOW);
+        assert!(!pace.is_quick());
+    }
+
+    #[test]
+    fn whoever_held_up_the_io_thread_has_to_show_more() {
+        let pace = Pace::new(true);
+        assert!(pace.is_quick());
+        pace.ran(None, false);
+        for _ in 0..QUICK_RUNS {
+            pace.took(Duration::ZERO);
+        }
+        assert!(!pace.is_quick());
+        for _ in 0..HELD_UP_RUNS {
+            pace.took(Duration::ZERO);
+        }
+        assert!(pace.is_quick());
+        // One slow run does not count for more than it did.
+        pace.ran(None, false);
+        pace.took(SLOW);
+        assert_eq!(pace.quick_runs.load(Ordering::Relaxed), -HELD_UP_RUNS);
+    }
+}

@@ -1,0 +1,9 @@
+//! Nodes that call each other through a controller, all of them in this process.
+
+mod calls;
+mod context;
+mod errors;
+mod modifiers;
+mod payloads;
+mod singletons;
+mod support;

@@ -1,0 +1,256 @@
+//! Payloads of all sizes, both ways, and their limit.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use daffi::{BG, BROADCAST, Error, FG, Global, Limits, NO_RETURN};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
+
+use crate::support::{BOUND, Count, Net, run};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// From nothing to several transfers' windows; the edges are those of what travels in one piece.
+const SIZES: [usize; 13] = [
+    0,
+    1,
+    255,
+    4 * KIB,
+    64 * KIB - 9,
+    64 * KIB - 8,
+    64 * KIB - 7,
+    64 * KIB - 1,
+    64 * KIB,
+    64 * KIB + 1,
+    MIB,
+    MIB + 1,
+    5 * MIB,
+];
+
+/// Bytes that are encoded in one piece: one by one takes long without optimization.
+#[derive(Clone, PartialEq)]
+struct Blob(Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
+                Ok(Blob(bytes))
+            }
+        }
+
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// Bytes that tell where they belong.
+fn bytes(size: usize) -> Blob {
+    let piece: Vec<u8> = (0..=250).collect();
+    let mut bytes = piece.repeat(size / piece.len() + 1);
+    bytes.truncate(size);
+    Blob(bytes)
+}
+
+fn callee(builder: daffi::GlobalBuilder) -> Global {
+    builder
+        .callback("take", |blob: Blob| blob.0.len())
+        .callback("give", |size: usize| bytes(size))
+        .callback("echo", |bytes: Blob| bytes)
+        .async_callback("echo async", |bytes: Blob| async { bytes })
+        .callback("quick", |a: u32| a)
+        .start()
+        .unwrap()
+}
+
+fn all_sizes(a: &Global) {
+    for size in SIZES {
+        let payload = bytes(size);
+        let echo = |name: &'static str| a.call.by_name::<Blob, _>(name, (&payload,));
+        assert_eq!((a.call.by_name::<usize, _>("take", (&payload,)) & FG).unwrap(), size);
+        let given = (a.call.by_name::<Blob, _>("give", (size,)) & FG).unwrap();
+        assert!(given == payload, "{size}");
+        let in_background = echo("echo async") & BG;
+        let awaited = run(echo("echo async").into_future());
+        let mut results = (echo("echo") & BROADCAST.return_result()).unwrap();
+        let results = [(echo("echo") & FG), in_background.get(), awaited, results.pop_first().unwrap().1];
+        assert!(results.into_iter().all(|result| result.unwrap() == payload), "{size}");
+    }
+}
+
+#[test]
+fn a_vector_travels_as_well_as_a_blob() {
+    let net = Net::new();
+    let _b = net.node("b").callback("echo", |numbers: Vec<u8>| numbers).start().unwrap();
+    let a = net.caller();
+    for size in [0, 1, 64 * KIB - 8, 64 * KIB, 300 * KIB] {
+        let numbers = bytes(size).0;
+        assert!((a.call.by_name::<Vec<u8>, _>("echo", (&numbers,)) & FG).unwrap() == numbers, "{size}");
+    }
+}
+
+#[test]
+fn all_sizes_travel_both_ways() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    all_sizes(&net.caller());
+}
+
+#[test]
+fn all_sizes_travel_from_beside_the_controller() {
+    let (net, a) = Net::embedded("caller");
+    let _b = callee(net.node("b"));
+    a.wait_process("b").unwrap();
+    all_sizes(&a);
+}
+
+#[test]
+fn all_sizes_travel_to_beside_the_controller() {
+    let (net, _unused) = {
+        let (net, first) = Net::embedded("first");
+        // The node beside the controller is the one that offers.
+        first.stop().unwrap();
+        let b = callee(net.node("b").init_controller(true));
+        (net, b)
+    };
+    all_sizes(&net.caller());
+}
+
+#[test]
+fn many_large_payloads_travel_at_once() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    let a = net.caller();
+    let payload = bytes(2 * MIB);
+    let results: Vec<_> = (0..4).map(|_| a.call.by_name::<Blob, _>("echo", (&payload,)) & BG).collect();
+    for result in results {
+        assert!(result.get().unwrap() == payload);
+    }
+}
+
+#[test]
+fn large_payloads_without_return_arrive() {
+    let net = Net::new();
+    let sum = Count::new();
+    let counts = sum.clone();
+    let expected = bytes(2 * MIB);
+    let same = expected.clone();
+    let check = move |bytes: Blob| {
+        if bytes == same {
+            counts.add();
+        }
+    };
+    let _b = net.node("b").callback("check", check).start().unwrap();
+    let a = net.caller();
+    for _ in 0..3 {
+        (a.call.by_name::<(), _>("check", (&expected,)) & NO_RETURN).unwrap();
+    }
+    (a.call.by_name::<(), _>("check", (&expected,)) & NO_RETURN.eta(Duration::from_millis(5))).unwrap();
+    sum.wait(4);
+}
+
+#[test]
+fn small_calls_keep_flowing_while_a_large_one_travels() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    let a = net.caller();
+    let payload = bytes(40 * MIB);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let large = scope.spawn(|| {
+            let size = (a.call.by_name::<usize, _>("take", (&payload,)) & FG.timeout(2 * BOUND)).unwrap();
+            done.store(true, Ordering::SeqCst);
+            size
+        });
+        let mut during = 0;
+        for number in 0.. {
+            assert_eq!((a.call.by_name::<u32, _>("quick", (number,)) & FG).unwrap(), number);
+            if done.load(Ordering::SeqCst) {
+                break;
+            }
+            during += 1;
+        }
+        assert_eq!(large.join().unwrap(), payload.0.len());
+        assert!(during >= 5, "{during} small calls during a large one");
+    });
+}
+
+#[test]
+fn a_large_call_that_is_cancelled_leaves_the_way_free() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    let a = net.caller();
+    let payload = bytes(5 * MIB);
+    for _ in 0..10 {
+        let result = a.call.by_name::<Blob, _>("echo", (&payload,)) & BG;
+        result.cancel();
+        assert!(matches!(result.get(), Err(Error::Cancelled { .. })));
+    }
+    assert!((a.call.by_name::<Blob, _>("echo", (&payload,)) & FG).unwrap() == payload);
+}
+
+fn too_large<T>(result: daffi::Result<T>, expected: &str) -> (u64, u64) {
+    let error = result.map(drop).unwrap_err();
+    let Error::TooLarge { what, size, limit, .. } = &error else { panic!("{error}") };
+    assert_eq!(*what, expected);
+    assert_eq!(error.may_have_executed(), expected == "result");
+    assert!(!error.is_retryable());
+    (*size, *limit)
+}
+
+#[test]
+fn the_limit_holds_on_either_side() {
+    let limit = 200 * KIB as u64;
+    let small = Limits { payload_bytes_max: limit, ..Limits::default() };
+    let (below, above) = (200 * KIB - 64, 200 * KIB + 1);
+    for (controller, caller, other) in [
+        (Limits::default(), small.clone(), Limits::default()),
+        (Limits::default(), Limits::default(), small.clone()),
+        (small.clone(), Limits::default(), Limits::default()),
+        (small.clone(), small.clone(), small.clone()),
+    ] {
+        let net = Net::with_limits(controller);
+        let _b = callee(net.node("b").limits(other));
+        let a = net.node("caller").limits(caller).start().unwrap();
+        for _ in 0..2 {
+            let (size, at) = too_large(a.call.by_name::<usize, _>("take", (bytes(above),)) & FG, "arguments");
+            assert!(size > limit && at == limit, "{size} {at}");
+            too_large((a.call.by_name::<usize, _>("take", (bytes(above),)) & BG).get(), "arguments");
+            let (size, at) = too_large(a.call.by_name::<Blob, _>("give", (above,)) & FG, "result");
+            assert!(size > limit && at == limit, "{size} {at}");
+            // What fits still goes through.
+            let echo = || a.call.by_name::<Blob, _>("echo", (bytes(below),));
+            assert!((echo() & FG).unwrap() == bytes(below));
+            // A node whose result is too large has that as its entry, however large it is.
+            for size in [above, 3 * MIB] {
+                let give = a.call.by_name::<Blob, _>("give", (size,));
+                let mut results = (give & BROADCAST.return_result()).unwrap();
+                too_large(results.remove("b").unwrap(), "result");
+            }
+            let mut results = (echo() & BROADCAST.return_result()).unwrap();
+            assert!(results.remove("b").unwrap().unwrap() == bytes(below));
+        }
+    }
+}
