@@ -413,6 +413,11 @@ async fn it_calls_three_at_a_time() {
         running.0 += 1;
         running.1 = running.1.max(running.0);
     }
+    // The first wait for the third, and all stay a while, so that a fourth would be seen.
+    let deadline = Instant::now() + BOUND;
+    while RUNNING.lock().unwrap().1 < 3 && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
