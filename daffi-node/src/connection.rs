@@ -258,7 +258,6 @@ impl Node {
                 }
             }
         }
-        self.calls.remove_where(|pending| pending.is_one_way() && pending.is_sent());
         self.watch(now + self.limits.heartbeat);
         if self.started.set(Ok(())) {
             tracing::info!(

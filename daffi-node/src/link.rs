@@ -92,14 +92,16 @@ impl Link {
         }
     }
 
-    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and says
-    /// whether it still may, and after it turned out that it did not.
+    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and says whether it
+    /// still may, and after it turned out that it did not. Where there is no room to wait, those that are not wanted
+    /// any more make some.
     pub(crate) fn send_call(
         &self,
         id: Option<CallId>,
         call: Outgoing,
         flush: Flush,
         mark: impl Fn(bool) -> bool,
+        is_wanted: impl Fn(CallId) -> bool,
     ) -> Sent {
         loop {
             if let State::Up(port) = &*self.state.read() {
@@ -120,6 +122,9 @@ impl Link {
             let mut state = self.state.write();
             match &mut *state {
                 State::Down(waiting) | State::Draining(_, waiting) => {
+                    if waiting.len() >= self.waiting_max {
+                        waiting.retain(|(id, call)| call.answered_as(*id).is_none_or(&is_wanted));
+                    }
                     if waiting.len() >= self.waiting_max {
                         return Sent::Full;
                     }
@@ -199,12 +204,13 @@ impl Link {
         let mut refused = Vec::new();
         let mut state = self.state.write();
         for (id, call) in state.take_waiting() {
-            if id.is_some_and(|id| !mark(id, true)) {
+            let answered = call.answered_as(id);
+            if answered.is_some_and(|id| !mark(id, true)) {
                 continue;
             }
             if self.send_over(&port, id, &call, Flush::Soon).is_err() {
-                id.inspect(|id| _ = mark(*id, false));
-                refused.push((id, call.name));
+                answered.inspect(|id| _ = mark(*id, false));
+                refused.push((answered, call.name));
             }
         }
         *state = State::Up(port);

@@ -168,17 +168,19 @@ impl Node {
     fn send_one_way(&self, call: Outgoing) -> Result<()> {
         let flush = Flush::with(self.calls.len());
         if call.is_large() {
-            // A payload in chunks needs an id of its own, which is free again once the first frame is out.
-            let pending = Arc::new(Pending::new(call.name.clone(), None).one_way());
+            // A payload in chunks needs an id of its own, which no other call has after it either.
+            let pending = Arc::new(Pending::new(call.name.clone(), None));
             let id = self.calls.insert(pending, None);
-            let sent = self.link.send_call(Some(id), call, flush, |_| true);
-            if sent != Sent::Waits {
-                self.calls.remove(id);
-            }
+            let sent = self.link.send_call(Some(id), call, flush, |_| true, |id| self.is_wanted(id));
+            self.calls.remove(id);
             return self.taken(sent);
         }
-        let sent = self.link.send_call(None, call, flush, |_| true);
+        let sent = self.link.send_call(None, call, flush, |_| true, |id| self.is_wanted(id));
         self.taken(sent)
+    }
+
+    fn is_wanted(&self, id: CallId) -> bool {
+        self.calls.get(id).is_some()
     }
 
     fn taken(&self, sent: Sent) -> Result<()> {
@@ -280,7 +282,13 @@ impl Node {
             return;
         }
         let flush = Flush::with(going_on);
-        let sent = self.link.send_call(Some(id), call, flush, |sent| pending.set_sent(sent));
+        let sent = self.link.send_call(
+            Some(id),
+            call,
+            flush,
+            |sent| pending.set_sent(sent),
+            |id| self.is_wanted(id),
+        );
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
             self.withdraw(id, pending);

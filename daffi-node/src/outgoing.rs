@@ -9,6 +9,8 @@ use daffi_core::{
     payload::Codec,
 };
 
+use crate::in_flight::CallId;
+
 /// A call on its way out.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
@@ -61,6 +63,11 @@ impl Outgoing {
             deadline: None,
             body: Bytes::new(),
         }
+    }
+
+    /// The id that an answer comes under; a large call that nobody answers has one for its chunks alone.
+    pub(crate) fn answered_as(&self, id: Option<CallId>) -> Option<CallId> {
+        id.filter(|_| !matches!(self.kind, Kind::OneWay))
     }
 
     /// Whether more than one frame is needed.

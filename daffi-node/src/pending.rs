@@ -34,8 +34,6 @@ pub(crate) struct Pending {
     refusable: bool,
     /// Nobody may ever look at the outcome, so a failure is logged.
     failure_logged: bool,
-    /// It is over once it is sent.
-    one_way: bool,
     gathering: Mutex<Gathering>,
     pub(crate) outcome: Latch<Result<Answer>>,
 }
@@ -185,7 +183,6 @@ impl Pending {
             place: AtomicU64::new(0),
             refusable: false,
             failure_logged: false,
-            one_way: false,
             gathering: Mutex::new(gathering),
             outcome: Latch::new(),
         }
@@ -195,16 +192,6 @@ impl Pending {
     pub(crate) fn with_failure_logged(mut self) -> Self {
         self.failure_logged = true;
         self
-    }
-
-    /// The same, for a call that is over once it is sent: nobody answers it.
-    pub(crate) fn one_way(mut self) -> Self {
-        self.one_way = true;
-        self.with_failure_logged()
-    }
-
-    pub(crate) fn is_one_way(&self) -> bool {
-        self.one_way
     }
 
     pub(crate) fn callback(&self) -> &str {

@@ -413,6 +413,11 @@ async fn it_calls_three_at_a_time() {
         running.0 += 1;
         running.1 = running.1.max(running.0);
     }
+    // The first wait for the third, and all stay a while, so that a fourth would be seen.
+    let deadline = Instant::now() + BOUND;
+    while RUNNING.lock().unwrap().1 < 3 && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -617,4 +622,96 @@ fn a_node_holds_no_more_requests_than_its_limit() {
     }
     (a.call.by_name::<(), _>("work", ()) & FG).unwrap();
     assert_eq!(entered.get(), 4);
+}
+
+#[test]
+fn calls_wait_for_a_lost_controller_and_take_no_room_when_given_up() {
+    let mut limited = limited();
+    limited.open.add();
+    limited._net.stop_controller();
+    // Those that were given up are not in the way of those that are wanted.
+    let moment = Duration::from_millis(1);
+    for _ in 0..20 {
+        let error = (limited.quick(0) & BG.timeout(moment)).get().unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. } | Error::ControllerLost { .. }), "{error}");
+        let given_up = limited.work(0) & BG;
+        given_up.cancel();
+        assert!(matches!(given_up.get(), Err(Error::Cancelled { .. } | Error::ControllerLost { .. })));
+    }
+    let waiting = [1, 2].map(|a| limited.quick(a) & BG.timeout(BOUND));
+    assert!(waiting.iter().all(|result| !result.is_ready()));
+    limited._net.start_controller(Limits::default());
+    limited.a.wait_function_timeout("quick", BOUND).unwrap();
+    for (a, result) in (1..).zip(waiting) {
+        match result.get() {
+            Ok(value) => assert_eq!(value, a),
+            // The caller was faster to come back than the callee.
+            Err(error) => assert!(matches!(error, Error::NoCandidate { .. }), "{error}"),
+        }
+    }
+    assert_eq!((limited.quick(3) & FG).unwrap(), 3);
+    assert_eq!(limited.entered.get(), 0, "what was given up never ran");
+}
+
+#[test]
+fn what_is_offered_is_listed_with_signatures() {
+    let net = Net::new();
+    let add =
+        |builder: daffi::GlobalBuilder| builder.callback("add", |a: i64, b: i64| a + b).start().unwrap();
+    let (_b, _c) = (add(net.node("b")), add(net.node("c")));
+    let _d = net.node("d").callback("add", |text: String| text).start().unwrap();
+    let a = net.caller();
+    let processes = a.processes().unwrap();
+    let names: Vec<_> = processes.iter().map(|process| process.name.as_str()).collect();
+    assert_eq!(names, ["b", "c", "caller", "d"]);
+    assert_eq!(processes[0].callbacks, ["add"]);
+    assert!(processes[2].callbacks.is_empty());
+    let mut callbacks: Vec<_> =
+        a.callbacks().unwrap().into_iter().map(|info| (info.name, info.signature, info.nodes)).collect();
+    callbacks.sort();
+    let expected = |signature: &str, nodes: &[&str]| {
+        ("add".to_owned(), signature.to_owned(), nodes.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        callbacks,
+        [expected("(String) -> String", &["d"]), expected("(i64, i64) -> i64", &["b", "c"])]
+    );
+    run(async {
+        assert_eq!(a.processes_async().await.unwrap(), processes);
+        assert_eq!(a.callbacks_async().await.unwrap().len(), 2);
+    });
+    // Each is called with the types that it has, wherever that is.
+    assert_eq!((a.call.by_name::<String, _>("add", ("x",)) & FG.on("d")).unwrap(), "x");
+    assert_eq!((a.call.by_name::<i64, _>("add", (1i64, 2i64)) & FG.on("c")).unwrap(), 3);
+}
+
+#[test]
+fn what_makes_no_sense_does_not_start() {
+    let net = Net::new();
+    let twice = net.node("b").callback("twice", || 1u8).callback("twice", || 2u8).start().unwrap_err();
+    let Error::DuplicateCallback { name, first, second } = &twice else { panic!("{twice}") };
+    assert_eq!(name, "twice");
+    assert!([first, second].iter().all(|place| place.starts_with("tests/it/calls.rs:")), "{twice}");
+    for wrong in [
+        net.node("b").host("localhost").start(),
+        net.node("b").port(1).start(),
+        net.node("b").init_node(false).start(),
+        net.node("b").default_timeout(Duration::ZERO).start(),
+        net.node("b").limits(Limits { calls_in_flight_max: 0, ..Limits::default() }).start(),
+        Global::builder().host("localhost").link_time_callbacks(false).start(),
+    ] {
+        let error = wrong.unwrap_err();
+        assert!(matches!(error, Error::Configuration { .. }), "{error}");
+    }
+    let _b = net.node("b").start().unwrap();
+    let taken = net.node("b").start().unwrap_err();
+    assert!(matches!(&taken, Error::NameTaken { name } if name == "b"), "{taken}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let error = net.node("c").start().unwrap_err();
+        assert!(matches!(error, Error::BlockingInAsync { .. }), "{error}");
+        let c = net.node("c").start_async().await.unwrap();
+        c.wait_process_async("b").await.unwrap();
+        c.stop_async().await.unwrap();
+    });
 }

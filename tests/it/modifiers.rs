@@ -432,7 +432,8 @@ fn modifiers_are_values() {
         (a.call.note("x") & no_return).unwrap();
         next(notes);
         (a.call.note("x") & broadcast).unwrap();
-        (next(notes), next(notes));
+        next(notes);
+        next(notes);
         assert_eq!((a.call.who() & results).unwrap().len(), 2);
         assert_eq!((a.call.who() & pinned.clone()).unwrap(), "b");
         assert_eq!((a.call.who() & many.clone()).unwrap().len(), 2);

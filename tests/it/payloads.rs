@@ -1,8 +1,12 @@
 //! Payloads of all sizes, both ways, and their limit.
 
 use std::{
+    collections::HashSet,
     fmt,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::channel,
+    },
     thread,
     time::Duration,
 };
@@ -169,6 +173,38 @@ fn large_payloads_without_return_arrive() {
     }
     (a.call.by_name::<(), _>("check", (&expected,)) & NO_RETURN.eta(Duration::from_millis(5))).unwrap();
     sum.wait(4);
+}
+
+#[test]
+fn payloads_without_return_wait_for_the_controller() {
+    // A caller that comes back in the moment between controller and callee finds nobody, so there is another try.
+    let arrived = (0..3).any(|_| {
+        let (net, b) = Net::embedded("b");
+        let a = net.caller();
+        b.stop().unwrap();
+        // Until it is known that the controller is gone, which is at once, calls go to it.
+        let nobody = a.wait_process_timeout("nobody", Duration::from_millis(50));
+        assert!(matches!(nobody, Err(Error::Timeout { .. })));
+        let sizes = [10, 3 * MIB, 100 * KIB];
+        for size in sizes {
+            (a.call.by_name::<(), _>("take", (bytes(size),)) & NO_RETURN).unwrap();
+        }
+        let (sender, taken) = channel();
+        let take = move |blob: Blob| {
+            let size = blob.0.len();
+            sender.send((size, blob == bytes(size))).unwrap();
+        };
+        let _b = net.node("b").init_controller(true).callback("take", take).start().unwrap();
+        let mut missing: HashSet<_> = sizes.into();
+        while let Some((size, intact)) =
+            (!missing.is_empty()).then(|| taken.recv_timeout(BOUND / 5).ok()).flatten()
+        {
+            assert!(intact);
+            missing.remove(&size);
+        }
+        missing.is_empty()
+    });
+    assert!(arrived);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) const BOUND: Duration = Duration::from_secs(15);
 /// A controller of its own, behind a socket in a directory of its own.
 pub(crate) struct Net {
     directory: PathBuf,
-    _controller: Option<Global>,
+    controller: Option<Global>,
 }
 
 impl Net {
@@ -32,9 +32,17 @@ impl Net {
     /// With a controller that has no node.
     pub(crate) fn with_limits(limits: Limits) -> Self {
         let mut net = Self::without_controller();
-        let builder = Global::builder().init_controller(true).init_node(false).limits(limits);
-        net._controller = Some(builder.unix_sock_path(net.socket()).start().unwrap());
+        net.start_controller(limits);
         net
+    }
+
+    pub(crate) fn start_controller(&mut self, limits: Limits) {
+        let builder = Global::builder().init_controller(true).init_node(false).limits(limits);
+        self.controller = Some(builder.unix_sock_path(self.socket()).start().unwrap());
+    }
+
+    pub(crate) fn stop_controller(&mut self) {
+        self.controller.take().unwrap().stop().unwrap();
     }
 
     /// With a controller in the process of the first node, `name`.
@@ -49,7 +57,7 @@ impl Net {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("daffi-it-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        Self { directory, _controller: None }
+        Self { directory, controller: None }
     }
 
     fn socket(&self) -> PathBuf {
@@ -75,7 +83,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self._controller = None;
+        self.controller = None;
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
