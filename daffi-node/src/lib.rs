@@ -3,6 +3,8 @@
 //! Pure, tested without I/O: `in_flight`, `registry`, `backoff`, `streams`, `pending`. I/O and threads: `connection`,
 //! `link`, `executor`, `blocking`. The API: `global`, `builder`, `call`, `modifier`, `async_result`, `scheduled_task`.
 
+mod admission;
+
 mod async_result;
 pub use async_result::{AsyncResult, ResultFuture};
 

@@ -2,11 +2,11 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::BinaryHeap,
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use daffi_core::{
 use parking_lot::Mutex;
 
 use crate::{
+    admission::{Admission, Admitted, Entry},
     callback::Outcome,
     caller::Caller,
     connection::Connector,
@@ -48,15 +49,7 @@ pub(crate) struct Node {
     pub(crate) started: Latch<Result<()>>,
     reactor: reactor::Handle,
     stopped: AtomicBool,
-    /// How many calls have been sent, or wait for the link, and are not done.
-    admitted: AtomicUsize,
-    /// Calls beyond the limit, in order.
-    queued: Mutex<BTreeMap<u64, Queued>>,
-    queued_count: AtomicUsize,
-    /// The place of the call that was queued last.
-    queued_last: AtomicU64,
-    /// Above zero while a thread admits what is queued: one at a time, so that it keeps its order.
-    admitting: AtomicUsize,
+    admission: Admission,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
     /// Requests that have come, and start when the I/O thread has looked at all that came.
     pub(crate) arrived: Mutex<Vec<Arrival>>,
@@ -66,13 +59,6 @@ pub(crate) struct Node {
     wakes_at: AtomicU64,
     epoch: Instant,
     pub(crate) late_replies: AtomicU64,
-}
-
-/// A call that waits until fewer are in flight.
-struct Queued {
-    pending: Arc<Pending>,
-    id: CallId,
-    call: Outgoing,
 }
 
 /// A call that is to be sent later.
@@ -109,11 +95,7 @@ impl Node {
             started: Latch::new(),
             reactor,
             stopped: AtomicBool::new(false),
-            admitted: AtomicUsize::new(0),
-            queued: Mutex::default(),
-            queued_count: AtomicUsize::new(0),
-            queued_last: AtomicU64::new(0),
-            admitting: AtomicUsize::new(0),
+            admission: Admission::new(limits.calls_in_flight_max),
             delayed: Mutex::default(),
             arrived: Mutex::default(),
             delayed_last: AtomicU64::new(0),
@@ -192,112 +174,38 @@ impl Node {
     }
 
     /// Sends a call now if no more than the limit are in flight, later otherwise.
-    ///
-    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
-    /// refused when as many wait as are in flight.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing) {
-        // In this order: what a thread has taken from the queue goes first, too.
-        let first =
-            self.queued_count.load(Ordering::SeqCst) == 0 && self.admitting.load(Ordering::SeqCst) == 0;
-        if let Some(going_on) = first.then(|| self.reserve()).flatten() {
-            self.send_admitted(pending, id, call, going_on);
-            if self.queued_count.load(Ordering::SeqCst) > 0 {
-                self.admit_queued();
-            }
-            return;
-        }
-        {
-            let mut queued = self.queued.lock();
-            if pending.is_refusable() && queued.len() >= self.limits.calls_in_flight_max {
-                drop(queued);
-                return self.fail(id, |_| self.overloaded());
-            }
-            let place = self.queued_last.fetch_add(1, Ordering::Relaxed) + 1;
-            pending.set_place(place);
-            queued.insert(place, Queued { pending: pending.clone(), id, call });
-            self.queued_count.store(queued.len(), Ordering::SeqCst);
-        }
-        if pending.is_over() {
-            self.unqueue(pending);
+        match self.admission.enter(Admitted { pending: pending.clone(), id, call }) {
+            Entry::Now(call, going_on) => self.send_admitted(call, going_on),
+            Entry::Queued => {}
+            Entry::Refused => self.fail(id, |_| self.overloaded()),
         }
         // A call may have ended between the look and the queueing, and found nothing to let in.
         self.admit_queued();
     }
 
-    /// Takes a place among the calls in flight, if there is one; says how many there were.
-    fn reserve(&self) -> Option<usize> {
-        let max = self.limits.calls_in_flight_max;
-        let one_more = |count| (count < max).then_some(count + 1);
-        self.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()
-    }
-
-    /// Sends what is queued, as far as there are places.
+    /// Sends what waits until fewer are in flight, as far as there are places.
     fn admit_queued(&self) {
-        let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
-        if asked > 1 {
-            // The thread that is at it, which may be this one, looks again.
-            return;
-        }
-        loop {
-            while self.queued_count.load(Ordering::SeqCst) > 0 {
-                let Some(going_on) = self.reserve() else { break };
-                let next = {
-                    let mut queued = self.queued.lock();
-                    let next = queued.pop_first();
-                    self.queued_count.store(queued.len(), Ordering::SeqCst);
-                    next
-                };
-                match next {
-                    Some((_, Queued { pending, id, call })) => {
-                        self.send_admitted(&pending, id, call, going_on);
-                    }
-                    None => {
-                        self.admitted.fetch_sub(1, Ordering::SeqCst);
-                    }
-                }
-            }
-            match self.admitting.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return,
-                Err(more) => asked = more,
-            }
-        }
-    }
-
-    /// Takes a call out of the queue, in which it may be.
-    fn unqueue(&self, pending: &Pending) {
-        if let Some(place) = pending.place() {
-            let mut queued = self.queued.lock();
-            let removed = queued.remove(&place);
-            self.queued_count.store(queued.len(), Ordering::SeqCst);
-            drop(queued);
-            drop(removed);
-        }
+        self.admission.go_on(|call, going_on| self.send_admitted(call, going_on));
     }
 
     /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
-    fn send_admitted(&self, pending: &Pending, id: CallId, call: Outgoing, going_on: usize) {
+    fn send_admitted(&self, call: Admitted, going_on: usize) {
+        let Admitted { pending, id, call } = call;
         if !pending.admit() {
             // It was cancelled, or its time ran out.
-            self.admitted.fetch_sub(1, Ordering::SeqCst);
-            return;
+            return self.admission.give_back();
         }
         let flush = Flush::with(going_on);
-        let sent = self.link.send_call(
-            Some(id),
-            call,
-            flush,
-            |sent| pending.set_sent(sent),
-            |id| self.is_wanted(id),
-        );
+        let mark = |sent| pending.set_sent(sent);
+        let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
-            self.withdraw(id, pending);
+            self.withdraw(id, &pending);
         }
         if sent == Sent::Full && self.calls.remove(id).is_some() {
             // Whoever called this lets the next one in.
-            if pending.end() {
-                self.admitted.fetch_sub(1, Ordering::SeqCst);
-            }
+            self.admission.leave(&pending);
             pending.fail(self.overloaded());
         }
     }
@@ -319,14 +227,8 @@ impl Node {
 
     /// A call is over: the next one may go.
     fn release(&self, pending: &Pending) {
-        if pending.end() {
-            self.admitted.fetch_sub(1, Ordering::SeqCst);
-            if self.queued_count.load(Ordering::SeqCst) > 0 {
-                self.admit_queued();
-            }
-        } else {
-            self.unqueue(pending);
-        }
+        self.admission.leave(pending);
+        self.admit_queued();
     }
 
     fn fail(&self, id: CallId, error: impl FnOnce(&Pending) -> Error) {
@@ -380,8 +282,7 @@ impl Node {
     /// Nothing is sent from here on; what waits fails.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        self.queued.lock().clear();
-        self.queued_count.store(0, Ordering::SeqCst);
+        self.admission.clear();
         let dropped = std::mem::take(&mut *self.delayed.lock());
         let lost = dropped.iter().filter(|delayed| delayed.0.id.is_none()).count();
         if lost > 0 {

@@ -1,0 +1,227 @@
+//! How many calls are in flight, and those that wait until fewer are. Pure: sending is somebody else's.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::{in_flight::CallId, outgoing::Outgoing, pending::Pending};
+
+/// Lets so many calls in at once; the others wait in order.
+pub(crate) struct Admission {
+    max: usize,
+    /// How many calls have been let in and are not over.
+    admitted: AtomicUsize,
+    queued: Mutex<BTreeMap<u64, Admitted>>,
+    queued_count: AtomicUsize,
+    /// The place of the call that was queued last.
+    queued_last: AtomicU64,
+    /// Above zero while a thread lets in what is queued: one at a time, so that it keeps its order.
+    admitting: AtomicUsize,
+}
+
+/// A call that may be sent.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) id: CallId,
+    pub(crate) call: Outgoing,
+}
+
+/// What becomes of a call that wants in.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// It is in, as are so many others.
+    Now(Admitted, usize),
+    /// It waits.
+    Queued,
+    /// Too many wait already.
+    Refused,
+}
+
+impl Admission {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            admitted: AtomicUsize::new(0),
+            queued: Mutex::default(),
+            queued_count: AtomicUsize::new(0),
+            queued_last: AtomicU64::new(0),
+            admitting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lets a call in if there is a place and none waits before it. Whatever becomes of it, [`go_on`](Self::go_on)
+    /// follows.
+    ///
+    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
+    /// refused when as many wait as are in flight.
+    pub(crate) fn enter(&self, call: Admitted) -> Entry {
+        // In this order: what a thread has taken from the queue goes first, too.
+        let first =
+            self.queued_count.load(Ordering::SeqCst) == 0 && self.admitting.load(Ordering::SeqCst) == 0;
+        if let Some(going_on) = first.then(|| self.reserve()).flatten() {
+            return Entry::Now(call, going_on);
+        }
+        let pending = call.pending.clone();
+        {
+            let mut queued = self.queued.lock();
+            if pending.is_refusable() && queued.len() >= self.max {
+                return Entry::Refused;
+            }
+            let place = self.queued_last.fetch_add(1, Ordering::Relaxed) + 1;
+            pending.set_place(place);
+            queued.insert(place, call);
+            self.queued_count.store(queued.len(), Ordering::SeqCst);
+        }
+        if pending.is_over() {
+            self.unqueue(&pending);
+        }
+        Entry::Queued
+    }
+
+    /// Gives the calls that wait to `send`, as far as there are places. After each call that came or ended.
+    pub(crate) fn go_on(&self, send: impl Fn(Admitted, usize)) {
+        if self.queued_count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
+        if asked > 1 {
+            // The thread that is at it, which may be this one, looks again.
+            return;
+        }
+        loop {
+            while self.queued_count.load(Ordering::SeqCst) > 0 {
+                let Some(going_on) = self.reserve() else { break };
+                let next = {
+                    let mut queued = self.queued.lock();
+                    let next = queued.pop_first();
+                    self.queued_count.store(queued.len(), Ordering::SeqCst);
+                    next
+                };
+                match next {
+                    Some((_, call)) => send(call, going_on),
+                    None => self.give_back(),
+                }
+            }
+            match self.admitting.compare_exchange(asked, 0, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return,
+                Err(more) => asked = more,
+            }
+        }
+    }
+
+    /// A call is over, and counts no more, whether it was in or waited.
+    pub(crate) fn leave(&self, pending: &Pending) {
+        if pending.end() {
+            self.give_back();
+        } else {
+            self.unqueue(pending);
+        }
+    }
+
+    /// A place that was reserved for a call is free again.
+    pub(crate) fn give_back(&self) {
+        self.admitted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Forgets the calls that wait.
+    pub(crate) fn clear(&self) {
+        let dropped = {
+            let mut queued = self.queued.lock();
+            self.queued_count.store(0, Ordering::SeqCst);
+            std::mem::take(&mut *queued)
+        };
+        drop(dropped);
+    }
+
+    /// Takes a place among the calls in flight, if there is one; says how many there were.
+    fn reserve(&self) -> Option<usize> {
+        let one_more = |count| (count < self.max).then_some(count + 1);
+        self.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()
+    }
+
+    /// Takes a call out of the queue, in which it may be.
+    fn unqueue(&self, pending: &Pending) {
+        if let Some(place) = pending.place() {
+            let mut queued = self.queued.lock();
+            let removed = queued.remove(&place);
+            self.queued_count.store(queued.len(), Ordering::SeqCst);
+            drop(queued);
+            drop(removed);
+        }
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission")
+            .field("max", &self.max)
+            .field("admitted", &self.admitted)
+            .field("queued", &self.queued_count)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::outgoing::Ask;
+
+    fn call(number: u64) -> Admitted {
+        let pending = Arc::new(Pending::new("f".into(), None));
+        Admitted { pending, id: CallId(number), call: Outgoing::ask(Ask::Processes, "") }
+    }
+
+    /// Lets in what can be; gives their numbers.
+    fn go_on(admission: &Admission) -> Vec<u64> {
+        let sent = RefCell::new(Vec::new());
+        admission.go_on(|call, _| {
+            call.pending.admit();
+            sent.borrow_mut().push(call.id.0);
+        });
+        sent.into_inner()
+    }
+
+    #[test]
+    fn so_many_are_in_and_the_others_follow_in_order() {
+        let admission = Admission::new(2);
+        let mut inside = Vec::new();
+        for number in 0..2 {
+            let Entry::Now(call, going_on) = admission.enter(call(number)) else { panic!("{admission:?}") };
+            assert_eq!(going_on as u64, number);
+            assert!(call.pending.admit());
+            inside.push(call.pending);
+        }
+        let waiting: Vec<_> = (2..6).map(call).collect();
+        let third = waiting[1].pending.clone();
+        for call in waiting {
+            assert!(matches!(admission.enter(call), Entry::Queued));
+        }
+        assert!(go_on(&admission).is_empty());
+        // One of those that wait is given up, and one that is in ends.
+        admission.leave(&third);
+        admission.leave(&inside[0]);
+        assert_eq!(go_on(&admission), [2]);
+        admission.leave(&inside[1]);
+        assert_eq!(go_on(&admission), [4]);
+    }
+
+    #[test]
+    fn ending_twice_frees_one_place() {
+        let admission = Admission::new(1);
+        let Entry::Now(first, _) = admission.enter(call(0)) else { panic!("{admission:?}") };
+        first.pending.admit();
+        admission.leave(&first.pending);
+        admission.leave(&first.pending);
+        assert_eq!(admission.admitted.load(Ordering::SeqCst), 0);
+    }
+}
