@@ -221,7 +221,8 @@ impl Node {
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing) {
-        let at = Instant::now() + eta;
+        // A time that cannot be counted to never comes.
+        let Some(at) = Instant::now().checked_add(eta) else { return };
         {
             let mut delayed = self.delayed.lock();
             let number = delayed.len() as u64;
