@@ -37,6 +37,9 @@ pub const PAYLOAD_DEPTH_MAX: usize = 64;
 /// pay for them, a length alone could keep a decoder busy for years.
 pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
 
+/// The longest time that a limit may be: every clock can add it to now, several times over.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 const _: () = assert!(HANDSHAKE_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(AT_TIMES_MAX * 8 + 2 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
@@ -145,7 +148,10 @@ impl Limits {
         need(self.connections_max >= 1, "connections_max has to be at least 1");
         need(self.handshakes_max >= 1, "handshakes_max has to be at least 1");
         need(!self.handshake_timeout.is_zero(), "handshake_timeout has to be above zero");
+        need(self.handshake_timeout <= DURATION_MAX, "handshake_timeout has to be at most a year");
         need(self.heartbeat >= Duration::from_millis(10), "heartbeat has to be at least 10 ms");
+        need(self.heartbeat <= DURATION_MAX, "heartbeat has to be at most a year");
+        need(self.grace <= DURATION_MAX, "grace has to be at most a year");
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
 }

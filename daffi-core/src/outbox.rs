@@ -101,7 +101,7 @@ impl Outbox {
     /// # Errors
     /// The connection is closed, or was closed just now.
     pub fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        match self.push_within(frame, MUST_FACTOR * self.bytes_max, usize::MAX) {
+        match self.push_within(frame, self.bytes_max.saturating_mul(MUST_FACTOR), usize::MAX) {
             Err(PortError::Full) => {
                 tracing::warn!(
                     bytes = self.state.lock().queue.len(),

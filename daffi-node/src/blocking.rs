@@ -54,15 +54,19 @@ pub(crate) fn with_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
 /// [`Error::BlockingInAsync`] where waiting would stop an async runtime or daffi itself.
 pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl FnOnce() -> T) -> Result<T> {
     let refused = || Error::BlockingInAsync { blocking, twin };
-    match ROLE.with_borrow(Role::clone) {
-        Role::Io => return Err(refused()),
-        Role::Pool(pool) => return Ok(pool.while_blocked(wait)),
+    let role = ROLE.with_borrow(Role::clone);
+    if let Role::Io = role {
+        return Err(refused());
+    }
+    let wait = || match role {
+        Role::Pool(pool) => pool.while_blocked(wait),
         Role::InPlace(reactor) => {
             reactor.step_aside();
-            return Ok(wait());
+            wait()
         }
-        Role::User => {}
-    }
+        Role::User | Role::Io => wait(),
+    };
+    // Also on a thread of ours: a callback may run a runtime of its own.
     let Ok(runtime) = Handle::try_current() else { return Ok(wait()) };
     if !in_task() {
         // `spawn_blocking`, or a thread that merely entered the runtime.

@@ -11,7 +11,7 @@ use crate::{
     in_flight::Deadline,
     node::Node,
     outgoing::{Ask, Outgoing},
-    pending::{Payload, Pending, decode},
+    pending::{Answer, Payload, Pending, decode},
 };
 
 /// A question to the controller.
@@ -38,7 +38,7 @@ impl Inquiry {
             match answer {
                 // Asking again harms nobody, and waits for the next link.
                 Err(Error::ControllerLost { .. }) => {}
-                answer => return Ok(answer?.one()),
+                answer => return Self::answered(answer),
             }
         }
     }
@@ -51,8 +51,16 @@ impl Inquiry {
             let flight = CancelOnDrop(Flight::start(&self.node, pending, outgoing, deadline, None));
             match flight.0.outcome().await {
                 Err(Error::ControllerLost { .. }) => {}
-                answer => return Ok(answer?.one()),
+                answer => return Self::answered(answer),
             }
+        }
+    }
+
+    /// Nobody can cancel a question whose answer is waited for: it ends early only with the whole `Global`.
+    fn answered(answer: Result<Answer>) -> Result<Payload> {
+        match answer {
+            Err(Error::Cancelled { callback, .. }) => Err(Error::Stopped { callback }),
+            answer => Ok(answer?.one()),
         }
     }
 

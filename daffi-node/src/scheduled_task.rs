@@ -61,11 +61,7 @@ impl ScheduledTask {
     /// # Errors
     /// Why the controller does not take it; [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn id(&self) -> Result<u64> {
-        let answer = match self.flight.pending.outcome.get() {
-            Some(answer) => answer,
-            None => block("ScheduledTask::id", "`id_async`", || self.flight.wait())?,
-        };
-        decode("PERIOD", &answer?.one())
+        self.wait_id("ScheduledTask::id", "`id_async`")
     }
 
     /// As [`id`](Self::id), without blocking.
@@ -85,7 +81,9 @@ impl ScheduledTask {
     /// # Errors
     /// As [`id`](Self::id); [`Error::NoTask`](crate::Error::NoTask) if the controller does not know it any more.
     pub fn cancel(&self) -> Result<()> {
-        self.inquire(self.id()?, Ask::CancelTask, "ScheduledTask::cancel").wait("`cancel_async`", None)?;
+        let (blocking, twin) = ("ScheduledTask::cancel", "`cancel_async`");
+        let id = self.wait_id(blocking, twin)?;
+        self.inquire(id, Ask::CancelTask, blocking).wait(twin, None)?;
         Ok(())
     }
 
@@ -106,8 +104,10 @@ impl ScheduledTask {
     /// # Errors
     /// As [`cancel`](Self::cancel).
     pub fn status(&self) -> Result<TaskStatus> {
-        let inquiry = self.inquire(self.id()?, Ask::TaskStatus, "ScheduledTask::status");
-        let payload = inquiry.wait("`status_async`", None)?;
+        let (blocking, twin) = ("ScheduledTask::status", "`status_async`");
+        let id = self.wait_id(blocking, twin)?;
+        let inquiry = self.inquire(id, Ask::TaskStatus, blocking);
+        let payload = inquiry.wait(twin, None)?;
         Ok(TaskStatus::new(inquiry.decode(&payload)?))
     }
 
@@ -122,6 +122,15 @@ impl ScheduledTask {
         let inquiry = self.inquire(self.id_async().await?, Ask::TaskStatus, "ScheduledTask::status");
         let payload = inquiry.answer(None).await?;
         Ok(TaskStatus::new(inquiry.decode(&payload)?))
+    }
+
+    /// The id, for the blocking form of this name and its async twin.
+    fn wait_id(&self, blocking: &'static str, twin: &'static str) -> Result<u64> {
+        let answer = match self.flight.pending.outcome.get() {
+            Some(answer) => answer,
+            None => block(blocking, twin, || self.flight.wait())?,
+        };
+        decode("PERIOD", &answer?.one())
     }
 
     fn inquire(&self, id: u64, ask: impl FnOnce(u64) -> Ask, what: &'static str) -> Inquiry {

@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::{
         fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-        net::UnixStream,
+        net::{SocketAddr, UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -23,6 +23,8 @@ pub struct UnixListener {
 
 impl UnixListener {
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
+        // A path that no socket can have must not leave a directory or a lock file behind.
+        SocketAddr::from_pathname(path)?;
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
