@@ -246,8 +246,12 @@ impl Node {
                 live.ping_at = now + self.limits.heartbeat;
             }
         }
+        if self.started.is_set() {
+            // Others were lost together with this node, and return one by one.
+            self.watch(self.settling.begin(now));
+        }
         let mark = |id, sent| self.calls.get(id).is_some_and(|pending| pending.set_sent(sent));
-        let refused = self.link.up(port.clone(), mark);
+        let refused = self.link.up(port.clone(), mark, |id, call| self.settling.keep(id, call));
         let overloaded = Error::Overloaded { node: self.name.clone() };
         for (id, callback) in refused {
             match id.map(|id| self.take(id)) {
@@ -405,6 +409,7 @@ impl Inbound {
             Frame::Reply(reply) => {
                 self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
             }
+            Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}
             Frame::Failure(failure) => {
                 self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
@@ -487,8 +492,13 @@ impl Inbound {
     }
 
     fn chunk(&mut self, chunk: &Chunk<'_>) {
-        // A chunk of a request that was cancelled or refused.
-        let Some((_, assembly)) = self.requests.get_mut(&chunk.id) else { return };
+        let Some((_, assembly)) = self.requests.get_mut(&chunk.id) else {
+            // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
+            if chunk.more {
+                self.credit(chunk, chunk.body.len() as u32);
+            }
+            return;
+        };
         match assembly.add(chunk) {
             Ok(None) => {
                 if let Some(bytes) = assembly.take_credit() {

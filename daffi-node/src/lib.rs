@@ -53,6 +53,7 @@ mod registry;
 mod scheduled_task;
 pub use scheduled_task::{ScheduledTask, TaskState, TaskStatus};
 
+mod settling;
 mod singleton;
 mod streams;
 

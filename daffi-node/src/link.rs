@@ -195,11 +195,12 @@ impl Link {
     }
 
     /// The link is up: sends what has waited, as far as `mark` says that it is still wanted, and then whatever comes.
-    /// Gives back the calls that there is no room for, with their names.
+    /// `keep` is told of each that is answered. Gives back the calls that there is no room for, with their names.
     pub(crate) fn up(
         &self,
         port: Port,
         mark: impl Fn(CallId, bool) -> bool,
+        keep: impl Fn(CallId, &Outgoing),
     ) -> Vec<(Option<CallId>, Cow<'static, str>)> {
         let mut refused = Vec::new();
         let mut state = self.state.write();
@@ -208,6 +209,7 @@ impl Link {
             if answered.is_some_and(|id| !mark(id, true)) {
                 continue;
             }
+            answered.inspect(|id| keep(*id, &call));
             if self.send_over(&port, id, &call, Flush::Soon).is_err() {
                 answered.inspect(|id| _ = mark(*id, false));
                 refused.push((answered, call.name));

@@ -13,6 +13,7 @@ use std::{
 
 use daffi_core::{
     Error, Limits, Result,
+    fault::Fault,
     frame::{Failure, Frame},
     payload::Codec,
     reactor::{self, Service},
@@ -30,6 +31,7 @@ use crate::{
     link::{Flush, Link, Sent},
     outgoing::Outgoing,
     pending::{Payload, Pending},
+    settling::{self, Settling},
     streams::StreamId,
 };
 
@@ -50,6 +52,7 @@ pub(crate) struct Node {
     reactor: reactor::Handle,
     stopped: AtomicBool,
     admission: Admission,
+    pub(crate) settling: Settling,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
     /// Requests that have come, and start when the I/O thread has looked at all that came.
     pub(crate) arrived: Mutex<Vec<Arrival>>,
@@ -66,6 +69,8 @@ struct Delayed {
     at: Instant,
     /// In order of arrival among those of one time.
     number: u64,
+    /// Whether it has been sent before.
+    again: bool,
     id: Option<CallId>,
     call: Outgoing,
 }
@@ -96,6 +101,7 @@ impl Node {
             reactor,
             stopped: AtomicBool::new(false),
             admission: Admission::new(limits.calls_in_flight_max),
+            settling: Settling::default(),
             delayed: Mutex::default(),
             arrived: Mutex::default(),
             delayed_last: AtomicU64::new(0),
@@ -126,7 +132,7 @@ impl Node {
             self.watch(deadline.at);
         }
         match eta {
-            Some(eta) => self.delay(eta, Some(id), call),
+            Some(eta) => self.delay(eta, Some(id), call, false),
             None => self.admit(pending, id, call),
         }
         id
@@ -141,7 +147,7 @@ impl Node {
             return Err(Error::Stopped { callback: call.name.into_owned() });
         }
         if let Some(eta) = eta {
-            self.delay(eta, None, call);
+            self.delay(eta, None, call, false);
             return Ok(());
         }
         self.send_one_way(call)
@@ -196,33 +202,53 @@ impl Node {
             // It was cancelled, or its time ran out.
             return self.admission.give_back();
         }
+        self.send_in_flight(&pending, id, call, going_on);
+    }
+
+    /// Sends a call that counts among those in flight.
+    fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) {
+        self.settling.keep(id, &call);
         let flush = Flush::with(going_on);
         let mark = |sent| pending.set_sent(sent);
         let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
-            self.withdraw(id, &pending);
+            self.withdraw(id, pending);
         }
         if sent == Sent::Full && self.calls.remove(id).is_some() {
             // Whoever called this lets the next one in.
-            self.admission.leave(&pending);
+            self.admission.leave(pending);
             pending.fail(self.overloaded());
         }
     }
 
-    fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing) {
+    fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing, again: bool) {
         // A time that cannot be counted to never comes.
         let Some(at) = Instant::now().checked_add(eta) else { return };
         let number = self.delayed_last.fetch_add(1, Ordering::Relaxed);
-        self.delayed.lock().push(Reverse(Delayed { at, number, id, call }));
+        self.delayed.lock().push(Reverse(Delayed { at, number, again, id, call }));
         self.watch(at);
     }
 
     /// Takes a call out of the table, if nobody was faster.
     pub(crate) fn take(&self, id: CallId) -> Option<Arc<Pending>> {
         let pending = self.calls.remove(id)?;
+        self.settling.forget(id);
+        // It may have ended before all of its arguments were sent.
+        self.link.cancel_stream(StreamId { call: id.0, reply: false });
         self.release(&pending);
         Some(pending)
+    }
+
+    /// Sends a call again after a while, if it failed because its callee has not returned yet; says whether it does.
+    pub(crate) fn try_again(&self, id: CallId, fault: &Fault) -> bool {
+        let Some(call) = self.settling.again(id, fault) else { return false };
+        self.link.cancel_stream(StreamId { call: id.0, reply: false });
+        if let Some(pending) = self.calls.get(id) {
+            pending.set_sent(false);
+            self.delay(settling::PAUSE, Some(id), call, true);
+        }
+        true
     }
 
     /// A call is over: the next one may go.
@@ -360,8 +386,11 @@ impl Node {
                 }
                 delayed.pop()
             };
-            let Some(Reverse(Delayed { id, call, .. })) = due else { return };
+            let Some(Reverse(Delayed { id, call, again, .. })) = due else { return };
             match id.map(|id| (id, self.calls.get(id))) {
+                Some((id, Some(pending))) if again => {
+                    self.send_in_flight(&pending, id, call, self.calls.len())
+                }
                 Some((id, Some(pending))) => self.admit(&pending, id, call),
                 // It was cancelled.
                 Some((_, None)) => {}
@@ -385,7 +414,8 @@ impl Service for Node {
         self.link.turn();
         let delayed = self.delayed.lock().peek().map(|next| next.0.at);
         let connection = self.keep_connected(now);
-        let next = [self.calls.next_deadline(), delayed, connection, self.executor.turn(now)];
+        let settling = self.settling.turn(now);
+        let next = [self.calls.next_deadline(), delayed, connection, settling, self.executor.turn(now)];
         let next = next.into_iter().flatten().min();
         if let Some(next) = next {
             self.wakes_at.store(self.nanos(next), Ordering::SeqCst);

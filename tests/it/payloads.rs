@@ -175,6 +175,24 @@ fn large_payloads_without_return_arrive() {
     sum.wait(4);
 }
 
+/// A payload that nobody takes, or that is refused on the way, must not keep its share of the link's window.
+#[test]
+fn large_payloads_that_nobody_takes_hold_up_no_others() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    let a = net.caller();
+    let payload = bytes(3 * MIB);
+    for _ in 0..10 {
+        (a.call.by_name::<(), _>("nobody", (&payload,)) & NO_RETURN).unwrap();
+        let refused = a.call.by_name::<(), _>("nobody", (&payload,)) & FG;
+        assert!(matches!(refused, Err(Error::NoCandidate { .. })), "{refused:?}");
+        // Known, and refused for its types.
+        (a.call.by_name::<u8, _>("echo", (&payload, 1)) & NO_RETURN).unwrap();
+    }
+    let echoed = a.call.by_name::<Blob, _>("echo", (&payload,)) & FG.timeout(BOUND);
+    assert!(echoed.unwrap() == payload);
+}
+
 #[test]
 fn payloads_without_return_wait_for_the_controller() {
     // A caller that comes back in the moment between controller and callee finds nobody, so there is another try.

@@ -7,7 +7,7 @@ use daffi::{BG, Error, FG, NO_RETURN};
 use crate::{
     proxy::{Proxy, Way},
     roles::Callee,
-    support::{AT_ONCE, Outcome, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
+    support::{AT_ONCE, Outcome, PATIENCE, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
 };
 
 /// A call that is tried again for as long as it certainly did not run.
@@ -152,12 +152,9 @@ fn a_terminated_controller_drains() {
     }
     assert_eq!(world.controller_exit(), 0);
     world.start_controller();
-    match waiting.outcome() {
-        Ok(result) => assert_eq!((result, world.count("run", meanwhile)), (meanwhile, 1)),
-        // The caller may be back before the callee is.
-        Err(Error::NoCandidate { .. }) => assert_eq!(world.count("run", meanwhile), 0),
-        Err(error) => panic!("{error:?}"),
-    }
+    // Also if the caller is back before the callee is.
+    assert_eq!(waiting.outcome().unwrap(), meanwhile);
+    assert_eq!(world.count("run", meanwhile), 1);
     work_again(&g);
     assert!(world.executions().values().all(|count| *count == 1));
 }
@@ -259,4 +256,26 @@ fn what_nobody_takes_is_logged_at_the_controller() {
     let line = world.controller().line("a call without an answer was not delivered");
     assert!(line.contains("WARN") && line.contains("caller=\"caller\""), "{line}");
     assert!(line.contains("work"), "it says what for: {line}");
+}
+
+/// A call that waited for the controller waits for its callee, too, when that comes back later.
+#[test]
+fn a_waiting_call_outlasts_a_callee_that_returns_late() {
+    let mut world = World::new();
+    let callee = world.callee("callee");
+    let g = world.caller();
+    let running = nonce();
+    let lost = g.call.slow(running, 60_000) & BG;
+    world.await_event("run", running);
+    callee.freeze();
+    world.kill_controller();
+    assert!(matches!(lost.outcome(), Err(Error::ControllerLost { .. })));
+    let call = nonce();
+    let waiting = g.call.work(call) & BG;
+    world.start_controller();
+    g.wait_process_timeout(g.process_name(), PATIENCE).unwrap();
+    assert!(!waiting.is_ready(), "its callee is frozen");
+    callee.thaw();
+    assert_eq!(waiting.outcome().unwrap(), call);
+    assert_eq!(world.count("run", call), 1);
 }

@@ -52,8 +52,17 @@ impl Router {
     ) -> Result<(), Breach> {
         let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
         match caller.calls.get(&chunk.id).copied() {
-            // The call is over; its caller did not know yet.
-            None => Ok(()),
+            // The call is over and its caller does not know yet, or, if nobody was to answer, never will: unless it
+            // may send the rest, that would wait for ever.
+            None => {
+                if chunk.more {
+                    let bytes = chunk.body.len() as u32;
+                    let credit = Frame::Credit { id: chunk.id, reply: false, part: 0, bytes };
+                    // A peer that is gone waits for nothing.
+                    let _ = out.send(from, &credit, true);
+                }
+                Ok(())
+            }
             Some(Call::Watch(_)) => Err("a CHUNK frame belongs to a question".into()),
             Some(Call::One { callee, route }) => self.chunk_to_one(callee, route, chunk, now, out),
             Some(Call::Broadcast(key)) => self.chunk_to_all(key, chunk, now, out),

@@ -326,7 +326,14 @@ impl State {
     // ---- large payloads
 
     pub(crate) fn request_chunk(&mut self, from: NodeId, chunk: &Chunk<'_>) -> Result<(), Violation> {
-        let Some(outstanding) = self.outstanding.get(&(from, chunk.id)) else { return Ok(()) };
+        let Some(outstanding) = self.outstanding.get(&(from, chunk.id)) else {
+            // The call is over, and whoever has not heard of it may send the rest.
+            if chunk.more {
+                let bytes = chunk.body.len() as u32;
+                self.send(from, &Frame::Credit { id: chunk.id, reply: false, part: 0, bytes });
+            }
+            return Ok(());
+        };
         for id in outstanding.flights.clone() {
             let Some(flight) = self.flights.get_mut(&id) else { continue };
             flight.request.pass(chunk)?;

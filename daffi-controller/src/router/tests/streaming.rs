@@ -70,7 +70,7 @@ fn chunks_of_a_result_come_after_it() {
 }
 
 #[test]
-fn chunks_of_a_call_that_is_over_are_dropped() {
+fn chunks_of_a_call_that_is_over_are_dropped_and_credited() {
     let (mut world, a, b) = pair();
     world.send(a, &Frame::Request(long(1, 10)));
     let id = world.id_at(b);
@@ -79,7 +79,8 @@ fn chunks_of_a_call_that_is_over_are_dropped() {
     world.send(a, &Frame::Credit { id: 1, reply: true, part: 0, bytes: 1 });
     world.send(b, &chunk(id, true, true, "rest"));
     world.send(b, &Frame::Credit { id, reply: false, part: 0, bytes: 1 });
-    assert_eq!(world.said(a), ["FAILURE 1.0 Failed on b"]);
+    // Or else a caller that has not heard of it would wait for ever.
+    assert_eq!(world.said(a), ["FAILURE 1.0 Failed on b", "CREDIT 1.0 request: 4"]);
     assert_eq!(world.said(b), [""; 0]);
     assert!(world.out.closed.is_empty());
 }

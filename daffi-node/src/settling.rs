@@ -1,0 +1,149 @@
+//! The time after a controller came back, in which the nodes come back to it one by one.
+//!
+//! A call that nobody offers then is not refused yet: its callee may be on its way. It did not run, so it can be sent
+//! again, until everybody has had the time to return.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use daffi_core::fault::{Fault, FaultKind};
+use parking_lot::Mutex;
+
+use crate::{
+    backoff,
+    in_flight::CallId,
+    outgoing::{Kind, Outgoing},
+};
+
+/// Calls that may have to be sent again, while the nodes return.
+#[derive(Default)]
+pub(crate) struct Settling {
+    /// Looked at for each call, so that all others pay nothing.
+    active: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    until: Option<Instant>,
+    calls: HashMap<CallId, Outgoing>,
+}
+
+/// How long it takes: the longest that a node waits before it tries again, and some time for doing so.
+const TIME: Duration = backoff::LONGEST.saturating_add(Duration::from_millis(500));
+
+/// How long a call waits before it is sent again.
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+
+impl Settling {
+    /// The controller is back; says when the time is over.
+    pub(crate) fn begin(&self, now: Instant) -> Instant {
+        let until = now + TIME;
+        self.state.lock().until = Some(until);
+        self.active.store(true, Ordering::SeqCst);
+        until
+    }
+
+    /// Remembers a call that is about to be sent.
+    pub(crate) fn keep(&self, id: CallId, call: &Outgoing) {
+        if self.active.load(Ordering::SeqCst) && matches!(call.kind, Kind::Call) {
+            let mut state = self.state.lock();
+            if state.until.is_some() {
+                state.calls.insert(id, call.clone());
+            }
+        }
+    }
+
+    /// Forgets a call that is over.
+    pub(crate) fn forget(&self, id: CallId) {
+        if self.active.load(Ordering::SeqCst) {
+            let call = self.state.lock().calls.remove(&id);
+            drop(call);
+        }
+    }
+
+    /// Gives back a call that failed, if it is to be sent again.
+    pub(crate) fn again(&self, id: CallId, fault: &Fault) -> Option<Outgoing> {
+        let absent = matches!(fault.kind, FaultKind::NoCandidate | FaultKind::NoProcess);
+        if !absent || !self.active.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.state.lock().calls.remove(&id)
+    }
+
+    /// Ends it when the time is over; says when that will be.
+    pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
+        if !self.active.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let until = state.until?;
+        if until > now {
+            return Some(until);
+        }
+        self.active.store(false, Ordering::SeqCst);
+        let ended = std::mem::take(&mut *state);
+        drop(state);
+        drop(ended);
+        None
+    }
+}
+
+impl fmt::Debug for Settling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settling").field("active", &self.active).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outgoing::Ask;
+
+    const ID: CallId = CallId(7);
+
+    fn call() -> Outgoing {
+        Outgoing { kind: Kind::Call, ..Outgoing::ask(Ask::Processes, "f") }
+    }
+
+    fn fault(kind: FaultKind) -> Fault {
+        Fault::new(kind, "")
+    }
+
+    #[test]
+    fn who_is_not_back_yet_is_called_again_until_the_time_is_over() {
+        let settling = Settling::default();
+        settling.keep(ID, &call());
+        assert!(settling.again(ID, &fault(FaultKind::NoCandidate)).is_none(), "nothing was lost");
+
+        let now = Instant::now();
+        let until = settling.begin(now);
+        settling.keep(ID, &call());
+        assert!(settling.again(ID, &fault(FaultKind::Panicked)).is_none(), "it ran");
+        assert!(settling.again(ID, &fault(FaultKind::NoProcess)).is_some());
+        assert!(settling.again(ID, &fault(FaultKind::NoProcess)).is_none(), "it has to be sent first");
+
+        settling.keep(ID, &call());
+        assert_eq!(settling.turn(now), Some(until));
+        assert_eq!(settling.turn(until), None);
+        assert!(settling.again(ID, &fault(FaultKind::NoCandidate)).is_none());
+        settling.keep(ID, &call());
+        assert!(settling.state.lock().calls.is_empty());
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let settling = Settling::default();
+        settling.begin(Instant::now());
+        settling.keep(ID, &call());
+        settling.forget(ID);
+        assert!(settling.again(ID, &fault(FaultKind::NoCandidate)).is_none());
+        let question = Outgoing::ask(Ask::Processes, "");
+        settling.keep(ID, &question);
+        assert!(settling.state.lock().calls.is_empty(), "questions are not for nodes");
+    }
+}
