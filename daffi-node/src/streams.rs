@@ -66,13 +66,15 @@ impl Streams {
     pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
         let mut state = self.state.lock();
         let Some(stream) = state.streams.get_mut(&id) else { return };
-        let was_waiting = stream.credit == 0;
+        let waited = stream.credit == 0;
         let arrived = stream.on_its_way.min(bytes as usize);
         // A receiver that takes more than was sent is wrong; it gets no more than a window.
         stream.credit = (stream.credit + arrived).min(STREAM_WINDOW_BYTES);
         stream.on_its_way -= arrived;
+        // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
+        let goes_on = waited && stream.credit > 0;
         state.on_their_way -= arrived;
-        if was_waiting {
+        if goes_on {
             state.ready.push_back(id);
         }
     }
@@ -176,6 +178,8 @@ mod tests {
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - CHUNK_BYTES);
         assert!(pump(&streams).is_empty());
+        streams.credit(FIRST, 0);
+        assert!(pump(&streams).is_empty(), "an empty chunk would end the connection");
         streams.credit(FIRST, 100);
         assert_eq!(total(pump(&streams)), 100);
         streams.credit(FIRST, u32::MAX);
