@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Lets so many through at once, in the order in which they came.
 ///
@@ -18,6 +18,8 @@ struct State<T> {
     line: VecDeque<Place<T>>,
     /// How many in line are not there yet.
     reserved: usize,
+    /// Somebody is placing what may run.
+    placing: bool,
 }
 
 /// A place in line.
@@ -37,7 +39,7 @@ pub(crate) struct Ticket {
 
 impl<T> Gate<T> {
     pub(crate) fn new(limit: NonZeroUsize) -> Self {
-        let state = State { running: 0, line: VecDeque::new(), reserved: 0 };
+        let state = State { running: 0, line: VecDeque::new(), reserved: 0, placing: false };
         Self { limit: limit.get(), state: Mutex::new(state) }
     }
 
@@ -50,7 +52,7 @@ impl<T> Gate<T> {
         }
     }
 
-    /// The work that a place was reserved for never comes. Others may run now, see [`next`](Self::next).
+    /// The work that a place was reserved for never comes. Others may run now, see [`place`](Self::place).
     pub(crate) fn forgo(&self, ticket: Ticket) {
         let mut state = self.state.lock();
         if let Some(at) = state.reserved(ticket) {
@@ -59,7 +61,7 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Puts work into its reserved place, or else at the end. What may run then is what [`next`](Self::next) gives.
+    /// Puts work into its reserved place, or else at the end. What may run then is what [`place`](Self::place) gives.
     pub(crate) fn enter(&self, ticket: Ticket, work: T) {
         let mut state = self.state.lock();
         match state.reserved(ticket) {
@@ -71,25 +73,38 @@ impl<T> Gate<T> {
         }
     }
 
-    /// One is done. What may run then is what [`next`](Self::next) gives.
+    /// One is done. What may run then is what [`place`](Self::place) gives.
     pub(crate) fn leave(&self) {
         self.state.lock().running -= 1;
     }
 
-    /// What may run now, as often as there is something; it counts as running from here on.
-    pub(crate) fn next(&self) -> Option<T> {
+    /// Gives what may run now to `run`, one after the other; each counts as running from here on.
+    ///
+    /// What is dropped by `run`, since it was cancelled or everything stops, leaves at once and comes back here. It
+    /// finds this at work and returns, or a long line would overflow the stack.
+    pub(crate) fn place(&self, mut run: impl FnMut(T)) {
         let mut state = self.state.lock();
-        if state.running >= self.limit {
-            return None;
+        if std::mem::replace(&mut state.placing, true) {
+            return;
         }
-        let at = state.first()?;
-        let work = state.line.remove(at)?.work?;
-        state.running += 1;
-        Some(work)
+        while let Some(work) = state.next(self.limit) {
+            MutexGuard::unlocked(&mut state, || run(work));
+        }
+        state.placing = false;
     }
 }
 
 impl<T> State<T> {
+    fn next(&mut self, limit: usize) -> Option<T> {
+        if self.running >= limit {
+            return None;
+        }
+        let at = self.first()?;
+        let work = self.line.remove(at)?.work?;
+        self.running += 1;
+        Some(work)
+    }
+
     fn reserved(&self, ticket: Ticket) -> Option<usize> {
         if self.reserved == 0 {
             return None;
@@ -135,7 +150,9 @@ mod tests {
     }
 
     fn running(gate: &Gate<u64>) -> Vec<u64> {
-        std::iter::from_fn(|| gate.next()).collect()
+        let mut running = Vec::new();
+        gate.place(|request| running.push(request));
+        running
     }
 
     #[test]
@@ -153,6 +170,23 @@ mod tests {
         gate.leave();
         gate.enter(ticket(1, 5), 5);
         assert_eq!(running(&gate), [5]);
+    }
+
+    #[test]
+    fn work_that_leaves_at_once_makes_room_without_recursion() {
+        let gate = gate(1);
+        let many = 100_000;
+        for request in 0..many {
+            gate.enter(ticket(1, request), request);
+        }
+        let mut ran = 0;
+        gate.place(|request| {
+            assert_eq!(request, ran);
+            ran += 1;
+            gate.leave();
+            gate.place(|_| unreachable!("it is placed where placing began"));
+        });
+        assert_eq!(ran, many);
     }
 
     #[test]

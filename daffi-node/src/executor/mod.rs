@@ -336,9 +336,7 @@ impl Executor {
 
     /// Has done what may be done now of what waits at a gate.
     fn place_next(self: &Arc<Self>, entry: &Entry, gate: &Gate<Run>) {
-        while let Some(run) = gate.next() {
-            self.place(entry, run);
-        }
+        gate.place(|run| self.place(entry, run));
     }
 
     /// A request is over, one way or another.
