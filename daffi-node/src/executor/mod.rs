@@ -245,21 +245,24 @@ impl Executor {
 
     /// Nobody waits for this request any more.
     pub(crate) fn cancel(&self, id: u64) {
-        if let Some(held) = self.requests.lock().remove(&id) {
+        // Cancelling wakes whoever waits for it, which is the user's code: the lock is released by then.
+        let held = self.requests.lock().remove(&id);
+        if let Some(held) = held {
             held.cancel();
         }
     }
 
     /// Nobody waits for anything any more, since the link is gone.
     pub(crate) fn cancel_all(&self) {
-        for (_, held) in std::mem::take(&mut *self.requests.lock()) {
+        let all = std::mem::take(&mut *self.requests.lock());
+        for (_, held) in all {
             held.cancel();
         }
     }
 
     /// How many requests are there, running or waiting.
     pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Acquire)
+        self.held.load(Ordering::SeqCst)
     }
 
     /// Gives the pool more threads if it needs them; says when to look again.
@@ -282,10 +285,17 @@ impl Executor {
     /// Ends what can be ended: tasks at their next `.await`, threads after their job.
     pub(crate) fn stop(&self) {
         self.cancel_all();
-        drop(std::mem::take(&mut *self.in_place.lock()));
         self.pool.stop();
-        if let Some(workers) = self.workers.lock().take() {
+        let workers = self.workers.lock().take();
+        if let Some(workers) = workers {
             workers.shutdown_background();
+        }
+        // Each that is dropped may let another one in, which comes here too.
+        loop {
+            let dropped = std::mem::take(&mut *self.in_place.lock());
+            if dropped.is_empty() {
+                return;
+            }
         }
     }
 
@@ -341,7 +351,8 @@ impl Executor {
 
     /// A request is over, one way or another.
     fn leave(self: &Arc<Self>, callback: u32) {
-        self.held.fetch_sub(1, Ordering::AcqRel);
+        // Together with `draining` in one order: either this is seen there, or that is seen here.
+        self.held.fetch_sub(1, Ordering::SeqCst);
         if self.draining.load(Ordering::SeqCst) {
             // The lock orders this after the look at `held` that found it too large.
             drop(self.requests.lock());
