@@ -47,8 +47,14 @@ impl Router {
             // The same process has a new connection, so the old one is a leftover that did not hear of its end.
             tracing::info!(node = %old_peer.name, from = %old_peer.from, "a node has connected anew");
             out.close(older, "the same process has connected anew");
+            let others = self.peers.get_mut(older.0).map(|older| std::mem::take(&mut older.claimed_by));
             self.forget(older, now, out);
-            return self.welcome(newcomer, now, out);
+            self.welcome(newcomer, now, out);
+            // Whoever wanted the name from the old connection has to ask the new one.
+            for other in others.into_iter().flatten() {
+                self.claim(other, now, out);
+            }
+            return;
         }
         let _ = out.send(older, &Frame::Ping { id: 0 }, true);
         if let Some(old_peer) = self.peers.get_mut(older.0) {

@@ -280,3 +280,19 @@ fn a_ping_is_answered_at_once() {
     world.send(a, &Frame::Ping { id: 42 });
     assert_eq!(world.said(a), ["PONG 42"]);
 }
+
+#[test]
+fn a_name_has_one_node_when_its_process_connects_anew_while_another_claims_it() {
+    let mut world = World::new();
+    let old = world.connect();
+    world.hello(old, "a", 1);
+    let claimant = world.connect();
+    world.hello(claimant, "a", 2);
+    let anew = world.connect();
+    world.hello(anew, "a", 1);
+    assert!(world.out.closed.contains_key(&old));
+    assert!(world.router.is_welcomed(anew));
+    assert!(!world.router.is_welcomed(claimant));
+    world.send(anew, &Frame::Pong { id: 0 });
+    assert_eq!(world.said(claimant), ["REFUSE NameTaken"]);
+}
