@@ -158,7 +158,10 @@ impl Outbox {
             let again = match written {
                 Written::Over => false,
                 Written::Blocked => !self.blocked.load(Ordering::SeqCst),
-                Written::All => !self.state.lock().queue.is_empty(),
+                Written::All => {
+                    let state = self.state.lock();
+                    !state.queue.is_empty() || (state.finishing && !state.closed)
+                }
             };
             if !again {
                 return;
