@@ -103,10 +103,9 @@ impl Outbox {
     pub fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         match self.push_within(frame, self.bytes_max.saturating_mul(MUST_FACTOR), usize::MAX) {
             Err(PortError::Full) => {
-                tracing::warn!(
-                    bytes = self.state.lock().queue.len(),
-                    "a peer does not read: closing its connection"
-                );
+                // Looked up first: the arguments of a log line live while a subscriber works on it.
+                let bytes = self.len();
+                tracing::warn!(bytes, "a peer does not read: closing its connection");
                 self.close();
                 Err(PortError::Closed)
             }
