@@ -16,6 +16,9 @@ const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 /// How many bytes of chunks are put between other frames at a time: a small frame never waits for more than this.
 const CHUNKS_AT_A_TIME_BYTES: usize = 2 * CHUNK_BYTES;
 
+/// How much room for small frames a connection keeps after a burst: what one read of the other side takes.
+const FLAT_BYTES_KEPT: usize = 256 * 1024;
+
 /// The most slices of one vectored write.
 const SLICES_MAX: usize = 64;
 
@@ -166,6 +169,7 @@ impl Lane {
         }
         if self.bytes == 0 {
             self.flat.clear();
+            self.flat.shrink_to(FLAT_BYTES_KEPT);
             self.flat_written = 0;
         }
     }
@@ -230,6 +234,20 @@ mod tests {
             assert_eq!(queue.len(), grown);
             assert_eq!(drain(&mut queue, step), expected);
         }
+    }
+
+    #[test]
+    fn a_burst_gives_its_memory_back() {
+        let small = Bytes::from_static(b"small");
+        let mut queue = OutQueue::default();
+        for id in 0..100_000 {
+            queue.push(&reply(id, &small));
+        }
+        let mut lane = Lane::default();
+        queue.next(&mut lane);
+        assert!(lane.flat.capacity() > FLAT_BYTES_KEPT);
+        lane.advance(lane.bytes);
+        assert!(lane.flat.capacity() <= FLAT_BYTES_KEPT);
     }
 
     #[test]
