@@ -181,17 +181,23 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept()?;
                 let stream = Stream::Tcp(stream);
-                stream.set_options()?;
+                stream.set_options().map_err(gone)?;
                 Ok((stream, address.to_string()))
             }
             #[cfg(unix)]
             Self::Unix(listener) => {
                 let stream = Stream::Unix(listener.accept()?);
-                stream.set_options()?;
+                stream.set_options().map_err(gone)?;
                 Ok((stream, "unix socket".to_owned()))
             }
         }
     }
+}
+
+/// An accepted socket that takes no options has been reset by its peer. That is about this one connection, whatever
+/// the operating system calls it.
+fn gone(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, error)
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<mio::net::TcpListener> {

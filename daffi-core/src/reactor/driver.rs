@@ -186,6 +186,10 @@ impl Driver {
     }
 
     fn accept(&mut self, token: Token) {
+        // Whoever knocks while it rests is let in afterwards.
+        if self.resting.iter().any(|(_, resting)| *resting == token) {
+            return;
+        }
         let Some((listener, acceptor)) = self.listeners.get_mut(&token) else { return };
         for _ in 0..ACCEPTS_IN_A_ROW {
             match listener.accept() {
