@@ -81,7 +81,8 @@ struct Shared {
     /// Somebody wants a turn.
     woken: AtomicBool,
     stopped: AtomicBool,
-    commands: Mutex<Vec<Command>>,
+    /// `None` once everything is closed: what would wait for ever here might keep the reactor alive itself.
+    commands: Mutex<Option<Vec<Command>>>,
     token: AtomicUsize,
 }
 
@@ -123,7 +124,7 @@ impl Reactor {
             sleeping: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            commands: Mutex::default(),
+            commands: Mutex::new(Some(Vec::new())),
             token: AtomicUsize::new(WAKE.0 + 1),
         });
         shared.clone().spawn(Role::Lead)?;
@@ -243,7 +244,14 @@ impl Handle {
     }
 
     fn command(&self, command: Command) {
-        self.shared.commands.lock().push(command);
+        let mut commands = self.shared.commands.lock();
+        if let Some(commands) = &mut *commands {
+            commands.push(command);
+        } else {
+            drop(commands);
+            return command.refuse();
+        }
+        drop(commands);
         self.wake();
     }
 }
@@ -283,6 +291,8 @@ impl Shared {
                 let closing = driver.take();
                 drop(driver);
                 closing.into_iter().for_each(Driver::close);
+                let late = self.commands.lock().take();
+                late.into_iter().flatten().for_each(Command::refuse);
                 self.lead.close();
                 return Role::End;
             }
@@ -292,6 +302,15 @@ impl Shared {
 
     fn address(&self) -> usize {
         std::ptr::from_ref(self) as usize
+    }
+}
+
+impl Command {
+    /// It came too late to be done.
+    fn refuse(self) {
+        if let Self::Connection(_, outbox, _) = &self {
+            outbox.close();
+        }
     }
 }
 

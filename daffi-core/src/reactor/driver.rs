@@ -119,7 +119,7 @@ impl Driver {
     }
 
     fn commands(&mut self, shared: &Shared) {
-        let commands = std::mem::take(&mut *shared.commands.lock());
+        let commands = shared.commands.lock().as_mut().map(std::mem::take).unwrap_or_default();
         for command in commands {
             match command {
                 Command::Connection(token, outbox, connection) => {

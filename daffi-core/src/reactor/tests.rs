@@ -225,3 +225,34 @@ fn all_work_is_done_whoever_leads() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
 }
+
+#[test]
+fn what_comes_after_the_end_is_dropped() {
+    let (mut reactor, worker, _turns) = worker();
+    reactor.stop();
+    let late = Arc::new(Worker {
+        handle: reactor.handle().clone(),
+        jobs: Mutex::default(),
+        turns: worker.turns.clone(),
+    });
+    reactor.handle().add_service(late.clone());
+    assert_eq!(Arc::strong_count(&late), 1, "it would keep itself alive through its handle");
+}
+
+#[test]
+#[cfg(unix)]
+fn finishing_while_another_thread_writes_ends_the_stream() {
+    for _ in 0..2000 {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let outbox = Outbox::new(Stream::from_unix(ours).unwrap(), 1 << 20, Budget::new(1 << 20));
+        outbox.push(&Frame::Ping { id: 7 }).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| outbox.flush());
+            scope.spawn(|| outbox.finish());
+        });
+        theirs.set_read_timeout(Some(SOON)).unwrap();
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).expect("the stream ends");
+        assert_eq!(bytes.len(), 16);
+    }
+}
