@@ -351,7 +351,7 @@ struct Inbound {
     node: Arc<Node>,
     port: Port,
     phase: Phase,
-    /// Requests whose payload is not whole yet.
+    /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
     requests: HashMap<u64, (Job, Assembly)>,
 }
 
@@ -441,6 +441,10 @@ impl Inbound {
             let fault = Fault::new(FaultKind::BadArguments, "the arguments are too large");
             return self.refuse(id, one_way, fault.number(total.into()).limit(limit));
         }
+        if more && self.requests.len() + self.node.executor.held() >= self.node.limits.requests_held_max {
+            let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
+            return self.refuse(id, one_way, fault);
+        }
         let mut job = Job {
             id,
             callback,
@@ -477,18 +481,21 @@ impl Inbound {
 
     /// Takes out a request that has not been started.
     fn unstarted(&mut self, id: u64) -> Option<Job> {
-        if let Some((job, _)) = self.requests.remove(&id) {
-            let reservation = self.node.executor.reservation(&job);
-            let begun =
-                |arrival: &Arrival| matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation);
-            self.node.arrived.lock().retain(|arrival| !begun(arrival));
-            return Some(job);
-        }
+        let mut arrived = self.node.arrived.lock();
         // Those that nobody waits for have no numbers of their own.
         let whole =
             |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if job.id == id && !job.one_way);
-        let found = self.node.arrived.lock().extract_if(.., whole).next();
-        found.and_then(|arrival| if let Arrival::Whole(job) = arrival { Some(job) } else { None })
+        let job = match self.requests.remove(&id) {
+            Some((job, _)) => job,
+            None => match arrived.extract_if(.., whole).next() {
+                Some(Arrival::Whole(job)) => job,
+                _ => return None,
+            },
+        };
+        // Its place may not even be reserved yet; later nobody would give it back.
+        let reservation = self.node.executor.reservation(&job);
+        arrived.retain(|arrival| !matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation));
+        Some(job)
     }
 
     fn chunk(&mut self, chunk: &Chunk<'_>) {
@@ -591,9 +598,15 @@ impl Connection for Inbound {
 
     fn closed(&mut self, reason: &str) {
         // Those that nobody waits for may run. The callers of the others have been told.
-        self.node.arrived.lock().retain(|arrival| !matches!(arrival, Arrival::Whole(job) if !job.one_way));
+        let told = |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if !job.one_way);
+        let dropped: Vec<_> = self.node.arrived.lock().extract_if(.., told).collect();
         self.node.run_arrived();
         self.node.disconnected(reason);
+        for arrival in dropped {
+            if let Arrival::Whole(job) = arrival {
+                self.node.executor.forgo(&job);
+            }
+        }
         for (_, (job, _)) in self.requests.drain() {
             self.node.executor.forgo(&job);
         }
