@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::{Future, IntoFuture},
     marker::PhantomData,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     blocking::block,
     flight::Flight,
+    latch::Place,
     pending::{Answer, decode},
 };
 
@@ -114,7 +115,7 @@ impl<R: DeserializeOwned> IntoFuture for AsyncResult<R> {
     type IntoFuture = ResultFuture<R>;
 
     fn into_future(self) -> ResultFuture<R> {
-        ResultFuture { result: self }
+        ResultFuture { result: self, place: None }
     }
 }
 
@@ -132,17 +133,27 @@ impl<'a, R: DeserializeOwned> IntoFuture for &'a AsyncResult<R> {
 #[derive(Debug)]
 pub struct ResultFuture<R> {
     result: AsyncResult<R>,
+    place: Option<Place>,
+}
+
+impl<R> Drop for ResultFuture<R> {
+    fn drop(&mut self) {
+        if let Ok(flight) = &self.result.flight {
+            flight.pending.outcome.leave(self.place);
+        }
+    }
 }
 
 impl<R: DeserializeOwned> Future for ResultFuture<R> {
     type Output = Result<R>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
-        let flight = match &self.result.flight {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        let Self { result, place } = &mut *self;
+        let flight = match &result.flight {
             Ok(flight) => flight,
             Err(error) => return Poll::Ready(Err(Error::clone(error))),
         };
-        let answer = ready!(pin!(flight.pending.outcome.arrival()).poll(context));
+        let answer = ready!(flight.pending.outcome.poll(context, place));
         Poll::Ready(AsyncResult::decode(flight, answer))
     }
 }

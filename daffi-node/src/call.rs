@@ -6,7 +6,7 @@ use std::{
     future::{Future, IntoFuture},
     marker::PhantomData,
     ops::BitAnd,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant, SystemTime},
@@ -26,6 +26,7 @@ use crate::{
     caller::Caller,
     flight::{CancelOnDrop, Flight},
     in_flight::Deadline,
+    latch::Place,
     modifier::{
         Anywhere, Background, Broadcast, Foreground, NoResults, NoReturn, On, OnAll, Period, Results, Target,
         Timing, When,
@@ -149,6 +150,7 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> IntoFuture for Call<R, 
     fn into_future(self) -> CallFuture<R> {
         CallFuture {
             flight: self.ready(Kind::Call).map(|ready| CancelOnDrop(ready.start())),
+            place: None,
             result: PhantomData,
         }
     }
@@ -159,18 +161,21 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> IntoFuture for Call<R, 
 #[derive(Debug)]
 pub struct CallFuture<R> {
     flight: Result<CancelOnDrop>,
+    /// It is cancelled when this is dropped, so it need not leave.
+    place: Option<Place>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: DeserializeOwned> Future for CallFuture<R> {
     type Output = Result<R>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
-        let flight = match &self.flight {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        let Self { flight, place, .. } = &mut *self;
+        let flight = match flight {
             Ok(flight) => &flight.0,
             Err(error) => return Poll::Ready(Err(error.clone())),
         };
-        let answer = ready!(pin!(flight.pending.outcome.arrival()).poll(context))?;
+        let answer = ready!(flight.pending.outcome.poll(context, place))?;
         Poll::Ready(decode(flight.pending.callback(), &answer.one()))
     }
 }

@@ -1,6 +1,7 @@
 //! A value that arrives once and is waited for by threads and tasks alike, without any runtime.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     future::Future,
     pin::Pin,
@@ -18,16 +19,28 @@ pub(crate) struct Latch<T> {
 
 struct State<T> {
     value: Option<T>,
-    waiter: Option<Waker>,
-    /// More than one task waits only when the handle is shared, so the first has a place of its own.
-    more_waiters: Vec<Waker>,
+    waiter: Option<(Place, Waker)>,
+    /// More than one task waits only when the handle is shared, so the first needs no allocation.
+    more_waiters: BTreeMap<Place, Waker>,
+    last_place: u64,
     threads: usize,
 }
+
+/// Where a waiting task has its waker, so that it replaces it and takes it back, however often it asks. Those of tasks
+/// that gave up would pile up in a latch that lives long, and keep the tasks' memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(u64);
 
 impl<T> Latch<T> {
     pub(crate) fn new() -> Self {
         Self {
-            state: Mutex::new(State { value: None, waiter: None, more_waiters: Vec::new(), threads: 0 }),
+            state: Mutex::new(State {
+                value: None,
+                waiter: None,
+                more_waiters: BTreeMap::new(),
+                last_place: 0,
+                threads: 0,
+            }),
             arrived: Condvar::new(),
         }
     }
@@ -45,7 +58,7 @@ impl<T> Latch<T> {
         if threads > 0 {
             self.arrived.notify_all();
         }
-        for waker in first.into_iter().chain(more) {
+        for (_, waker) in first.into_iter().chain(more) {
             waker.wake();
         }
         true
@@ -82,21 +95,58 @@ impl<T: Clone> Latch<T> {
 
     /// Waits for the value. May be dropped and made again at any time.
     pub(crate) fn arrival(&self) -> Arrival<'_, T> {
-        Arrival { latch: self }
+        Arrival { latch: self, place: None }
     }
 
-    fn poll(&self, context: &Context<'_>) -> Poll<T> {
+    /// Waits for the value in a future that has `place`, empty at first. Whoever gives up before the value is there
+    /// calls [`leave`](Self::leave).
+    pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<T> {
         let mut state = self.state.lock();
         if let Some(value) = &state.value {
             return Poll::Ready(value.clone());
         }
-        let waker = context.waker();
-        if state.waiter.is_none() {
-            state.waiter = Some(waker.clone());
-        } else if !state.waiter.iter().chain(&state.more_waiters).any(|known| known.will_wake(waker)) {
-            state.more_waiters.push(waker.clone());
-        }
+        let place = *place.get_or_insert_with(|| {
+            state.last_place += 1;
+            Place(state.last_place)
+        });
+        let replaced = state.wait_at(place, context.waker());
+        // Wakers are other people's code.
+        drop(state);
+        drop(replaced);
         Poll::Pending
+    }
+}
+
+impl<T> Latch<T> {
+    /// The task at this place does not wait any more.
+    pub(crate) fn leave(&self, place: Option<Place>) {
+        let Some(place) = place else { return };
+        let mut state = self.state.lock();
+        let first = state.waiter.take_if(|(owner, _)| *owner == place).map(|(_, waker)| waker);
+        let waker = first.or_else(|| state.more_waiters.remove(&place));
+        drop(state);
+        drop(waker);
+    }
+}
+
+impl<T> State<T> {
+    /// Puts a waker at a place; gives back the one that was there, if it is another.
+    fn wait_at(&mut self, place: Place, waker: &Waker) -> Option<Waker> {
+        let known = match &mut self.waiter {
+            Some((owner, known)) if *owner == place => known,
+            first => match self.more_waiters.entry(place) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(_) if first.is_none() => {
+                    *first = Some((place, waker.clone()));
+                    return None;
+                }
+                Entry::Vacant(vacant) => {
+                    vacant.insert(waker.clone());
+                    return None;
+                }
+            },
+        };
+        if known.will_wake(waker) { None } else { Some(std::mem::replace(known, waker.clone())) }
     }
 }
 
@@ -104,13 +154,21 @@ impl<T: Clone> Latch<T> {
 #[must_use = "futures do nothing unless awaited"]
 pub(crate) struct Arrival<'a, T> {
     latch: &'a Latch<T>,
+    place: Option<Place>,
 }
 
 impl<T: Clone> Future for Arrival<'_, T> {
     type Output = T;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        self.latch.poll(context)
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let latch = self.latch;
+        latch.poll(context, &mut self.place)
+    }
+}
+
+impl<T> Drop for Arrival<'_, T> {
+    fn drop(&mut self) {
+        self.latch.leave(self.place);
     }
 }
 
@@ -148,6 +206,27 @@ mod tests {
             assert_eq!(thread.join().unwrap(), Some(7));
         }
         assert_eq!(task.join().unwrap(), 7);
+    }
+
+    #[test]
+    fn whoever_gives_up_leaves_nothing_behind() {
+        struct Task;
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let latch = Latch::<()>::new();
+        let tasks: Vec<_> = (0..100).map(|_| Arc::new(Task)).collect();
+        let mut moving = latch.arrival();
+        for task in &tasks {
+            let waker = task.clone().into();
+            let mut context = Context::from_waker(&waker);
+            assert!(Pin::new(&mut moving).poll(&mut context).is_pending());
+            assert!(Pin::new(&mut latch.arrival()).poll(&mut context).is_pending());
+        }
+        let held = |task: &Arc<Task>| Arc::strong_count(task) - 1;
+        assert_eq!(tasks.iter().map(held).sum::<usize>(), 1, "that of the one that waits, as it was last");
+        drop(moving);
+        assert_eq!(tasks.iter().map(held).sum::<usize>(), 0);
     }
 
     #[test]
