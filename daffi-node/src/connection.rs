@@ -92,6 +92,15 @@ impl Connector {
         self.state.lock().connection.as_ref().map(|live| live.port.clone())
     }
 
+    /// Where a socket reaches the controller. One in this process that takes no node in memory is connected to like
+    /// any other, and so it is again when the connection is lost.
+    fn address(&self) -> Option<Address> {
+        match &self.target {
+            Target::Address(address) => Some(address.clone()),
+            Target::Memory(controller) => controller.addresses().into_iter().next(),
+        }
+    }
+
     fn answered(&self) {
         if let Some(live) = &mut self.state.lock().connection {
             live.unanswered = None;
@@ -128,8 +137,8 @@ impl Node {
             (Some(_), _) => {
                 state.retry_at = None;
                 drop(state);
-                if let (Some(node), Target::Address(address)) = (self.me(), &self.connector.target) {
-                    node.connect_to(address.clone());
+                if let (Some(node), Some(address)) = (self.me(), self.connector.address()) {
+                    node.connect_to(address);
                 }
                 None
             }
@@ -156,10 +165,7 @@ impl Node {
             return Some(deadline.at);
         }
         state.give_up = None;
-        let address = match &self.connector.target {
-            Target::Address(address) => address.clone(),
-            Target::Memory(controller) => controller.addresses().into_iter().next()?,
-        };
+        let address = self.connector.address()?;
         let reason = state.last_error.clone();
         drop(state);
         self.started.set(Err(Error::Unreachable { address, waited: deadline.after, reason }));
@@ -207,7 +213,7 @@ impl Node {
                 *inbound.inbound.lock() = Some(Inbound::new(self.clone(), port.clone()));
                 self.greet(&port);
             }
-            None => match controller.addresses().into_iter().next() {
+            None => match self.connector.address() {
                 Some(address) => self.connect_to(address),
                 None => self.fatal(Error::Refused { reason: "the controller listens nowhere".to_owned() }),
             },
