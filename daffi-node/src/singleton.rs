@@ -110,7 +110,6 @@ pub(crate) type Listener = dyn Fn() + Send + Sync;
 ///
 /// Listen first and then look which callbacks are callable: an instance that is registered between the two is told
 /// or seen, or both. A listener is called on the thread that registers, without any lock held.
-#[allow(dead_code, reason = "the node listens")]
 pub(crate) fn on_register(listener: Weak<Listener>) {
     let mut listeners = LISTENERS.lock();
     listeners.retain(|listener| listener.strong_count() > 0);
