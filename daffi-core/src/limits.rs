@@ -40,6 +40,11 @@ pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
 /// The longest time that a limit may be: every clock can add it to now, several times over.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The most bytes that the names of the nodes that one broadcast is for have together. They travel in the frame that
+/// begins it, with a whole chunk of arguments.
+pub const ON_ALL_BYTES_MAX: usize = 7 * 1024;
+
+const _: () = assert!(CHUNK_BYTES + ON_ALL_BYTES_MAX + 512 <= FRAME_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(AT_TIMES_MAX * 8 + 2 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);

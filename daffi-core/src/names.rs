@@ -15,7 +15,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         Err("it is empty")
     } else if name.len() > NAME_BYTES_MAX {
-        Err("it is longer than 255 bytes")
+        Err(TOO_LONG)
     } else if name.chars().any(char::is_control) {
         Err("it has control characters")
     } else if name.starts_with(RESERVED_PREFIX) {
@@ -24,6 +24,17 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
         Ok(())
     }
 }
+
+/// Says whether a frame has room for this name: all that a caller has to know before it asks for one that another
+/// process may or may not have.
+///
+/// # Errors
+/// The rule that the name breaks, as a phrase.
+pub fn check_length(name: &str) -> Result<(), &'static str> {
+    if name.len() > NAME_BYTES_MAX { Err(TOO_LONG) } else { Ok(()) }
+}
+
+const TOO_LONG: &str = "it is longer than 255 bytes";
 
 #[cfg(test)]
 mod tests {

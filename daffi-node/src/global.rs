@@ -11,10 +11,11 @@ use std::{
 };
 
 use daffi_core::{
-    Address, Result,
+    Address, Error, Result,
     answer::{CallbackInfo, Process},
     controller::RunningController,
     frame::Frame,
+    names::check_length,
     reactor::Reactor,
 };
 use parking_lot::Mutex;
@@ -290,6 +291,7 @@ impl Global {
     }
 
     fn inquire(&self, ask: Ask, name: &str, what: &'static str) -> Result<Inquiry> {
+        check_length(name).map_err(|reason| Error::InvalidName { name: name.to_owned(), reason })?;
         Ok(Inquiry::new(self.call.node()?, ask, name, what))
     }
 }
