@@ -208,6 +208,7 @@ impl Node {
     /// Sends a call that counts among those in flight.
     fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) {
         self.settling.keep(id, &call);
+        let large = call.is_large();
         let flush = Flush::with(going_on);
         let mark = |sent| pending.set_sent(sent);
         let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
@@ -219,6 +220,9 @@ impl Node {
             // Whoever called this lets the next one in.
             self.admission.leave(pending);
             pending.fail(self.overloaded());
+        } else if large && !self.is_wanted(id) {
+            // It was over before the rest of its arguments was known to the link.
+            self.link.cancel_stream(StreamId { call: id.0, reply: false });
         }
     }
 
@@ -439,6 +443,10 @@ impl Home for Node {
                 self.link.send(&Frame::Failure(Failure { id, part: 0, fault }), flush);
             }
         }
+    }
+
+    fn forget(&self, id: u64) {
+        self.link.cancel_stream(StreamId { call: id, reply: true });
     }
 
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller {

@@ -118,6 +118,9 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// A request that wants an answer has its outcome. `held` is how many requests are still there.
     fn outcome(&self, id: u64, codec: Codec, outcome: Outcome, held: usize);
 
+    /// Nobody wants the rest of an outcome.
+    fn forget(&self, id: u64);
+
     /// Makes calls for a callback that is nested so deep and has so much time.
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller;
 }

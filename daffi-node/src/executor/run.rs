@@ -11,6 +11,7 @@ use std::{
 
 use daffi_core::{
     fault::{Fault, FaultKind},
+    limits::CHUNK_BYTES,
     payload::Codec,
 };
 
@@ -149,6 +150,17 @@ impl Run {
                     self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
+            return;
+        }
+        if outcome.as_ref().is_ok_and(|body| body.len() > CHUNK_BYTES) {
+            // The rest leaves in chunks later on. A cancellation that comes before the rest is known to the link has
+            // to find the request, or the rest would wait for ever.
+            if self.is_there() && !self.is_expired() {
+                self.answer(outcome);
+                if !self.withdraw() {
+                    self.home.forget(self.job.id);
+                }
+            }
         } else if self.withdraw() && !self.is_expired() {
             self.answer(outcome);
         }
@@ -170,6 +182,11 @@ impl Run {
         let mut requests = self.executor.requests.lock();
         let ours = requests.get(&self.job.id).is_some_and(|held| held.is_of(&self.cancellation));
         ours && requests.remove(&self.job.id).is_some()
+    }
+
+    /// Whether this run is among the requests that can be cancelled.
+    fn is_there(&self) -> bool {
+        self.executor.requests.lock().get(&self.job.id).is_some_and(|held| held.is_of(&self.cancellation))
     }
 }
 
@@ -229,5 +246,66 @@ impl Future for Task {
             run.finish(outcome);
         }
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use bytes::Bytes;
+    use daffi_core::{
+        Limits,
+        reactor::Reactor,
+        signature::{Signature, WireType},
+    };
+
+    use super::*;
+    use crate::{callback::Callback, caller::Caller, registry::Registry};
+
+    /// Where each result is cancelled just as it leaves.
+    struct Hasty {
+        executor: Arc<Executor>,
+        forgotten: mpsc::Sender<u64>,
+    }
+
+    impl Home for Hasty {
+        fn outcome(&self, id: u64, _: Codec, _: Outcome, _: usize) {
+            self.executor.cancel(id);
+        }
+
+        fn forget(&self, id: u64) {
+            self.forgotten.send(id).unwrap();
+        }
+
+        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
+            Caller::detached()
+        }
+    }
+
+    #[test]
+    fn a_large_result_that_is_cancelled_as_it_leaves_is_forgotten() {
+        let large = Handler::sync(|_| Ok(Bytes::from(vec![0; CHUNK_BYTES + 1])));
+        let callback = Callback::new("large", Signature::new([], WireType::named::<()>()), large);
+        let registry = Registry::new(vec![callback]).unwrap();
+        let reactor = Reactor::start("test").unwrap();
+        let executor = Executor::new(registry, &Limits::default(), "test", reactor.handle().clone()).unwrap();
+        let executor = Arc::new(executor);
+        let (forgotten_in, forgotten) = mpsc::channel();
+        let job = Job {
+            id: 7,
+            callback: 0,
+            one_way: false,
+            codec: Codec::Bincode.to_byte(),
+            hops: 1,
+            fingerprint: 0,
+            deadline: None,
+            timeout_us: 0,
+            caller: "caller".into(),
+            body: Bytes::new(),
+        };
+        executor.run(job, Arc::new(Hasty { executor: executor.clone(), forgotten: forgotten_in }));
+        assert_eq!(forgotten.recv_timeout(Duration::from_secs(10)), Ok(7));
+        executor.stop();
     }
 }
