@@ -105,6 +105,15 @@ pub(crate) enum Progress {
     Refused,
 }
 
+/// What follows from what came.
+enum Step {
+    /// The call is over with this outcome.
+    Finish(Result<Answer>),
+    /// The call is over, and the rest of what comes is not wanted.
+    Refuse(Error),
+    Wait(Progress),
+}
+
 /// The first allocation for a payload that comes in chunks. Announcing a large one costs a peer nothing, so it gets
 /// no more than this before it sends.
 const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
@@ -260,38 +269,26 @@ impl Pending {
     /// Takes a result, of `limit` bytes at most.
     pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64) -> Progress {
         let exceeds = u64::from(reply.total) > limit;
-        match &mut *self.gathering.lock() {
-            Gathering::One(assembly) => {
-                if exceeds {
-                    self.finish(Err(self.too_large(reply.total as usize, limit)));
-                    return Progress::Refused;
+        let too_large = || self.too_large(reply.total as usize, limit);
+        let begun = || Assembly::new(reply.codec, reply.total, reply.body.as_slice());
+        let whole = || Payload { codec: reply.codec, body: reply.body.to_bytes() };
+        self.advance(|gathering| {
+            match gathering {
+                Gathering::One(_) if exceeds => return Step::Refuse(too_large()),
+                Gathering::One(_) if !reply.more => return Step::Finish(Ok(Answer::One(whole()))),
+                Gathering::One(assembly) => *assembly = Some(begun()),
+                Gathering::Broadcast { targets: Some(parts), .. } if reply.more => {
+                    // The others' results are wanted, and only all of them can be cancelled.
+                    let exceeding = || Assembly::exceeding(reply.total, reply.body.as_slice());
+                    parts.assemblies.insert(reply.part, if exceeds { exceeding() } else { begun() });
                 }
-                if reply.more {
-                    *assembly = Some(Assembly::new(reply.codec, reply.total, reply.body.as_slice()));
-                    return Progress::Open;
+                Gathering::Broadcast { targets: Some(parts), .. } => {
+                    return parts.answered(reply.part, if exceeds { Err(too_large()) } else { Ok(whole()) });
                 }
+                Gathering::Broadcast { targets: None, .. } => {}
             }
-            Gathering::Broadcast { targets, .. } => {
-                let Some(parts) = targets else { return Progress::Open };
-                if reply.more {
-                    let assembly = if exceeds {
-                        // The others' results are wanted, and only all of them can be cancelled.
-                        Assembly::exceeding(reply.total, reply.body.as_slice())
-                    } else {
-                        Assembly::new(reply.codec, reply.total, reply.body.as_slice())
-                    };
-                    parts.assemblies.insert(reply.part, assembly);
-                    return Progress::Open;
-                }
-                if exceeds {
-                    let error = self.too_large(reply.total as usize, limit);
-                    return self.answered(parts, reply.part, Err(error));
-                }
-                let payload = Payload { codec: reply.codec, body: reply.body.to_bytes() };
-                return self.answered(parts, reply.part, Ok(payload));
-            }
-        }
-        self.finish(Ok(Answer::One(Payload { codec: reply.codec, body: reply.body.to_bytes() })))
+            Step::Wait(Progress::Open)
+        })
     }
 
     /// Takes more of a result, of `limit` bytes at most.
@@ -301,61 +298,65 @@ impl Pending {
             callback: self.callback.to_string(),
             reason: format!("the payload is broken: {problem}"),
         };
-        match &mut *self.gathering.lock() {
+        self.advance(|gathering| match gathering {
             Gathering::One(Some(assembly)) => match assembly.add(chunk) {
-                Ok(None) => assembly.progress(),
-                Ok(Some(payload)) => self.finish(Ok(Answer::One(payload))),
-                Err(problem) => self.finish(Err(broken(problem))),
+                Ok(None) => Step::Wait(assembly.progress()),
+                Ok(Some(payload)) => Step::Finish(Ok(Answer::One(payload))),
+                Err(problem) => Step::Finish(Err(broken(problem))),
             },
             Gathering::Broadcast { targets: Some(parts), .. } => {
-                let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else { return Progress::Open };
+                let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else {
+                    return Step::Wait(Progress::Open);
+                };
                 let answer = match assembly.add(chunk) {
-                    Ok(None) => return assembly.progress(),
+                    Ok(None) => return Step::Wait(assembly.progress()),
                     Ok(Some(_)) if assembly.exceeds => Err(self.too_large(assembly.total, limit)),
                     Ok(Some(payload)) => Ok(payload),
                     Err(problem) => Err(broken(problem)),
                 };
                 parts.assemblies.remove(&chunk.part);
-                self.answered(parts, chunk.part, answer)
+                parts.answered(chunk.part, answer)
             }
-            _ => Progress::Open,
-        }
+            _ => Step::Wait(Progress::Open),
+        })
     }
 
     pub(crate) fn failure(&self, failure: Failure) -> Progress {
         let error = self.error(*failure.fault);
-        match &mut *self.gathering.lock() {
-            Gathering::Broadcast { targets: Some(parts), .. } => {
-                self.answered(parts, failure.part, Err(error))
-            }
-            _ => self.finish(Err(error)),
-        }
+        self.advance(|gathering| match gathering {
+            Gathering::Broadcast { targets: Some(parts), .. } => parts.answered(failure.part, Err(error)),
+            _ => Step::Finish(Err(error)),
+        })
     }
 
     pub(crate) fn targets(&self, frame: &Targets<'_>) -> Progress {
-        let mut gathering = self.gathering.lock();
-        let Gathering::Broadcast { results, targets } = &mut *gathering else { return Progress::Open };
-        if !*results {
-            return self.finish(Ok(Answer::Many(BTreeMap::new())));
-        }
-        let nodes: Vec<_> = frame.nodes.lines().map(str::to_owned).collect();
-        let missing = nodes.len();
-        let answers = vec![None; missing];
-        *targets = Some(Parts { nodes, answers, missing, assemblies: HashMap::new() });
-        Progress::Open
+        self.advance(|gathering| {
+            let Gathering::Broadcast { results, targets } = gathering else {
+                return Step::Wait(Progress::Open);
+            };
+            if !*results {
+                return Step::Finish(Ok(Answer::Many(BTreeMap::new())));
+            }
+            let nodes: Vec<_> = frame.nodes.lines().map(str::to_owned).collect();
+            let missing = nodes.len();
+            let answers = vec![None; missing];
+            *targets = Some(Parts { nodes, answers, missing, assemblies: HashMap::new() });
+            Step::Wait(Progress::Open)
+        })
     }
 
     /// Ends the call with `error`. A broadcast that knows its targets ends with what has come, and `error` for each
     /// node that has not answered.
     pub(crate) fn fail(&self, error: Error) {
-        if let Gathering::Broadcast { targets: Some(parts), .. } = &mut *self.gathering.lock() {
+        self.advance(|gathering| {
+            let Gathering::Broadcast { targets: Some(parts), .. } = gathering else {
+                return Step::Finish(Err(error));
+            };
             for answer in &mut parts.answers {
                 answer.get_or_insert_with(|| Err(error.clone()));
             }
-            self.finish(Ok(parts.take()));
-        } else {
-            self.finish(Err(error));
-        }
+            Step::Finish(Ok(parts.take()))
+        });
     }
 
     /// What running out of time is called here.
@@ -375,14 +376,18 @@ impl Pending {
         Error::from_fault(fault, &self.callback, self.signature.map_or("", Signature::text))
     }
 
-    fn answered(&self, parts: &mut Parts, part: u32, answer: Result<Payload>) -> Progress {
-        let Some(place @ None) = parts.answers.get_mut(part as usize) else { return Progress::Open };
-        *place = Some(answer);
-        parts.missing -= 1;
-        if parts.missing > 0 {
-            return Progress::Open;
+    /// Takes a step with the lock held, and finishes without: that wakes whoever waits and may log, both other
+    /// people's code.
+    fn advance(&self, step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
+        let step = step(&mut self.gathering.lock());
+        match step {
+            Step::Finish(outcome) => self.finish(outcome),
+            Step::Refuse(error) => {
+                self.finish(Err(error));
+                Progress::Refused
+            }
+            Step::Wait(progress) => progress,
         }
-        self.finish(Ok(parts.take()))
     }
 
     fn finish(&self, outcome: Result<Answer>) -> Progress {
@@ -408,6 +413,16 @@ pub(crate) fn decode<R: DeserializeOwned>(callback: &str, payload: &Payload) -> 
 }
 
 impl Parts {
+    /// One node has answered.
+    fn answered(&mut self, part: u32, answer: Result<Payload>) -> Step {
+        let Some(place @ None) = self.answers.get_mut(part as usize) else {
+            return Step::Wait(Progress::Open);
+        };
+        *place = Some(answer);
+        self.missing -= 1;
+        if self.missing > 0 { Step::Wait(Progress::Open) } else { Step::Finish(Ok(self.take())) }
+    }
+
     /// The answers by node name.
     fn take(&mut self) -> Answer {
         let nodes = std::mem::take(&mut self.nodes).into_iter();
