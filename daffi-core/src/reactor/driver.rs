@@ -47,6 +47,9 @@ struct Open {
     connection: Box<dyn Connection>,
     /// The beginning of a frame whose rest has not come yet.
     partial: Vec<u8>,
+    /// The socket is read until there is nothing left, even if a read does not fill the buffer: the peer has closed
+    /// its end, which is seen behind the last bytes only, and no event tells of it again.
+    to_the_end: bool,
 }
 
 /// Whether a connection may have more to read.
@@ -123,8 +126,9 @@ impl Driver {
         for command in commands {
             match command {
                 Command::Connection(token, outbox, connection) => {
-                    self.connections.insert(token, Open { outbox, connection, partial: Vec::new() });
-                    // An event may have come before the connection was known here.
+                    // An event may have come before the connection was known here, also that of its end.
+                    let open = Open { outbox, connection, partial: Vec::new(), to_the_end: true };
+                    self.connections.insert(token, open);
                     self.ready.push(token);
                 }
                 Command::Listener(token, listener, acceptor) => {
@@ -156,7 +160,8 @@ impl Driver {
 
     fn event(&mut self, event: &mio::event::Event) {
         let token = event.token();
-        if let Some(open) = self.connections.get(&token) {
+        if let Some(open) = self.connections.get_mut(&token) {
+            open.to_the_end |= event.is_read_closed() || event.is_error();
             if event.is_writable() {
                 open.outbox.writable();
             }
@@ -219,7 +224,10 @@ impl Open {
         let read = match self.outbox.stream().read(&mut buffer[kept..]) {
             Ok(0) => return Err("the peer closed the connection".to_owned()),
             Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Read::Drained),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.to_the_end = false;
+                return Ok(Read::Drained);
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Read::Ready),
             Err(error) => return Err(error.to_string()),
         };
@@ -232,7 +240,7 @@ impl Open {
         }
         // A read that does not fill the buffer has emptied the socket: epoll and kqueue tell of what comes later.
         // Elsewhere the poll wants to see `WouldBlock` first.
-        Ok(if read < room && cfg!(unix) { Read::Drained } else { Read::Ready })
+        Ok(if read < room && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready })
     }
 }
 

@@ -100,6 +100,32 @@ fn a_connection_closes_for_the_reason_that_its_handler_gives() {
     assert!(fixture.outbox.push(&Frame::Ping { id: 1 }).is_err());
 }
 
+/// A service whose turns take until `release` is dropped.
+struct Held(Mutex<Receiver<()>>);
+
+impl Service for Held {
+    fn turn(&self, _now: Instant) -> Option<Instant> {
+        let _ = self.0.lock().recv_timeout(SOON);
+        None
+    }
+}
+
+#[test]
+fn an_end_that_comes_with_the_last_bytes_is_seen() {
+    let mut fixture = fixture();
+    fixture.client.write_all(b"abc").unwrap();
+    assert!(matches!(fixture.events.recv().unwrap(), Event::Received(_)));
+    // The thread is held up, so that both come with one event.
+    let (release, released) = channel();
+    fixture.reactor.handle().add_service(Arc::new(Held(Mutex::new(released))));
+    thread::sleep(std::time::Duration::from_millis(20));
+    fixture.client.write_all(b"def").unwrap();
+    drop(fixture.client);
+    drop(release);
+    assert!(matches!(fixture.events.recv_timeout(SOON), Ok(Event::Received(bytes)) if bytes == b"def"));
+    assert!(matches!(fixture.events.recv_timeout(SOON), Ok(Event::Closed(_))));
+}
+
 #[test]
 fn finishing_writes_what_waits_and_then_ends() {
     let mut fixture = fixture();
