@@ -39,7 +39,8 @@ use crate::table::Table;
 use broadcast::Broadcast;
 use calls::Undelivered;
 use peers::{Peer, Stage};
-use registry::Registry;
+use questions::Answers;
+use registry::{Hints, Registry};
 use schedule::Timetable;
 use strategy::Picker;
 use tasks::Scheduled;
@@ -153,6 +154,9 @@ pub struct Router {
     stopping: bool,
     counters: Counters,
     undelivered: Undelivered,
+    hints: Hints,
+    /// Answers to questions about everybody, until somebody comes or goes.
+    answers: Answers,
 }
 
 /// A newcomer that wants the name of an older node.
@@ -202,6 +206,8 @@ impl Router {
             stopping: false,
             counters: Counters::default(),
             undelivered: Undelivered::default(),
+            hints: Hints::default(),
+            answers: Answers::default(),
         }
     }
 
@@ -227,6 +233,7 @@ impl Router {
 
     /// A frame came from a peer.
     pub fn handle(&mut self, from: PeerId, frame: &Frame<'_>, now: Now, out: &mut impl Outbound) {
+        self.hints.at(now.mono);
         // What a peer sent before it noticed that it was closed means nothing any more.
         let Some(peer) = self.peers.get(from.0) else { return };
         if !peer.claimed_by.is_empty() && !matches!(frame, Frame::Goodbye { .. }) {
@@ -254,6 +261,7 @@ impl Router {
 
     /// Does what is due, and says when something is due next.
     pub fn tick(&mut self, now: Now, out: &mut impl Outbound) -> Option<Instant> {
+        self.hints.at(now.mono);
         while let Some(peer) = pop_due(&mut self.greet_by, now) {
             if self.peers.get(peer.0).is_some_and(|peer| peer.stage == Stage::Greeting) {
                 let problem = format!("no HELLO within {:?}", self.limits.handshake_timeout);

@@ -244,7 +244,7 @@ impl Router {
         }
         let Some(offer) = self.registry.find(name).and_then(|callback| callback.offer_of(peer)) else {
             let fault = Fault::new(FaultKind::NoCandidate, format!("{node:?} does not offer {name:?}"));
-            return Err(Box::new(fault.on(node).details(self.registry.similar(name, caller))));
+            return Err(Box::new(fault.on(node).details(self.hints(name, caller))));
         };
         if !offer.ready {
             return Err(no_instance(name, node));
@@ -421,7 +421,12 @@ impl Router {
         } else {
             format!("only the calling process itself offers {name:?}")
         };
-        Box::new(Fault::new(FaultKind::NoCandidate, message).details(self.registry.similar(name, caller)))
+        Box::new(Fault::new(FaultKind::NoCandidate, message).details(self.hints(name, caller)))
+    }
+
+    /// Names that look alike, unless too many have been asked for lately.
+    fn hints(&self, name: &str, caller: Option<PeerId>) -> Vec<String> {
+        if self.hints.take() { self.registry.similar(name, caller) } else { Vec::new() }
     }
 
     pub(super) fn mismatch(&self, callee: PeerId, signature: &str) -> Box<Fault> {

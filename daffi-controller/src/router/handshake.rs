@@ -116,6 +116,7 @@ impl Router {
             return Ok(());
         }
         let offers = std::mem::take(&mut peer.registering);
+        self.answers.clear();
         // A node that leaves may still register an instance in another thread; nobody is to call it.
         if peer.stage != Stage::Leaving {
             let first = peer.stage == Stage::Welcomed;

@@ -92,6 +92,9 @@ impl Router {
             self.names.remove(&gone.name);
         }
         self.registry.withdraw(peer);
+        if gone.stage.is_welcomed() {
+            self.answers.clear();
+        }
         self.in_flight -= gone.routes.len();
         for (_, route) in gone.routes.iter() {
             let fault = Fault::new(FaultKind::RemoteStopped, "it stopped before it answered").on(&*gone.name);
@@ -127,6 +130,7 @@ impl Router {
             self.names.remove(&peer.name);
         }
         self.registry.withdraw(from);
+        self.answers.clear();
         for newcomer in newcomers {
             self.claim(newcomer, now, out);
         }

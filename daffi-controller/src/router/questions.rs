@@ -1,6 +1,6 @@
 //! What nodes ask the controller itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use daffi_core::{
@@ -17,6 +17,11 @@ use super::{
     fail,
     watches::Event,
 };
+
+/// Answers that are the same for whoever asks, as they are sent, by whether they are about callbacks and by codec.
+///
+/// Making one takes as long as there are callbacks, so it is made once for all who ask.
+pub(super) type Answers = HashMap<(bool, u8), Result<Bytes, Box<Fault>>>;
 
 impl Router {
     pub(super) fn ask(
@@ -48,10 +53,24 @@ impl Router {
                     .is_some_and(|callback| callback.ready().iter().take(2).any(|offer| offer.peer != from));
                 self.wait((from, id, codec), there, Event::Function((*name).into()), out);
             }
-            Question::Processes => self.answer(from, id, codec, codec.encode(&self.processes()), out),
-            Question::Callbacks => self.answer(from, id, codec, codec.encode(&self.callbacks()), out),
+            Question::Processes | Question::Callbacks => {
+                let about_callbacks = matches!(question, Question::Callbacks);
+                let key = (about_callbacks, codec.to_byte());
+                let known = self.answers.get(&key).cloned();
+                let body = known.unwrap_or_else(|| {
+                    let encoded = if about_callbacks {
+                        codec.encode(&self.callbacks())
+                    } else {
+                        codec.encode(&self.processes())
+                    };
+                    let body = self.within_limit(encoded);
+                    self.answers.insert(key, body.clone());
+                    body
+                });
+                answer(from, id, codec, body, out);
+            }
             Question::Schedule(schedule) => match self.schedule(from, schedule, now) {
-                Ok(task) => self.answer(from, id, codec, codec.encode(&task), out),
+                Ok(task) => answer(from, id, codec, self.within_limit(codec.encode(&task)), out),
                 Err(fault) => fail(from, id, 0, fault, out),
             },
             Question::CancelTask { task } => {
@@ -62,7 +81,7 @@ impl Router {
                 }
             }
             Question::TaskStatus { task } => match self.tasks.status(*task, now) {
-                Some(status) => self.answer(from, id, codec, codec.encode(&status), out),
+                Some(status) => answer(from, id, codec, self.within_limit(codec.encode(&status)), out),
                 None => fail(from, id, 0, no_task(*task), out),
             },
         }
@@ -142,48 +161,43 @@ impl Router {
         callbacks
     }
 
-    /// Sends an answer, in chunks if it is long.
-    ///
-    /// It waits for no credit, so that nothing of it has to be kept here; the limit for payloads bounds it.
-    fn answer(
-        &self,
-        to: PeerId,
-        id: u64,
-        codec: Codec,
-        encoded: Result<Bytes, CodecError>,
-        out: &mut impl Outbound,
-    ) {
+    /// An answer, or what is wrong with it.
+    fn within_limit(&self, encoded: Result<Bytes, CodecError>) -> Result<Bytes, Box<Fault>> {
         let limit = self.limits.payload_bytes_max;
-        let body = match encoded {
-            Ok(body) if body.len() as u64 <= limit => body,
+        match encoded {
+            Ok(body) if body.len() as u64 <= limit => Ok(body),
             Ok(body) => {
                 let fault = Fault::new(FaultKind::TooLarge, "the answer exceeds the limit of the controller");
-                let fault = fault.on("controller").number(body.len() as u64).limit(limit);
-                return fail(to, id, 0, Box::new(fault), out);
+                Err(Box::new(fault.on("controller").number(body.len() as u64).limit(limit)))
             }
-            Err(error) => {
-                let fault = Fault::new(FaultKind::BadResult, error.to_string()).on("controller");
-                return fail(to, id, 0, Box::new(fault), out);
-            }
-        };
-        let total = body.len() as u32;
-        let (first, mut rest) = body.split_at(body.len().min(CHUNK_BYTES));
-        let reply = Reply {
-            id,
-            more: !rest.is_empty(),
-            part: 0,
-            codec: codec.to_byte(),
-            total,
-            body: Body::borrowed(first),
-        };
-        let _ = out.send(to, &Frame::Reply(reply), true);
-        while !rest.is_empty() {
-            let (next, after) = rest.split_at(rest.len().min(CHUNK_BYTES));
-            let chunk =
-                Chunk { id, reply: true, more: !after.is_empty(), part: 0, body: Body::borrowed(next) };
-            let _ = out.send(to, &Frame::Chunk(chunk), true);
-            rest = after;
+            Err(error) => Err(Box::new(Fault::new(FaultKind::BadResult, error.to_string()).on("controller"))),
         }
+    }
+}
+
+/// Sends an answer, in chunks if it is long.
+///
+/// It waits for no credit, so that nothing of it has to be kept here; the limit for payloads bounds it.
+fn answer(to: PeerId, id: u64, codec: Codec, body: Result<Bytes, Box<Fault>>, out: &mut impl Outbound) {
+    let mut rest = match body {
+        Ok(body) => body,
+        Err(fault) => return fail(to, id, 0, fault, out),
+    };
+    let total = rest.len() as u32;
+    let first = rest.split_to(rest.len().min(CHUNK_BYTES));
+    let more = !rest.is_empty();
+    let body = Body::shared(&first);
+    let reply = Reply { id, more, part: 0, codec: codec.to_byte(), total, body };
+    let mut sent = out.send(to, &Frame::Reply(reply), true);
+    // Nobody reads the rest of it if the connection is closed.
+    while sent.is_ok() && !rest.is_empty() {
+        let next = rest.split_to(rest.len().min(CHUNK_BYTES));
+        let body = Body::shared(&next);
+        sent = out.send(
+            to,
+            &Frame::Chunk(Chunk { id, reply: true, more: !rest.is_empty(), part: 0, body }),
+            true,
+        );
     }
 }
 

@@ -1,9 +1,11 @@
 //! Who offers which callback.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, hash_map::Entry},
     ops::Bound,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
@@ -219,6 +221,36 @@ impl Callback {
         }
     }
 }
+
+/// How many hints are still given for now. Each takes longer than passing a hundred calls on, so whoever calls what nobody
+/// offers again and again would hold up all others with them.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    since: Option<Instant>,
+    given: Cell<u32>,
+}
+
+impl Hints {
+    /// It is this late.
+    pub(super) fn at(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| since + HINTS_EVERY <= now) {
+            self.since = Some(now);
+            self.given.set(0);
+        }
+    }
+
+    /// Whether there may be one more.
+    pub(super) fn take(&self) -> bool {
+        let given = self.given.get();
+        self.given.set(given.saturating_add(1));
+        given < HINTS_MAX
+    }
+}
+
+/// At most so many hints are given …
+const HINTS_MAX: u32 = 50;
+/// … in this time: at most a twentieth of it goes by with them.
+const HINTS_EVERY: Duration = Duration::from_millis(100);
 
 /// How many names a hint has.
 const SIMILAR_MAX: usize = 3;

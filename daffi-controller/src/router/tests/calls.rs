@@ -359,3 +359,20 @@ fn stopping_tells_everybody_and_lets_calls_finish() {
     world.router.close(world.now, &mut world.out);
     assert_eq!(world.router.sizes(), Sizes::default());
 }
+
+#[test]
+fn hints_are_given_so_often_and_no_more() {
+    let mut world = World::new();
+    let (a, _b) = (world.join("a", &[]), world.join("b", &["func1"]));
+    let hinted = |world: &mut World| {
+        (0..1000)
+            .filter(|id| {
+                world.call(a, *id, "func");
+                !world.fault_at(a).details.is_empty()
+            })
+            .count()
+    };
+    assert_eq!(hinted(&mut world), 50, "whoever calls what nobody offers again and again holds nobody up");
+    world.advance(Duration::from_millis(100));
+    assert_eq!(hinted(&mut world), 50);
+}

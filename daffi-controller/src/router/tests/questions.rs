@@ -148,3 +148,31 @@ fn a_long_list_comes_in_chunks() {
     }
     assert_eq!(Codec::Bincode.decode::<Vec<CallbackInfo>>(&bytes).unwrap().len(), 3000);
 }
+
+#[test]
+fn an_answer_is_made_once_and_anew_when_somebody_comes_or_goes() {
+    let mut world = World::new();
+    let a = world.join("a", &["f"]);
+    let names = |world: &mut World| -> (Vec<String>, Vec<String>) {
+        world.send(a, &ask(1, Question::Processes));
+        let processes: Vec<Process> = answer(world, a);
+        world.send(a, &ask(1, Question::Callbacks));
+        let callbacks: Vec<CallbackInfo> = answer(world, a);
+        let nodes = |callback: CallbackInfo| callback.nodes.join("+");
+        (processes.into_iter().map(|one| one.name).collect(), callbacks.into_iter().map(nodes).collect())
+    };
+    let expect = |nodes: &[&str], offers: &str| {
+        (nodes.iter().map(ToString::to_string).collect::<Vec<_>>(), vec![offers.to_owned()])
+    };
+    for _ in 0..2 {
+        assert_eq!(names(&mut world), expect(&["a"], "a"));
+    }
+    let b = world.join("b", &["f"]);
+    assert_eq!(names(&mut world), expect(&["a", "b"], "a+b"));
+    world.gone(b);
+    assert_eq!(names(&mut world), expect(&["a"], "a"));
+    let c = world.join("c", &["f"]);
+    assert_eq!(names(&mut world), expect(&["a", "c"], "a+c"));
+    world.send(c, &Frame::Goodbye { reason: "" });
+    assert_eq!(names(&mut world), expect(&["a"], "a"));
+}
