@@ -123,44 +123,57 @@ impl Context {
     }
 }
 
+/// Which callback a thread runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// How deep it is nested; 0 for none.
+    pub(crate) hops: u8,
+    /// The executor that runs it, as its address, by which one is told from another; 0 for none.
+    pub(crate) executor: usize,
+}
+
 thread_local! {
-    /// How deep the callback that this thread runs is nested; 0 for none.
-    static HOPS: Cell<u8> = const { Cell::new(0) };
+    static PLACE: Cell<Place> = const { Cell::new(Place { hops: 0, executor: 0 }) };
 }
 
 /// How deep what runs on this thread now is nested.
 pub(crate) fn current_hops() -> u8 {
-    HOPS.get()
+    PLACE.get().hops
 }
 
-/// Runs `work` as a callback that is nested `hops` deep, so that calls that it makes through any `Caller` count on.
-pub(crate) fn at_hops<T>(hops: u8, work: impl FnOnce() -> T) -> T {
-    struct Restore(u8);
+/// The executor of the callback that this thread runs now, as its address; 0 for none.
+pub(crate) fn current_executor() -> usize {
+    PLACE.get().executor
+}
+
+/// Runs `work` as a callback in this place, so that calls that it makes through any `Caller` count on.
+pub(crate) fn at_place<T>(place: Place, work: impl FnOnce() -> T) -> T {
+    struct Restore(Place);
     impl Drop for Restore {
         fn drop(&mut self) {
-            HOPS.set(self.0);
+            PLACE.set(self.0);
         }
     }
-    let _restore = Restore(HOPS.replace(hops));
+    let _restore = Restore(PLACE.replace(place));
     work()
 }
 
-/// A future that is polled as a callback that is nested so deep.
-pub(crate) struct AtHops<F> {
-    pub(crate) hops: u8,
+/// A future that is polled as a callback in this place.
+pub(crate) struct AtPlace<F> {
+    pub(crate) place: Place,
     pub(crate) future: F,
 }
 
-impl<F: Future + Unpin> Future for AtHops<F> {
+impl<F: Future + Unpin> Future for AtPlace<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<F::Output> {
-        at_hops(self.hops, || Pin::new(&mut self.future).poll(context))
+        at_place(self.place, || Pin::new(&mut self.future).poll(context))
     }
 }
 
-impl<F> fmt::Debug for AtHops<F> {
+impl<F> fmt::Debug for AtPlace<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtHops").field("hops", &self.hops).finish_non_exhaustive()
+        f.debug_struct("AtPlace").field("place", &self.place).finish_non_exhaustive()
     }
 }

@@ -21,8 +21,8 @@ use daffi_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    blocking::block, builder::GlobalBuilder, caller::Caller, context::current_hops, latch::Latch, node::Node,
-    outgoing::Ask, question::Inquiry,
+    blocking::block, builder::GlobalBuilder, caller::Caller, context::current_executor, latch::Latch,
+    node::Node, outgoing::Ask, question::Inquiry,
 };
 
 /// A node, a controller, or both, in this process.
@@ -281,7 +281,8 @@ impl Global {
             return;
         }
         // A callback that stops its own process does not wait for itself.
-        let but = usize::from(current_hops() > 0);
+        let own = |node: &Arc<Node>| node.executor.id() == current_executor();
+        let but = usize::from(self.shared.node.as_ref().is_some_and(own));
         let shared = self.shared.clone();
         let stop = move || shared.stop(shared.grace, but);
         if let Err(error) = thread::Builder::new().name("daffi-stop".to_owned()).spawn(stop) {

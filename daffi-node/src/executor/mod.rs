@@ -167,6 +167,11 @@ impl Executor {
         })
     }
 
+    /// What tells this executor from the others of the process.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }

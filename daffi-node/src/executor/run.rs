@@ -19,7 +19,7 @@ use super::{Executor, Home, Job, panics};
 use crate::{
     blocking::{Role, with_role},
     callback::{BoxFuture, Handler, Invocation, Outcome},
-    context::{AtHops, Cancellation, Context, at_hops},
+    context::{AtPlace, Cancellation, Context, Place, at_place},
 };
 
 /// One run of one callback. Dropping it before its outcome counts as cancelled.
@@ -63,7 +63,8 @@ impl Run {
         let executor = self.executor.clone();
         let Some(entry) = executor.registry.get(self.job.callback) else { return };
         let Handler::Sync(function) = entry.callback.handler() else { return };
-        let call = AssertUnwindSafe(|| at_hops(self.job.hops, || function(invocation)));
+        let place = self.place();
+        let call = AssertUnwindSafe(|| at_place(place, || function(invocation)));
         let outcome = catch_unwind(call).unwrap_or_else(|panic| Err(panics::fault(&*panic)));
         self.finish(outcome);
     }
@@ -110,6 +111,10 @@ impl Run {
         } else {
             None
         }
+    }
+
+    fn place(&self) -> Place {
+        Place { hops: self.job.hops, executor: self.executor.id() }
     }
 
     fn invocation(&mut self) -> Invocation {
@@ -203,7 +208,7 @@ impl Drop for Run {
 struct Task {
     run: Option<Run>,
     /// Made in the first poll, since that is where the arguments are decoded.
-    future: Option<AtHops<BoxFuture<Outcome>>>,
+    future: Option<AtPlace<BoxFuture<Outcome>>>,
     /// Whether the first poll is timed, so that a callback that has become quick can return to the I/O thread.
     timed: bool,
 }
@@ -224,8 +229,8 @@ impl Future for Task {
                         return Poll::Pending;
                     };
                     let Handler::Async(function) = entry.callback.handler() else { return Poll::Pending };
-                    let hops = running.job.hops;
-                    future.insert(AtHops { hops, future: at_hops(hops, || function(invocation)) })
+                    let place = running.place();
+                    future.insert(AtPlace { place, future: at_place(place, || function(invocation)) })
                 }
             };
             Pin::new(future).poll(context)
