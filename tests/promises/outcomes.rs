@@ -6,7 +6,7 @@ use daffi::{BG, BROADCAST, Error, FG, Limits};
 
 use crate::{
     roles::{Callee, HELD_MAX, Point},
-    support::{Outcome, World, eventually, nonce, until},
+    support::{Outcome, PATIENCE, World, eventually, nonce, until},
 };
 
 /// Whether a call may have run, and whether to try again, as the error says it.
@@ -198,6 +198,24 @@ fn a_panic_is_one_failed_call() {
     }
     assert_eq!((g.call.pid() & FG).unwrap(), pid);
     assert!(callee.said("the sky fell"), "the callee's own hook ran too");
+}
+
+/// A panic with a value that panics again when it is dropped is no different.
+#[test]
+fn a_panic_in_what_it_panics_with_is_one_failed_call() {
+    let world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    for _ in 0..5 {
+        for call in [g.call.panics_twice(nonce()), g.call.panics_twice_async(nonce())] {
+            let error = (call & FG.timeout(PATIENCE)).unwrap_err();
+            let Error::Remote(remote) = &error else { panic!("{error:?}") };
+            assert!(
+                remote.is_panic() && remote.location().contains("tests/promises/roles.rs:"),
+                "{remote:?}"
+            );
+        }
+    }
 }
 
 /// The caller's own node is never a candidate for its own call.

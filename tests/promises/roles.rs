@@ -192,6 +192,8 @@ pub trait Callee {
     fn nested(nonce: u64, node: &str, timeout: Option<u64>, millis: u64);
     fn fails(nonce: u64) -> u64;
     fn panics(nonce: u64, text: &str) -> u64;
+    fn panics_twice(nonce: u64) -> u64;
+    fn panics_twice_async(nonce: u64) -> u64;
     fn tick(nonce: u64);
     fn tick_slow(nonce: u64, millis: u64);
     fn varied(nonce: u64) -> String;
@@ -328,6 +330,27 @@ fn fails(nonce: u64) -> Result<u64, std::num::ParseIntError> {
 fn panics(nonce: u64, text: String) -> u64 {
     note("run", nonce);
     panic!("{text}");
+}
+
+/// What it panics with panics again when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("once more");
+    }
+}
+
+#[callback]
+fn panics_twice(nonce: u64) -> u64 {
+    note("run", nonce);
+    std::panic::panic_any(Bomb)
+}
+
+#[callback]
+async fn panics_twice_async(nonce: u64) -> u64 {
+    note("run", nonce);
+    std::panic::panic_any(Bomb)
 }
 
 #[callback]

@@ -1,6 +1,12 @@
 //! A callback that panics is one failed call. This makes its fault: what it said, and where.
 
-use std::{any::Any, cell::RefCell, panic, sync::Once};
+use std::{
+    any::Any,
+    cell::RefCell,
+    mem,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    sync::Once,
+};
 
 use daffi_core::fault::{Fault, FaultKind};
 
@@ -25,12 +31,17 @@ pub(super) fn remember_places() {
 }
 
 /// What a caught panic is to the caller.
-pub(super) fn fault(panic: &(dyn Any + Send)) -> Box<Fault> {
+pub(super) fn fault(panic: Box<dyn Any + Send>) -> Box<Fault> {
     // `panic!("{}", 7)` gives a `&str` or a `String`, as the compiler likes.
     let message = (panic.downcast_ref::<&str>().copied())
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a value that is not text");
     let mut fault = Fault::new(FaultKind::Panicked, message);
     fault.location = PLACE.take();
+    // A value that is not text may panic when it is dropped, and this thread still has to tell the caller.
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        mem::forget(another);
+        PLACE.take();
+    }
     Box::new(fault)
 }

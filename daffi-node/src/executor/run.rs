@@ -65,7 +65,7 @@ impl Run {
         let Handler::Sync(function) = entry.callback.handler() else { return };
         let place = self.place();
         let call = AssertUnwindSafe(|| at_place(place, || function(invocation)));
-        let outcome = catch_unwind(call).unwrap_or_else(|panic| Err(panics::fault(&*panic)));
+        let outcome = catch_unwind(call).unwrap_or_else(|panic| Err(panics::fault(panic)));
         self.finish(outcome);
     }
 
@@ -243,7 +243,7 @@ impl Future for Task {
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(outcome)) => outcome,
-            Err(panic) => Err(panics::fault(&*panic)),
+            Err(panic) => Err(panics::fault(panic)),
         };
         // The callback's own values are gone before its caller hears of the outcome.
         *future = None;
