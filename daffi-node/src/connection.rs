@@ -37,6 +37,9 @@ use crate::{
 pub(crate) struct Connector {
     target: Target,
     state: Mutex<State>,
+    /// How many callbacks could be called when they were registered last. Locked while they are, so that an older
+    /// registration does not overtake a newer one.
+    registered: Mutex<usize>,
 }
 
 /// Where the controller is.
@@ -84,7 +87,7 @@ impl Connector {
             give_up: Deadline::after(timeout),
             listener: None,
         };
-        Self { target, state: Mutex::new(state) }
+        Self { target, state: Mutex::new(state), registered: Mutex::new(0) }
     }
 
     /// The connection, whether or not the node is registered on it.
@@ -267,6 +270,10 @@ impl Node {
                     tracing::warn!(%callback, error = %overloaded, "a call that nobody waits for was not sent")
                 }
             }
+        }
+        // An instance that was registered after the callbacks were sent, while there was no link to say so.
+        if self.executor.registry().callable() != *self.connector.registered.lock() {
+            self.register_again();
         }
         self.watch(now + self.limits.heartbeat);
         if self.started.set(Ok(())) {
@@ -647,6 +654,8 @@ impl FramePort for MemoryPort {
 }
 
 fn send_registration(node: &Node, port: &Port) {
+    let mut registered = node.connector.registered.lock();
+    *registered = node.executor.registry().callable();
     let pieces = node.executor.registry().offers();
     let last = pieces.len() - 1;
     for (number, piece) in pieces.iter().enumerate() {

@@ -69,6 +69,11 @@ impl Registry {
         self.entries.len()
     }
 
+    /// How many callbacks can be called now. They never become fewer.
+    pub(crate) fn callable(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.callback.is_callable()).count()
+    }
+
     pub(crate) fn has_async(&self) -> bool {
         self.entries.iter().any(|entry| matches!(entry.callback.handler(), Handler::Async(_)))
     }
