@@ -23,7 +23,7 @@ use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
     fmt,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -157,6 +157,8 @@ pub struct Router {
     hints: Hints,
     /// Answers to questions about everybody, until somebody comes or goes.
     answers: Answers,
+    /// What the calls of scheduled tasks take up.
+    task_bytes: Arc<AtomicUsize>,
 }
 
 /// A newcomer that wants the name of an older node.
@@ -208,6 +210,7 @@ impl Router {
             undelivered: Undelivered::default(),
             hints: Hints::default(),
             answers: Answers::default(),
+            task_bytes: Arc::default(),
         }
     }
 

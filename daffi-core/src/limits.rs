@@ -22,6 +22,9 @@ pub const STREAM_WINDOW_BYTES: usize = 1024 * 1024;
 /// The most times that one `PERIOD.at_time` may name.
 pub const AT_TIMES_MAX: usize = 1000;
 
+/// The most bytes that the arguments and times of all scheduled calls of a controller have together.
+pub const TASKS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// The shortest `PERIOD.period`.
 pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 

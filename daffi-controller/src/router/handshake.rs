@@ -16,6 +16,10 @@ use super::{
 /// The most bytes that are kept of a signature: it is for people.
 const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
 
+/// The most bytes that are kept of all signatures of a node. What comes beyond is left out: it would let every connection take
+/// up hundreds of megabytes.
+const SIGNATURES_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 impl Router {
     pub(super) fn hello(&mut self, from: PeerId, hello: &Hello<'_>, now: Now, out: &mut impl Outbound) {
         let Hello { version_min, version_max, name, instance, capabilities: _, credentials: _ } = *hello;
@@ -107,7 +111,10 @@ impl Router {
             if peer.registering.len() >= self.limits.callbacks_max {
                 return Err(too_many(self.limits.callbacks_max));
             }
-            let end = offer.signature.floor_char_boundary(SIGNATURE_BYTES_MAX);
+            let kept = self.registry.signature_bytes_of(from) + peer.registering_bytes;
+            let room = SIGNATURES_BYTES_MAX.saturating_sub(kept);
+            let end = offer.signature.floor_char_boundary(SIGNATURE_BYTES_MAX.min(room));
+            peer.registering_bytes += end;
             let signature = Arc::from(&offer.signature[..end]);
             let kept = Offer::new(from, offer.index, offer.fingerprint, offer.ready, signature);
             peer.registering.push((offer.name.into(), kept));
@@ -116,6 +123,7 @@ impl Router {
             return Ok(());
         }
         let offers = std::mem::take(&mut peer.registering);
+        peer.registering_bytes = 0;
         self.answers.clear();
         // A node that leaves may still register an instance in another thread; nobody is to call it.
         if peer.stage != Stage::Leaving {

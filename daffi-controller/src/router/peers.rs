@@ -32,6 +32,8 @@ pub(super) struct Peer {
     pub(super) claimed_by: Vec<PeerId>,
     /// What has come of a registration that is not complete.
     pub(super) registering: Vec<(Box<str>, Offer)>,
+    /// How many bytes the signatures in it have together.
+    pub(super) registering_bytes: usize,
     /// Calls that it runs. The id is what it sees.
     pub(super) routes: Table<Route>,
     /// What it waits for, by its own id.
@@ -69,6 +71,7 @@ impl Peer {
             unanswered: 0,
             claimed_by: Vec::new(),
             registering: Vec::new(),
+            registering_bytes: 0,
             routes: Table::default(),
             calls: HashMap::default(),
         }
@@ -125,6 +128,7 @@ impl Router {
         tracing::info!(node = %peer.name, reason = clip(reason), "a node is leaving");
         peer.stage = Stage::Leaving;
         peer.registering = Vec::new();
+        peer.registering_bytes = 0;
         let newcomers = std::mem::take(&mut peer.claimed_by);
         if self.names.get(&peer.name) == Some(&from) {
             self.names.remove(&peer.name);

@@ -22,6 +22,8 @@ pub(super) struct Registry {
     sorted: BTreeMap<Arc<str>, ()>,
     /// Each node's own numbers of its callbacks. Ordered, so that withdrawing them always goes the same way.
     by_peer: HashMap<PeerId, BTreeMap<u32, Arc<str>>, RandomState>,
+    /// How many bytes the signatures of each node's callbacks have together.
+    signature_bytes: HashMap<PeerId, usize, RandomState>,
 }
 
 /// A callback, and the nodes that offer it.
@@ -83,6 +85,9 @@ impl Registry {
         self.by_peer.entry(peer).or_default().insert(offer.index, name.clone());
         self.sorted.insert(name.clone(), ());
         let callback = self.by_name.entry(name.clone()).or_insert_with(|| Callback::new(name));
+        let before = callback.offer_of(peer).map_or(0, |old| old.signature.len());
+        let bytes = self.signature_bytes.entry(peer).or_default();
+        *bytes = *bytes + offer.signature.len() - before;
         Ok(callback.upsert(offer))
     }
 
@@ -91,11 +96,16 @@ impl Registry {
         for name in self.by_peer.remove(&peer).unwrap_or_default().values() {
             self.remove(name, peer);
         }
+        self.signature_bytes.remove(&peer);
     }
 
     fn remove(&mut self, name: &Arc<str>, peer: PeerId) {
         let Entry::Occupied(mut entry) = self.by_name.entry(name.clone()) else { return };
-        entry.get_mut().remove(peer);
+        if let Some(removed) = entry.get_mut().remove(peer)
+            && let Some(bytes) = self.signature_bytes.get_mut(&peer)
+        {
+            *bytes -= removed.signature.len();
+        }
         if entry.get().offers.is_empty() {
             entry.remove();
             self.sorted.remove(name);
@@ -113,6 +123,11 @@ impl Registry {
     /// How many callbacks a node offers.
     pub(super) fn count_of(&self, peer: PeerId) -> usize {
         self.by_peer.get(&peer).map_or(0, BTreeMap::len)
+    }
+
+    /// How many bytes the signatures of a node's callbacks have together.
+    pub(super) fn signature_bytes_of(&self, peer: PeerId) -> usize {
+        self.signature_bytes.get(&peer).copied().unwrap_or(0)
     }
 
     /// The names that a node offers, in its own order.

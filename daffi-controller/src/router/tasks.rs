@@ -1,13 +1,16 @@
 //! Scheduled tasks: calls that the controller makes.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bytes::Bytes;
 use daffi_core::{
     Error,
     fault::{Fault, FaultKind},
     frame::{Body, Request, Schedule, Timing as FrameTiming, UNROUTED},
-    limits::CHUNK_BYTES,
+    limits::{CHUNK_BYTES, TASKS_BYTES_MAX},
     names::check_name,
 };
 
@@ -29,6 +32,27 @@ pub(super) struct Scheduled {
     codec: u8,
     fingerprint: u64,
     body: Bytes,
+    _weight: Weight,
+}
+
+/// What a task takes up, counted for as long as it is there.
+#[derive(Debug)]
+struct Weight {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Weight {
+    fn new(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, all: all.clone() }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Router {
@@ -53,6 +77,11 @@ impl Router {
         if self.tasks.len() >= self.limits.tasks_max {
             return Err(overloaded("controller"));
         }
+        let times = if let FrameTiming::At(times) = timing { times.iter().count() } else { 0 };
+        let bytes = body.len() + times * size_of::<u64>();
+        if self.task_bytes.load(Ordering::Relaxed) + bytes > TASKS_BYTES_MAX {
+            return Err(overloaded("controller"));
+        }
         let timing = match timing {
             FrameTiming::Period(period_us) => Timing::period(*period_us, now),
             FrameTiming::At(times) => Timing::at(times.iter(), now),
@@ -66,6 +95,7 @@ impl Router {
             fingerprint: *fingerprint,
             // A copy, because a slice would keep everything that was read with it for as long as the task lives.
             body: Bytes::copy_from_slice(body.as_slice()),
+            _weight: Weight::new(bytes, &self.task_bytes),
         };
         Ok(self.tasks.insert(Arc::new(what), timing, now))
     }

@@ -296,3 +296,28 @@ fn a_name_has_one_node_when_its_process_connects_anew_while_another_claims_it() 
     world.send(anew, &Frame::Pong { id: 0 });
     assert_eq!(world.said(claimant), ["REFUSE NameTaken"]);
 }
+
+#[test]
+fn the_signatures_of_a_node_take_up_so_much_and_no_more() {
+    let mut world = World::new();
+    let peer = world.join("a", &[]);
+    let signature = "s".repeat(4096);
+    // Twice, so that those of the first time are replaced.
+    for _ in 0..2 {
+        for first in (0..8192).step_by(16) {
+            let mut bytes = Vec::new();
+            for index in first..first + 16 {
+                let name = format!("f{index}");
+                let offer = Offer { index, fingerprint: 0, ready: true, name: &name, signature: &signature };
+                Offers::push(&mut bytes, &offer);
+            }
+            let offers = Offers::parse(&bytes).unwrap();
+            world.send(peer, &Frame::Register(Register { id: 1, more: false, offers }));
+            assert!(world.router.registry.signature_bytes_of(peer) <= 16 << 20);
+        }
+        assert_eq!(world.router.registry.count_of(peer), 8192, "all can be called all the same");
+    }
+    assert!(world.router.registry.signature_bytes_of(peer) >= (16 << 20) - 4096 * 16);
+    world.gone(peer);
+    assert_eq!(world.router.registry.signature_bytes_of(peer), 0);
+}

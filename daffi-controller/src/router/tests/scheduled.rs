@@ -184,3 +184,28 @@ fn tasks_rest_while_the_controller_stops() {
     assert_eq!(world.said(callee), [""; 0]);
     assert!(world.router.is_idle());
 }
+
+#[test]
+fn all_tasks_together_take_up_so_much_and_no_more() {
+    let mut world = World::new();
+    let owner = world.join("owner", &[]);
+    let body = vec![0; daffi_core::limits::CHUNK_BYTES];
+    let fits = daffi_core::limits::TASKS_BYTES_MAX / body.len();
+    let add = |world: &mut World| {
+        let timing = Timing::Period(1_000_000);
+        let body = Body::borrowed(&body);
+        let schedule = Schedule { timing, codec: 0, fingerprint: 0, name: "f", node: "", body };
+        world.send(owner, &Frame::Ask { id: 1, codec: 0, question: Question::Schedule(schedule) });
+    };
+    let mut tasks = Vec::new();
+    for _ in 0..fits {
+        add(&mut world);
+        tasks.push(answer::<u64>(&mut world, owner));
+    }
+    add(&mut world);
+    assert_eq!(world.fault_at(owner).kind, FaultKind::Overloaded);
+    world.send(owner, &Frame::Ask { id: 1, codec: 0, question: Question::CancelTask { task: tasks[0] } });
+    world.said(owner);
+    add(&mut world);
+    answer::<u64>(&mut world, owner);
+}
