@@ -422,3 +422,18 @@ impl fmt::Debug for GlobalBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_has_to_be_linked() {
+        // None is, in the tests of this crate.
+        let error = Global::builder().init_controller(true).host("localhost").start().unwrap_err();
+        assert!(matches!(error, Error::NoController), "{error:?}");
+        for words in ["`controller` feature", "use my_controller as _;"] {
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    mem,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -17,7 +16,9 @@ use daffi::{
 };
 use tokio::task::{LocalSet, spawn_blocking};
 
-use crate::support::{Gate, Net, PATIENCE, block_on, builder, current_thread, in_time, multi_thread};
+use crate::support::{
+    Gate, Net, PATIENCE, TempDir, block_on, builder, current_thread, in_time, multi_thread,
+};
 
 /// Long enough never to come in a test.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -583,13 +584,12 @@ fn a_modifier_is_kept_and_used_in_sync_and_in_async_code() {
 #[test]
 fn a_start_that_is_refused_starts_nothing() {
     in_time(|| {
-        let net = Net::new();
-        let path = net.directory.join("other/s");
+        let directory = TempDir::new();
+        let path = directory.join("other/s");
         let error = current_thread()
             .block_on(async { builder().init_controller(true).unix_sock_path(&path).start().unwrap_err() });
         assert!(matches!(error, Error::BlockingInAsync { .. }), "{error:?}");
         assert!(error.to_string().contains("start_async"), "{error}");
         assert!(!path.parent().unwrap().exists());
-        mem::drop(net);
     });
 }
