@@ -4,7 +4,7 @@
 //! it; frames they write themselves, through the [`Outbox`].
 
 mod driver;
-use driver::Driver;
+use driver::{Driver, survive};
 
 mod lead;
 use lead::{Lead, Role};
@@ -280,7 +280,7 @@ impl Shared {
             // Whoever wakes the thread from here on wants more than the work and the turn that begin now.
             self.woken.store(false, Ordering::SeqCst);
             for service in services.iter() {
-                service.work();
+                survive(|| service.work());
                 if !self.lead.leads() {
                     return self.lead.resign();
                 }

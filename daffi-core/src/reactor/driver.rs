@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, ErrorKind},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -155,7 +156,7 @@ impl Driver {
         for (_, token) in due {
             self.accept(token);
         }
-        self.services.iter().filter_map(|service| service.turn(now)).min()
+        self.services.iter().filter_map(|service| survive(|| service.turn(now)).flatten()).min()
     }
 
     fn event(&mut self, event: &mio::event::Event) {
@@ -232,7 +233,9 @@ impl Open {
             Err(error) => return Err(error.to_string()),
         };
         let batch = buffer.split_to(kept + read).freeze();
-        let used = self.connection.received(&batch)?;
+        // What came is lost, and so is the connection; the others go on.
+        let received = survive(|| self.connection.received(&batch));
+        let used = received.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))?;
         self.partial.clear();
         self.partial.extend_from_slice(&batch[used..]);
         if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
@@ -255,6 +258,16 @@ fn refill(buffer: &mut BytesMut, kept: usize) {
         *buffer = BytesMut::with_capacity(size);
     }
     buffer.resize(size, 0);
+}
+
+/// Runs what may run other people's code, such as a waker or a subscriber of the log: its panic is theirs, and must
+/// not end the thread that everything waits for.
+pub(super) fn survive<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let survived = catch_unwind(AssertUnwindSafe(run));
+    if survived.is_err() {
+        tracing::error!("a panic reached the I/O thread, which goes on; see the panic message above");
+    }
+    survived.ok()
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

@@ -58,6 +58,19 @@ pub(super) enum Role {
     End,
 }
 
+/// A step that runs; dropping it ends it.
+struct Step<'a> {
+    lead: &'a Lead,
+    step: u64,
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        STEP.set(0);
+        DEPOSED.set(!self.lead.end_step(self.step));
+    }
+}
+
 impl Lead {
     /// Does `work` as leader; says whether this thread leads afterwards. `stand_by` starts a thread that stands by.
     pub(super) fn step(&self, stand_by: impl FnOnce(), work: impl FnOnce()) -> bool {
@@ -68,11 +81,11 @@ impl Lead {
         let step = self.steps.load(Ordering::Relaxed) + 1;
         self.steps.store(step, Ordering::SeqCst);
         STEP.set(step);
+        // A panic ends the step like anything else.
+        let running = Step { lead: self, step };
         work();
-        STEP.set(0);
-        let leads = self.end_step(step);
-        DEPOSED.set(!leads);
-        leads
+        drop(running);
+        self.leads()
     }
 
     /// Whether this thread leads, between two steps.

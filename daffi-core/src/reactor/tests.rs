@@ -282,3 +282,31 @@ fn finishing_while_another_thread_writes_ends_the_stream() {
         assert_eq!(bytes.len(), 16);
     }
 }
+
+#[test]
+#[cfg(unix)]
+fn a_panic_ends_neither_the_thread_nor_another_connection() {
+    struct Panics;
+    impl Connection for Panics {
+        fn received(&mut self, _batch: &Bytes) -> Result<usize, String> {
+            panic!("on purpose");
+        }
+        fn closed(&mut self, _reason: &str) {}
+    }
+
+    let (reactor, worker, turns) = worker();
+    worker.add(|| panic!("on purpose"));
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stream = Stream::from_unix(ours).unwrap();
+    let panics = |_: &Arc<Outbox>| Box::new(Panics) as Box<dyn Connection>;
+    let _outbox = reactor.handle().add_connection(stream, 1 << 20, Budget::new(1 << 20), panics).unwrap();
+    theirs.write_all(b"x").unwrap();
+    theirs.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(theirs.read(&mut [0; 8]).unwrap_or(0), 0, "its connection is closed");
+    let (done_in, done) = channel();
+    worker.add(move || done_in.send(()).unwrap());
+    done.recv_timeout(SOON).expect("work goes on");
+    while turns.try_recv().is_ok() {}
+    reactor.handle().wake();
+    turns.recv_timeout(SOON).expect("turns go on");
+}

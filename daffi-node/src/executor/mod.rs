@@ -347,6 +347,10 @@ impl Executor {
                         entry.pace.ran(Some(clock), true);
                     }
                 }));
+                // The I/O thread looks after more threads for what waits, if it knows of it.
+                if !self.reactor.is_current() {
+                    self.reactor.wake();
+                }
             }
             Function::Async(_) => run.future(),
         }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -138,7 +139,10 @@ impl Pool {
             if let Some(job) = state.queue.pop_front() {
                 state.moved = Some(Instant::now());
                 drop(state);
-                job();
+                // The callback's own panics end in its run. Any other must not take the thread along, which is counted.
+                if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    tracing::error!("a panic beside a callback; its thread goes on");
+                }
                 state = self.state.lock();
                 continue;
             }
