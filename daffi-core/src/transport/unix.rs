@@ -29,7 +29,8 @@ impl UnixListener {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         // Two processes that start at once must not take each other's fresh file for a stale one.
-        let lock = File::create(lock_path(path))?;
+        // Opened without truncating: in a directory that others may write to, the name may lead to any file.
+        let lock = File::options().write(true).create(true).truncate(false).open(lock_path(path))?;
         lock.lock()?;
         remove_stale(path)?;
         let inner = mio::net::UnixListener::bind(path)?;

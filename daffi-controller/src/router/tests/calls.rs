@@ -182,6 +182,7 @@ fn limits_are_met_before_anybody_is_bothered() {
     // The rest of it comes before the caller knows.
     world.send(a, &chunk(2, false, true, "rest"));
     assert_eq!(world.said(b), [""; 0]);
+    assert_eq!(world.said(a), ["CREDIT 2.0 request: 4"]);
     world.call(a, 3, "f");
     world.id_at(b);
     world.call(a, 4, "f");
