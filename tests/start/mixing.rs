@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
@@ -379,23 +379,24 @@ fn a_task_that_the_controller_has_not_got_yet_is_not_waited_for_in_a_current_thr
 /// and `run_later`, which has been suspended before.
 fn in_callbacks(work: fn(&Bench) -> Vec<String>, names: &[&'static str], check: fn(&Bench)) {
     for name in names {
-        let slot = Arc::<OnceLock<Arc<Bench>>>::default();
+        // Weak, or bench and callbacks would keep each other.
+        let slot = Arc::<OnceLock<Weak<Bench>>>::default();
         let (first, second, third) = (slot.clone(), slot.clone(), slot.clone());
         let bench = Bench::with(|a| {
-            a.callback("run", move || work(first.get().unwrap()))
+            a.callback("run", move || work(&first.get().unwrap().upgrade().unwrap()))
                 .async_callback("run_async", move || {
                     let bench = second.clone();
-                    async move { work(bench.get().unwrap()) }
+                    async move { work(&bench.get().unwrap().upgrade().unwrap()) }
                 })
                 .async_callback("run_later", move || {
                     let bench = third.clone();
                     async move {
                         tokio::time::sleep(Duration::from_millis(1)).await;
-                        work(bench.get().unwrap())
+                        work(&bench.get().unwrap().upgrade().unwrap())
                     }
                 })
         });
-        assert!(slot.set(bench.clone()).is_ok());
+        assert!(slot.set(Arc::downgrade(&bench)).is_ok());
         let driver = bench.net.node("driver").start().unwrap();
         // Twice, for a callback that is known to be slow runs elsewhere than one that is not.
         for _ in 0..2 {
