@@ -22,8 +22,6 @@ pub(super) type Services = Arc<Vec<Arc<dyn Service>>>;
 const READ_BYTES: usize = 256 * 1024;
 /// Below this much room in the buffer a new one is taken.
 const READ_BYTES_MIN: usize = 64 * 1024;
-/// How often one connection is read in a row while others wait.
-const READS_IN_A_ROW: usize = 4;
 /// How many connections are accepted in a row while others wait.
 const ACCEPTS_IN_A_ROW: usize = 64;
 /// How long accepting rests when the process has no file descriptor left.
@@ -176,19 +174,16 @@ impl Driver {
 
     fn read(&mut self, token: Token) {
         let Some(open) = self.connections.get_mut(&token) else { return };
-        for _ in 0..READS_IN_A_ROW {
-            match open.read(&mut self.buffer) {
-                Ok(Read::Drained) => return,
-                Ok(Read::Ready) => {}
-                Err(reason) => {
-                    let mut open = self.connections.remove(&token).expect("it was found above");
-                    open.outbox.close();
-                    open.connection.closed(&reason);
-                    return;
-                }
+        // Once, and then it is the others' turn: what one read brings may be work for milliseconds.
+        match open.read(&mut self.buffer) {
+            Ok(Read::Drained) => {}
+            Ok(Read::Ready) => self.ready.push(token),
+            Err(reason) => {
+                let mut open = self.connections.remove(&token).expect("it was found above");
+                open.outbox.close();
+                open.connection.closed(&reason);
             }
         }
-        self.ready.push(token);
     }
 
     fn accept(&mut self, token: Token) {
