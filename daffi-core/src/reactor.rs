@@ -29,7 +29,8 @@ use crate::{
     transport::{Listener, Stream},
 };
 
-/// What happens on one connection. Called on the reactor's thread alone.
+/// What happens on one connection. Called on the reactor's thread alone, except for the end of a connection that came
+/// too late for the reactor.
 pub trait Connection: Send {
     /// Bytes came in. Says how many of them were used; the rest comes again with more behind it.
     ///
@@ -308,8 +309,9 @@ impl Shared {
 impl Command {
     /// It came too late to be done.
     fn refuse(self) {
-        if let Self::Connection(_, outbox, _) = &self {
+        if let Self::Connection(_, outbox, mut connection) = self {
             outbox.close();
+            connection.closed("stopped");
         }
     }
 }
