@@ -57,7 +57,7 @@ pub enum Error {
     },
 
     /// The address can neither be listened on nor, if it is a socket file, be taken over.
-    #[error("cannot use the address {address}")]
+    #[error("cannot use the address {address}: {source}")]
     AddressUnusable {
         /// The address.
         address: Address,
