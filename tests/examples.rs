@@ -146,6 +146,28 @@ fn standalone_controller() {
     );
 }
 
+/// A program that links another controller: it is found although nothing names it, and the default one is not linked.
+/// A package of its own, since in this workspace daffi has its default features; so cargo builds it here.
+#[test]
+fn own_controller() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/own_controller/program/Cargo.toml");
+    let cargo = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args(arguments)
+            .args(["--quiet", "--manifest-path"])
+            .arg(&manifest)
+            .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("own_controller"))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(cargo(&["run"]), "2 + 3 = 5\n");
+    let linked = cargo(&["tree", "--edges", "normal"]);
+    assert!(linked.contains("own_controller") && !linked.contains("daffi-controller"), "{linked}");
+}
+
 #[test]
 fn every_example_has_its_test() {
     let this = include_str!("examples.rs");
