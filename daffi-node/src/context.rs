@@ -45,28 +45,24 @@ pub struct Context {
     /// Calls onwards: as `g.call`, but no call gets more time than is left of this one, and each counts as nested in
     /// it.
     pub call: Caller,
-    inner: Arc<Inner>,
+    incoming: Arc<Incoming>,
 }
 
+/// One call that came in, as its callback and who may cancel it share it.
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Incoming {
     caller: Box<str>,
     deadline: Option<Instant>,
-    cancellation: Arc<Cancellation>,
-}
-
-/// Tells a running callback that nobody waits for it any more.
-#[derive(Debug)]
-pub(crate) struct Cancellation {
     cancelled: AtomicBool,
     latch: Latch<()>,
 }
 
-impl Cancellation {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { cancelled: AtomicBool::new(false), latch: Latch::new() })
+impl Incoming {
+    pub(crate) fn new(caller: Box<str>, deadline: Option<Instant>) -> Arc<Self> {
+        Arc::new(Self { caller, deadline, cancelled: AtomicBool::new(false), latch: Latch::new() })
     }
 
+    /// Nobody waits for it any more.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.latch.set(());
@@ -78,37 +74,31 @@ impl Cancellation {
 }
 
 impl Context {
-    pub(crate) fn new(
-        call: Caller,
-        caller: Box<str>,
-        deadline: Option<Instant>,
-        cancellation: Arc<Cancellation>,
-    ) -> Self {
-        Self { call, inner: Arc::new(Inner { caller, deadline, cancellation }) }
+    pub(crate) fn new(call: Caller, incoming: Arc<Incoming>) -> Self {
+        Self { call, incoming }
     }
 
     /// A context without a node, for calling handlers in tests.
     #[doc(hidden)]
     pub fn detached() -> Self {
-        Self::new(Caller::detached(), "".into(), None, Cancellation::new())
+        Self::new(Caller::detached(), Incoming::new("".into(), None))
     }
 
     /// The name of the node that called.
     pub fn caller(&self) -> &str {
-        &self.inner.caller
+        &self.incoming.caller
     }
 
     /// When the caller stops waiting; `None` if it waits for ever.
     pub fn deadline(&self) -> Option<Instant> {
-        self.inner.deadline
+        self.incoming.deadline
     }
 
     /// Whether nobody waits for the result any more: the caller cancelled, its time ran out, or it is gone.
     ///
     /// An `fn` callback looks here from time to time. An `async fn` callback is dropped at its next `.await` anyway.
     pub fn is_cancelled(&self) -> bool {
-        self.inner.cancellation.is_cancelled()
-            || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+        self.incoming.is_cancelled() || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Resolves when the call is cancelled.
@@ -119,7 +109,7 @@ impl Context {
     /// # Cancel safety
     /// May be dropped at any time.
     pub async fn cancelled(&self) {
-        self.inner.cancellation.latch.arrival().await;
+        self.incoming.latch.arrival().await;
     }
 }
 

@@ -171,9 +171,15 @@ impl Link {
         let Some(port) = state.port() else { return };
         let Payload { codec, body } = payload;
         let more = body.len() > CHUNK_BYTES;
-        let first = body.slice(..body.len().min(CHUNK_BYTES));
+        let chunk;
+        let first = if more {
+            chunk = body.slice(..CHUNK_BYTES);
+            &chunk
+        } else {
+            body
+        };
         let total = body.len() as u32;
-        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(&first) };
+        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(first) };
         if port.push(&Frame::Reply(reply)).is_err() {
             return;
         }

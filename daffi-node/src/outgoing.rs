@@ -80,8 +80,13 @@ impl Outgoing {
         match &self.kind {
             Kind::Ask(ask) => self.with_question(id, ask, send),
             kind => {
-                let first = self.body.len().min(CHUNK_BYTES);
-                let body = self.body.slice(..first);
+                let chunk;
+                let body = if self.is_large() {
+                    chunk = self.body.slice(..CHUNK_BYTES);
+                    &chunk
+                } else {
+                    &self.body
+                };
                 send(&Frame::Request(Request {
                     id,
                     one_way: matches!(kind, Kind::OneWay | Kind::Broadcast { results: false }),
@@ -95,7 +100,7 @@ impl Outgoing {
                     total: self.body.len() as u32,
                     name: &self.name,
                     node: self.node(),
-                    body: Body::shared(&body),
+                    body: Body::shared(body),
                 }))
             }
         }

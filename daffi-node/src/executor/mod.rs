@@ -47,7 +47,7 @@ use crate::{
     blocking::Role,
     callback::{Handler as Function, Outcome},
     caller::Caller,
-    context::Cancellation,
+    context::Incoming,
     registry::{Entry, Registry},
 };
 
@@ -76,7 +76,7 @@ type Requests = HashMap<u64, Held, foldhash::fast::FixedState>;
 /// A request that runs or waits to.
 #[derive(Debug)]
 struct Held {
-    cancellation: Arc<Cancellation>,
+    incoming: Arc<Incoming>,
     /// Ends the task of an `async fn`.
     abort: Option<AbortHandle>,
 }
@@ -177,7 +177,7 @@ impl Executor {
     }
 
     /// Runs a request. Called on the I/O thread, and returns at once unless the callback is `inline`.
-    pub(crate) fn run(self: &Arc<Self>, job: Job, home: Arc<dyn Home>) {
+    pub(crate) fn run(self: &Arc<Self>, mut job: Job, home: Arc<dyn Home>) {
         let entry = match self.check(&job) {
             Ok(entry) => entry,
             Err(fault) => {
@@ -192,13 +192,13 @@ impl Executor {
             }
         };
         self.held.fetch_add(1, Ordering::AcqRel);
-        let cancellation = Cancellation::new();
+        let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
+        let incoming = Incoming::new(std::mem::take(&mut job.caller), job.deadline);
         if !job.one_way {
-            let held = Held { cancellation: cancellation.clone(), abort: None };
+            let held = Held { incoming: incoming.clone(), abort: None };
             self.requests.lock().insert(job.id, held);
         }
-        let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
-        let run = Run::new(self.clone(), home, job, cancellation);
+        let run = Run::new(self.clone(), home, job, incoming);
         match ticket {
             Some((gate, ticket)) => {
                 gate.enter(ticket, run);
@@ -388,13 +388,13 @@ impl Job {
 }
 
 impl Held {
-    /// Whether it is the request that has this cancellation, and not another one of the same id.
-    fn is_of(&self, cancellation: &Arc<Cancellation>) -> bool {
-        Arc::ptr_eq(&self.cancellation, cancellation)
+    /// Whether it is the request that came as this, and not another one of the same id.
+    fn is_of(&self, incoming: &Arc<Incoming>) -> bool {
+        Arc::ptr_eq(&self.incoming, incoming)
     }
 
     fn cancel(self) {
-        self.cancellation.cancel();
+        self.incoming.cancel();
         if let Some(abort) = self.abort {
             abort.abort();
         }

@@ -19,7 +19,7 @@ use super::{Executor, Home, Job, panics};
 use crate::{
     blocking::{Role, with_role},
     callback::{BoxFuture, Handler, Invocation, Outcome},
-    context::{AtPlace, Cancellation, Context, Place, at_place},
+    context::{AtPlace, Context, Incoming, Place, at_place},
 };
 
 /// One run of one callback. Dropping it before its outcome counts as cancelled.
@@ -27,7 +27,7 @@ pub(crate) struct Run {
     executor: Arc<Executor>,
     home: Arc<dyn Home>,
     job: Job,
-    cancellation: Arc<Cancellation>,
+    incoming: Arc<Incoming>,
 }
 
 impl Run {
@@ -35,9 +35,9 @@ impl Run {
         executor: Arc<Executor>,
         home: Arc<dyn Home>,
         job: Job,
-        cancellation: Arc<Cancellation>,
+        incoming: Arc<Incoming>,
     ) -> Self {
-        Self { executor, home, job, cancellation }
+        Self { executor, home, job, incoming }
     }
 
     pub(super) fn callback(&self) -> u32 {
@@ -82,7 +82,7 @@ impl Run {
         let executor = self.executor.clone();
         let Some(workers) = &executor.worker_handle else { return };
         let id = self.job.id;
-        let cancellation = self.cancellation.clone();
+        let incoming = self.incoming.clone();
         let mut task = Task { run: Some(self), future: None, timed: first_poll.is_none() };
         if let Some(role) = first_poll {
             let _entered = workers.enter();
@@ -94,16 +94,16 @@ impl Run {
         }
         let abort = workers.spawn(task).abort_handle();
         let mut requests = executor.requests.lock();
-        if cancellation.is_cancelled() {
+        if incoming.is_cancelled() {
             abort.abort();
-        } else if let Some(held) = requests.get_mut(&id).filter(|held| held.is_of(&cancellation)) {
+        } else if let Some(held) = requests.get_mut(&id).filter(|held| held.is_of(&incoming)) {
             held.abort = Some(abort);
         }
     }
 
     /// Why the callback is not to run at all any more.
     fn refusal(&self) -> Option<Box<Fault>> {
-        if self.cancellation.is_cancelled() {
+        if self.incoming.is_cancelled() {
             Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran").into())
         } else if self.is_expired() {
             let fault = Fault::new(FaultKind::Expired, "the call's time ran out before it ran");
@@ -118,9 +118,9 @@ impl Run {
     }
 
     fn invocation(&mut self) -> Invocation {
-        let Job { hops, deadline, caller, body, .. } = &mut self.job;
+        let Job { hops, deadline, body, .. } = &mut self.job;
         let call = self.home.clone().caller(*hops, *deadline);
-        let context = Context::new(call, std::mem::take(caller), *deadline, self.cancellation.clone());
+        let context = Context::new(call, self.incoming.clone());
         Invocation { body: std::mem::take(body), codec: self.codec(), context }
     }
 
@@ -185,13 +185,13 @@ impl Run {
     /// caller must not get this one's outcome.
     fn withdraw(&self) -> bool {
         let mut requests = self.executor.requests.lock();
-        let ours = requests.get(&self.job.id).is_some_and(|held| held.is_of(&self.cancellation));
+        let ours = requests.get(&self.job.id).is_some_and(|held| held.is_of(&self.incoming));
         ours && requests.remove(&self.job.id).is_some()
     }
 
     /// Whether this run is among the requests that can be cancelled.
     fn is_there(&self) -> bool {
-        self.executor.requests.lock().get(&self.job.id).is_some_and(|held| held.is_of(&self.cancellation))
+        self.executor.requests.lock().get(&self.job.id).is_some_and(|held| held.is_of(&self.incoming))
     }
 }
 
