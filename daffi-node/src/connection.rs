@@ -1,35 +1,28 @@
-//! One connection to the controller: how it comes to be, what comes in on it, and whether it is alive.
+//! The connection to the controller: how it comes to be, whether it is alive, and what follows its end.
 
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use daffi_core::{
     Address, Error, Limits,
-    controller::{FramePort, PortError, RunningController},
-    fault::{Fault, FaultKind},
-    frame::{Chunk, Failure, Frame, Hello, Offers, Refuse, RefuseCode, Register, Request, VERSION},
-    limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
+    controller::RunningController,
+    frame::{Frame, Hello, Offers, Register, VERSION},
     outbox::Budget,
-    reactor::Connection,
     transport::Stream,
 };
 use parking_lot::Mutex;
 
 use crate::{
     backoff::Backoff,
-    executor::{Arrival, Job},
-    in_flight::{CallId, Deadline},
-    link::{Flush, Port},
+    in_flight::Deadline,
+    inbound::{Inbound, MemoryPort},
+    link::Port,
     node::Node,
-    pending::{Assembly, Progress},
     singleton,
-    streams::StreamId,
 };
 
 /// Keeps the node connected.
@@ -104,7 +97,7 @@ impl Connector {
         }
     }
 
-    fn answered(&self) {
+    pub(crate) fn answered(&self) {
         if let Some(live) = &mut self.state.lock().connection {
             live.unanswered = None;
         }
@@ -209,11 +202,11 @@ impl Node {
     }
 
     fn connect_in_memory(self: &Arc<Self>, controller: &dyn RunningController) {
-        let inbound = Arc::new(MemoryPort { inbound: Mutex::new(None) });
+        let inbound = Arc::new(MemoryPort::default());
         let port = controller.attach(inbound.clone()).map(Port::Memory);
         match port {
             Some(port) => {
-                *inbound.inbound.lock() = Some(Inbound::new(self.clone(), port.clone()));
+                inbound.open(Inbound::new(self.clone(), port.clone()));
                 self.greet(&port);
             }
             None => match self.connector.address() {
@@ -243,7 +236,7 @@ impl Node {
     }
 
     /// The node is registered: calls go out from now on.
-    fn registered(&self, port: &Port) {
+    pub(crate) fn registered(&self, port: &Port) {
         let now = Instant::now();
         {
             let mut state = self.connector.state.lock();
@@ -288,7 +281,7 @@ impl Node {
     }
 
     /// The connection is gone. Another attempt follows, unless the node is stopped.
-    fn disconnected(self: &Arc<Self>, reason: &str) {
+    pub(crate) fn disconnected(self: &Arc<Self>, reason: &str) {
         let was_up = self.connector.state.lock().connection.take().is_some_and(|live| live.up);
         self.link_lost();
         if self.is_stopped() {
@@ -318,7 +311,7 @@ impl Node {
     }
 
     /// The controller will never take this node.
-    fn fatal(&self, error: Error) {
+    pub(crate) fn fatal(&self, error: Error) {
         if !self.started.set(Err(error.clone())) {
             tracing::error!(node = self.name, %error, "the controller does not take this node any more; still trying");
         }
@@ -358,302 +351,10 @@ impl Live {
     }
 }
 
-/// What comes in on one connection.
-#[derive(Debug)]
-struct Inbound {
-    node: Arc<Node>,
-    port: Port,
-    phase: Phase,
-    /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
-    requests: HashMap<u64, (Job, Assembly)>,
-}
-
-/// How far the connection has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// `HELLO` is sent.
-    Greeting,
-    /// The callbacks are sent.
-    Registering,
-    /// Calls come and go.
-    Up,
-}
-
 /// The id of every registration; they answer in order, so one is enough.
 const REGISTRATION: u64 = 1;
 
-impl Inbound {
-    fn new(node: Arc<Node>, port: Port) -> Self {
-        Self { node, port, phase: Phase::Greeting, requests: HashMap::new() }
-    }
-
-    /// Takes what came.
-    ///
-    /// # Errors
-    /// Why the connection cannot go on.
-    fn handle(&mut self, frame: Frame<'_>) -> Result<(), String> {
-        match (self.phase, frame) {
-            (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
-            (_, Frame::Pong { .. }) => self.node.connector.answered(),
-            (_, Frame::Goodbye { reason }) => {
-                tracing::info!(node = self.node.name, reason, "the controller is stopping");
-                self.node.link.drain();
-            }
-            (_, Frame::Refuse(refuse)) => return Err(self.refused(&refuse)),
-            (Phase::Greeting, Frame::Welcome(_)) => {
-                self.phase = Phase::Registering;
-                send_registration(&self.node, &self.port);
-            }
-            (Phase::Registering, Frame::Registered { .. }) => {
-                self.phase = Phase::Up;
-                self.node.registered(&self.port);
-            }
-            (Phase::Up, Frame::Registered { .. }) => {}
-            (Phase::Up, frame) => return self.handle_up(frame),
-            (phase, frame) => return Err(format!("a {} frame came while {phase:?}", frame.kind())),
-        }
-        Ok(())
-    }
-
-    fn handle_up(&mut self, frame: Frame<'_>) -> Result<(), String> {
-        let limit = self.node.limits.payload_bytes_max;
-        match frame {
-            Frame::Request(request) => self.request(&request),
-            Frame::Reply(reply) => {
-                self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
-            }
-            Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}
-            Frame::Failure(failure) => {
-                self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
-            }
-            Frame::Targets(targets) => self.answer(targets.id, false, 0, |pending| pending.targets(&targets)),
-            Frame::Chunk(chunk) if chunk.reply => {
-                self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk, limit));
-            }
-            Frame::Chunk(chunk) => self.chunk(&chunk),
-            Frame::Cancel { id } => {
-                if let Some(job) = self.unstarted(id) {
-                    self.node.executor.forgo(&job);
-                } else {
-                    self.node.executor.cancel(id);
-                }
-                self.node.link.cancel_stream(StreamId { call: id, reply: true });
-            }
-            Frame::Credit { id, reply, bytes, .. } => {
-                self.node.link.credit(StreamId { call: id, reply }, bytes);
-            }
-            frame => return Err(format!("a {} frame is not for a node", frame.kind())),
-        }
-        Ok(())
-    }
-
-    fn request(&mut self, request: &Request<'_>) {
-        let &Request { id, one_way, more, codec, hops, fingerprint, callback, total, .. } = request;
-        let limit = self.node.limits.payload_bytes_max;
-        if u64::from(total) > limit {
-            let fault = Fault::new(FaultKind::BadArguments, "the arguments are too large");
-            return self.refuse(id, one_way, fault.number(total.into()).limit(limit));
-        }
-        if more && self.requests.len() + self.node.executor.held() >= self.node.limits.requests_held_max {
-            let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
-            return self.refuse(id, one_way, fault);
-        }
-        let mut job = Job {
-            id,
-            callback,
-            one_way,
-            codec,
-            hops,
-            fingerprint,
-            deadline: request.deadline().map(|left| Instant::now() + left),
-            timeout_us: request.deadline_us,
-            caller: request.node.into(),
-            body: Bytes::new(),
-        };
-        if more {
-            let assembly = Assembly::new(codec, total, request.body.as_slice());
-            if let Some(reservation) = self.node.executor.reservation(&job) {
-                self.arrived(Arrival::Begun(reservation));
-            }
-            self.requests.insert(id, (job, assembly));
-        } else {
-            job.body = request.body.to_bytes();
-            self.arrived(Arrival::Whole(job));
-        }
-    }
-
-    /// A request has come. It starts once all that came with it has been looked at: a process that was frozen finds
-    /// requests that expired meanwhile, and behind them that they were cancelled.
-    fn arrived(&self, arrival: Arrival) {
-        self.node.arrived.lock().push(arrival);
-        if let Port::Memory(_) = self.port {
-            // It came in the controller's turn, after which the thread would wait.
-            self.node.reactor().wake();
-        }
-    }
-
-    /// Takes out a request that has not been started.
-    fn unstarted(&mut self, id: u64) -> Option<Job> {
-        let mut arrived = self.node.arrived.lock();
-        // Those that nobody waits for have no numbers of their own.
-        let whole =
-            |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if job.id == id && !job.one_way);
-        let job = match self.requests.remove(&id) {
-            Some((job, _)) => job,
-            None => match arrived.extract_if(.., whole).next() {
-                Some(Arrival::Whole(job)) => job,
-                _ => return None,
-            },
-        };
-        // Its place may not even be reserved yet; later nobody would give it back.
-        let reservation = self.node.executor.reservation(&job);
-        arrived.retain(|arrival| !matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation));
-        Some(job)
-    }
-
-    fn chunk(&mut self, chunk: &Chunk<'_>) {
-        let Some((_, assembly)) = self.requests.get_mut(&chunk.id) else {
-            // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
-            if chunk.more {
-                self.credit(chunk, chunk.body.len() as u32);
-            }
-            return;
-        };
-        match assembly.add(chunk) {
-            Ok(None) => {
-                if let Some(bytes) = assembly.take_credit() {
-                    self.credit(chunk, bytes);
-                }
-            }
-            Ok(Some(payload)) => {
-                if let Some((mut job, _)) = self.requests.remove(&chunk.id) {
-                    job.body = payload.body;
-                    self.arrived(Arrival::Whole(job));
-                }
-            }
-            Err(problem) => {
-                if let Some(job) = self.unstarted(chunk.id) {
-                    self.node.executor.forgo(&job);
-                    let fault =
-                        Fault::new(FaultKind::BadArguments, format!("the payload is broken: {problem}"));
-                    self.refuse(job.id, job.one_way, fault);
-                }
-            }
-        }
-    }
-
-    /// Passes what came for a call on to it; frees its place when that was the last.
-    fn answer(
-        &self,
-        id: u64,
-        counts: bool,
-        part: u32,
-        give: impl FnOnce(&crate::pending::Pending) -> Progress,
-    ) {
-        let id = CallId(id);
-        let Some(pending) = self.node.calls.get(id) else {
-            if counts {
-                self.node.late_replies.fetch_add(1, Ordering::Relaxed);
-            }
-            return;
-        };
-        match give(&pending) {
-            Progress::Done => drop(self.node.take(id)),
-            Progress::Refused => self.node.refuse_rest(id),
-            Progress::Open => {}
-            Progress::Credit(bytes) => {
-                let credit = Frame::Credit { id: id.0, reply: true, part, bytes };
-                self.node.link.send(&credit, Flush::Soon);
-            }
-        }
-    }
-
-    fn credit(&self, chunk: &Chunk<'_>, bytes: u32) {
-        let credit = Frame::Credit { id: chunk.id, reply: chunk.reply, part: chunk.part, bytes };
-        self.node.link.send(&credit, Flush::Soon);
-    }
-
-    fn refuse(&self, id: u64, one_way: bool, fault: Fault) {
-        if one_way {
-            tracing::warn!(node = self.node.name, reason = fault.message, "a call was not run");
-        } else {
-            let fault = Box::new(fault.on(&self.node.name));
-            self.node.link.send(&Frame::Failure(Failure { id, part: 0, fault }), Flush::Soon);
-        }
-    }
-
-    fn refused(&self, refuse: &Refuse<'_>) -> String {
-        let name = self.node.name.clone();
-        let reason = refuse.reason.to_owned();
-        match refuse.code {
-            RefuseCode::Unavailable => {}
-            RefuseCode::NameTaken => self.node.fatal(Error::NameTaken { name }),
-            _ => self.node.fatal(Error::Refused { reason }),
-        }
-        format!("the controller refused: {}", refuse.reason)
-    }
-}
-
-impl Connection for Inbound {
-    fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
-        let mut at = 0;
-        loop {
-            let limit = if self.phase == Phase::Greeting { HANDSHAKE_BYTES_MAX } else { FRAME_BYTES_MAX };
-            match Frame::decode(batch, at, limit).map_err(|error| error.to_string())? {
-                Some((frame, next)) => {
-                    self.handle(frame)?;
-                    at = next;
-                }
-                None => return Ok(at),
-            }
-        }
-    }
-
-    fn closed(&mut self, reason: &str) {
-        // Those that nobody waits for may run. The callers of the others have been told.
-        let told = |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if !job.one_way);
-        let dropped: Vec<_> = self.node.arrived.lock().extract_if(.., told).collect();
-        self.node.run_arrived();
-        self.node.disconnected(reason);
-        for arrival in dropped {
-            if let Arrival::Whole(job) = arrival {
-                self.node.executor.forgo(&job);
-            }
-        }
-        for (_, (job, _)) in self.requests.drain() {
-            self.node.executor.forgo(&job);
-        }
-    }
-}
-
-/// Where the controller of this process puts what it has for the node.
-struct MemoryPort {
-    inbound: Mutex<Option<Inbound>>,
-}
-
-impl FramePort for MemoryPort {
-    fn send(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        let mut inbound = self.inbound.lock();
-        let Some(connection) = &mut *inbound else { return Err(PortError::Closed) };
-        if let Err(reason) = connection.handle(frame.clone()) {
-            tracing::error!(reason, "the controller of this process broke the protocol");
-            if let Some(mut connection) = inbound.take() {
-                connection.closed(&reason);
-            }
-            return Err(PortError::Closed);
-        }
-        Ok(())
-    }
-
-    fn close(&self, reason: &str) {
-        let connection = self.inbound.lock().take();
-        if let Some(mut connection) = connection {
-            connection.closed(reason);
-        }
-    }
-}
-
-fn send_registration(node: &Node, port: &Port) {
+pub(crate) fn send_registration(node: &Node, port: &Port) {
     let mut registered = node.connector.registered.lock();
     *registered = node.executor.registry().callable();
     let pieces = node.executor.registry().offers();

@@ -37,6 +37,7 @@ mod global;
 pub use global::Global;
 
 mod in_flight;
+mod inbound;
 mod latch;
 mod link;
 
