@@ -1,6 +1,13 @@
 //! Golden bytes of every kind of frame, and what happens to bytes that are none.
 
-use super::*;
+use super::{
+    encode::{FAULT_DETAILS_MAX, FAULT_PAYLOAD_BYTES_MAX, FAULT_TEXT_BYTES_MAX},
+    *,
+};
+use crate::{
+    fault::FaultKind,
+    limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES},
+};
 
 mod golden;
 mod malformed;
