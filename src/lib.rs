@@ -34,8 +34,11 @@ pub use daffi_controller as controller;
 /// ```
 ///
 /// Every node of the process offers them under their names, unless it is built without link-time callbacks. They stay
-/// ordinary functions, too. A `fn` may block: it runs on a thread of its own. An `async fn` shares its thread with
-/// others and must not.
+/// ordinary functions, too. A `fn` may block. An `async fn` shares its thread with others and must not.
+///
+/// One that has shown to be quick, time after time, runs where its calls arrive, which spares each call two wake-ups;
+/// all others have threads of their own. Should a quick one block after all, another thread goes on with what it holds
+/// up within two milliseconds.
 ///
 /// **Arguments** are of any type with `serde::Deserialize`, up to 16 of them, and owned: `String`, not `&str`. **Results** are
 /// of any type with `serde::Serialize`.
@@ -118,7 +121,7 @@ pub use daffi_controller as controller;
 /// |---|---|---|
 /// | `name = "…"` | a function | the name to offer it under |
 /// | `prefix = "…"` | an `impl` | stands in front of the methods' names, as it is |
-/// | `inline` | both | runs a quick `fn`, or the first poll of an `async fn`, on the I/O thread, where its call arrives: faster, and blocks everything else for as long as it takes |
+/// | `inline` | both | runs an `fn`, or the first poll of an `async fn`, where its call arrives from the first call on, however long it takes; it must not wait for calls of its own |
 /// | `max_concurrency = n` | both | at most `n` calls run at a time, of each method; 1 keeps their order |
 /// | `crate = path` | all | where daffi is, if not at `::daffi` |
 ///
