@@ -24,6 +24,8 @@
 //!
 //! No names and no types are written, so both sides have to use the same ones.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -32,6 +34,9 @@ mod encode;
 mod error;
 pub use error::CodecError;
 mod json;
+
+/// Up to this size a copy of the exact size is cheaper than an allocation that grows.
+const SCRATCH_BYTES_MAX: usize = 4 * 1024;
 
 /// How a body is encoded, as the codec byte of a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -67,10 +72,22 @@ impl Codec {
     /// # Errors
     /// The value's `Serialize` says no, it is nested too deep, or it has a shape that the codec cannot express.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, CodecError> {
+        thread_local! {
+            static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        // How long it becomes is not known beforehand. A value whose `Serialize` encodes another one finds no scratch
+        // room and makes its own.
+        let mut out = SCRATCH.take();
         // What a value takes in memory is exactly what plain numbers take on the wire, and a start for the rest.
-        let mut out = Vec::with_capacity(size_of_val(value));
+        out.reserve(size_of_val(value));
         self.encode_into(value, &mut out)?;
-        Ok(Bytes::from(out))
+        if out.len() > SCRATCH_BYTES_MAX {
+            return Ok(Bytes::from(out));
+        }
+        let bytes = Bytes::copy_from_slice(&out);
+        out.clear();
+        SCRATCH.set(out);
+        Ok(bytes)
     }
 
     /// Appends `value` as bytes to `out`, which is as it was after an error.

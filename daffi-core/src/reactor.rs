@@ -7,6 +7,7 @@ mod driver;
 use driver::{Driver, survive};
 
 mod lead;
+pub use lead::Step;
 use lead::{Lead, Role};
 
 use std::{
@@ -54,7 +55,7 @@ pub trait Service: Send + Sync {
     /// returned last, if it returned one.
     fn turn(&self, now: Instant) -> Option<Instant>;
 
-    /// Does what others wrote, in steps of [`Handle::step`]. Called after each batch of events.
+    /// Does what others wrote, in a [`Handle::step`]. Called after each batch of events.
     fn work(&self) {}
 }
 
@@ -217,16 +218,19 @@ impl Handle {
         CURRENT.get() == self.shared.address() && self.shared.lead.is_mine()
     }
 
-    /// Does a piece of `work` that may take its time, in [`Service::work`]. Says whether this thread leads afterwards;
-    /// if not, another one has taken over, and goes on with the work that is left.
-    pub fn step(&self, work: impl FnOnce()) -> bool {
+    /// Does `work` that may take its time, in [`Service::work`], piece by piece: after each it asks
+    /// [`Step::again`] whether this thread leads still. If not, another one has taken over, and goes on with the work
+    /// that is left.
+    pub fn step(&self, work: impl FnOnce(&Step<'_>)) {
         debug_assert_eq!(CURRENT.get(), self.shared.address());
         let stand_by = || {
-            if let Err(error) = self.shared.clone().spawn(Role::StandBy) {
+            let spawned = self.shared.clone().spawn(Role::StandBy);
+            if let Err(error) = &spawned {
                 tracing::error!(%error, "no thread to stand by: a callback that blocks holds up everything");
             }
+            spawned.is_ok()
         };
-        self.shared.lead.step(stand_by, work)
+        self.shared.lead.step(stand_by, work);
     }
 
     /// Gives the lead away in the middle of a step, since this thread is about to wait for something.

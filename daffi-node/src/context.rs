@@ -51,14 +51,14 @@ pub struct Context {
 /// One call that came in, as its callback and who may cancel it share it.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    caller: Box<str>,
+    caller: Arc<str>,
     deadline: Option<Instant>,
     cancelled: AtomicBool,
     latch: Latch<()>,
 }
 
 impl Incoming {
-    pub(crate) fn new(caller: Box<str>, deadline: Option<Instant>) -> Arc<Self> {
+    pub(crate) fn new(caller: Arc<str>, deadline: Option<Instant>) -> Arc<Self> {
         Arc::new(Self { caller, deadline, cancelled: AtomicBool::new(false), latch: Latch::new() })
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct Inbound {
     phase: Phase,
     /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
     requests: HashMap<u64, (Job, Assembly)>,
+    /// Who called last: most likely who calls next.
+    caller: Arc<str>,
 }
 
 /// How far the connection has come.
@@ -50,7 +52,7 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
-        Self { node, port, phase: Phase::Greeting, requests: HashMap::new() }
+        Self { node, port, phase: Phase::Greeting, requests: HashMap::new(), caller: Arc::default() }
     }
 
     /// Takes what came.
@@ -98,10 +100,9 @@ impl Inbound {
             }
             Frame::Chunk(chunk) => self.chunk(&chunk),
             Frame::Cancel { id } => {
-                if let Some(job) = self.unstarted(id) {
-                    self.node.executor.forgo(&job);
-                } else {
-                    self.node.executor.cancel(id);
+                match self.requests.remove(&id) {
+                    Some((job, _)) => self.arrived(Arrival::Dropped(job)),
+                    None => self.node.executor.cancel(id),
                 }
                 self.node.link.cancel_stream(StreamId { call: id, reply: true });
             }
@@ -124,6 +125,9 @@ impl Inbound {
             let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
             return self.refuse(id, one_way, fault);
         }
+        if *self.caller != *request.node {
+            self.caller = request.node.into();
+        }
         let mut job = Job {
             id,
             callback,
@@ -133,7 +137,7 @@ impl Inbound {
             fingerprint,
             deadline: request.deadline().map(|left| Instant::now() + left),
             timeout_us: request.deadline_us,
-            caller: request.node.into(),
+            caller: self.caller.clone(),
             body: Bytes::new(),
         };
         if more {
@@ -148,33 +152,12 @@ impl Inbound {
         }
     }
 
-    /// A request has come. It starts once all that came with it has been looked at: a process that was frozen finds
-    /// requests that expired meanwhile, and behind them that they were cancelled.
     fn arrived(&self, arrival: Arrival) {
-        self.node.arrived.lock().push(arrival);
+        self.node.executor.arrived(arrival);
         if let Port::Memory(_) = self.port {
             // It came in the controller's turn, after which the thread would wait.
             self.node.reactor().wake();
         }
-    }
-
-    /// Takes out a request that has not been started.
-    fn unstarted(&mut self, id: u64) -> Option<Job> {
-        let mut arrived = self.node.arrived.lock();
-        // Those that nobody waits for have no numbers of their own.
-        let whole =
-            |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if job.id == id && !job.one_way);
-        let job = match self.requests.remove(&id) {
-            Some((job, _)) => job,
-            None => match arrived.extract_if(.., whole).next() {
-                Some(Arrival::Whole(job)) => job,
-                _ => return None,
-            },
-        };
-        // Its place may not even be reserved yet; later nobody would give it back.
-        let reservation = self.node.executor.reservation(&job);
-        arrived.retain(|arrival| !matches!(arrival, Arrival::Begun(begun) if Some(*begun) == reservation));
-        Some(job)
     }
 
     fn chunk(&mut self, chunk: &Chunk<'_>) {
@@ -198,11 +181,12 @@ impl Inbound {
                 }
             }
             Err(problem) => {
-                if let Some(job) = self.unstarted(chunk.id) {
-                    self.node.executor.forgo(&job);
+                if let Some((job, _)) = self.requests.remove(&chunk.id) {
+                    let (id, one_way) = (job.id, job.one_way);
+                    self.arrived(Arrival::Dropped(job));
                     let fault =
                         Fault::new(FaultKind::BadArguments, format!("the payload is broken: {problem}"));
-                    self.refuse(job.id, job.one_way, fault);
+                    self.refuse(id, one_way, fault);
                 }
             }
         }
@@ -270,18 +254,9 @@ impl Connection for Inbound {
     }
 
     fn closed(&mut self, reason: &str) {
-        // Those that nobody waits for may run. The callers of the others have been told.
-        let told = |arrival: &mut Arrival| matches!(arrival, Arrival::Whole(job) if !job.one_way);
-        let dropped: Vec<_> = self.node.arrived.lock().extract_if(.., told).collect();
-        self.node.run_arrived();
         self.node.disconnected(reason);
-        for arrival in dropped {
-            if let Arrival::Whole(job) = arrival {
-                self.node.executor.forgo(&job);
-            }
-        }
-        for (_, (job, _)) in self.requests.drain() {
-            self.node.executor.forgo(&job);
+        for (_, (job, _)) in std::mem::take(&mut self.requests) {
+            self.arrived(Arrival::Dropped(job));
         }
     }
 }

@@ -21,7 +21,7 @@ struct State<T> {
     value: Option<T>,
     waiter: Option<(Place, Waker)>,
     /// More than one task waits only when the handle is shared, so the first needs no allocation.
-    more_waiters: BTreeMap<Place, Waker>,
+    more_waiters: Option<Box<BTreeMap<Place, Waker>>>,
     last_place: u64,
     threads: usize,
 }
@@ -37,7 +37,7 @@ impl<T> Latch<T> {
             state: Mutex::new(State {
                 value: None,
                 waiter: None,
-                more_waiters: BTreeMap::new(),
+                more_waiters: None,
                 last_place: 0,
                 threads: 0,
             }),
@@ -53,12 +53,15 @@ impl<T> Latch<T> {
                 return false;
             }
             state.value = Some(value);
-            (state.waiter.take(), std::mem::take(&mut state.more_waiters), state.threads)
+            (state.waiter.take(), state.more_waiters.take(), state.threads)
         };
         if threads > 0 {
             self.arrived.notify_all();
         }
-        for (_, waker) in first.into_iter().chain(more) {
+        if let Some((_, waker)) = first {
+            waker.wake();
+        }
+        for (_, waker) in more.into_iter().flat_map(|more| *more) {
             waker.wake();
         }
         true
@@ -123,7 +126,7 @@ impl<T> Latch<T> {
         let Some(place) = place else { return };
         let mut state = self.state.lock();
         let first = state.waiter.take_if(|(owner, _)| *owner == place).map(|(_, waker)| waker);
-        let waker = first.or_else(|| state.more_waiters.remove(&place));
+        let waker = first.or_else(|| state.more_waiters.as_mut()?.remove(&place));
         drop(state);
         drop(waker);
     }
@@ -134,12 +137,12 @@ impl<T> State<T> {
     fn wait_at(&mut self, place: Place, waker: &Waker) -> Option<Waker> {
         let known = match &mut self.waiter {
             Some((owner, known)) if *owner == place => known,
-            first => match self.more_waiters.entry(place) {
+            first @ None if self.more_waiters.is_none() => {
+                *first = Some((place, waker.clone()));
+                return None;
+            }
+            _ => match self.more_waiters.get_or_insert_default().entry(place) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(_) if first.is_none() => {
-                    *first = Some((place, waker.clone()));
-                    return None;
-                }
                 Entry::Vacant(vacant) => {
                     vacant.insert(waker.clone());
                     return None;

@@ -25,7 +25,7 @@ use crate::{
     callback::Outcome,
     caller::Caller,
     connection::Connector,
-    executor::{Arrival, Executor, Home},
+    executor::{Executor, Home},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
@@ -54,8 +54,6 @@ pub(crate) struct Node {
     admission: Admission,
     pub(crate) settling: Settling,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
-    /// Requests that have come, and start when the I/O thread has looked at all that came.
-    pub(crate) arrived: Mutex<Vec<Arrival>>,
     /// The number of the call that was delayed last.
     delayed_last: AtomicU64,
     /// When the I/O thread looks after time next, in nanoseconds since `epoch`.
@@ -103,7 +101,6 @@ impl Node {
             admission: Admission::new(limits.calls_in_flight_max),
             settling: Settling::default(),
             delayed: Mutex::default(),
-            arrived: Mutex::default(),
             delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
             epoch: Instant::now(),
@@ -357,22 +354,6 @@ impl Node {
         at.saturating_duration_since(self.epoch).as_nanos().try_into().unwrap_or(NEVER - 1)
     }
 
-    /// Starts the requests that have come. One that came with its cancellation is not among them any more.
-    pub(crate) fn run_arrived(&self) {
-        let arrived = std::mem::take(&mut *self.arrived.lock());
-        if arrived.is_empty() {
-            return;
-        }
-        if let Some(me) = self.me() {
-            for arrival in arrived {
-                match arrival {
-                    Arrival::Whole(job) => self.executor.run(job, me.clone()),
-                    Arrival::Begun(reservation) => self.executor.reserve(reservation),
-                }
-            }
-        }
-    }
-
     fn expire(&self, now: Instant) {
         for (id, pending, after) in self.calls.expired(now) {
             self.release(&pending);
@@ -428,14 +409,18 @@ impl Service for Node {
     }
 
     fn work(&self) {
-        self.run_arrived();
-        self.executor.work(|| self.link.turn());
+        self.executor.work(|| Some(self.me()?), || self.link.turn());
     }
 }
 
 impl Home for Node {
-    fn outcome(&self, id: u64, codec: Codec, outcome: Outcome, held: usize) {
-        let flush = Flush::with(held);
+    fn executor(&self) -> &Arc<Executor> {
+        &self.executor
+    }
+
+    fn outcome(&self, id: u64, codec: Codec, outcome: Outcome) {
+        // The one that has it is still among them.
+        let flush = Flush::with(self.executor.held().saturating_sub(1));
         match outcome {
             Ok(body) => self.link.reply(id, &Payload { codec: codec.to_byte(), body }, flush),
             Err(mut fault) => {

@@ -31,6 +31,13 @@ pub(crate) struct Entry {
 /// The most bytes of a signature on the wire. A longer one is cut: it is for people, the fingerprint is compared.
 const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
 
+impl Entry {
+    /// Whether the callback runs on the I/O thread, where its calls arrive.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.callback.options().inline || self.pace.is_quick()
+    }
+}
+
 impl Registry {
     /// A registry of these callbacks, sorted by name so that every start numbers them alike.
     ///

@@ -58,34 +58,45 @@ pub(super) enum Role {
     End,
 }
 
-/// A step that runs; dropping it ends it.
-struct Step<'a> {
+/// Work that this thread does as leader. Dropping it ends it.
+#[derive(Debug)]
+pub struct Step<'a> {
     lead: &'a Lead,
-    step: u64,
+}
+
+impl Step<'_> {
+    /// A piece of the work is done. Says whether this thread leads still: if not, it leaves the rest alone.
+    pub fn again(&self) -> bool {
+        let step = STEP.get();
+        let next = step.wrapping_add(2);
+        let leads = step != 0 && self.lead.exchange(step, next);
+        if leads {
+            STEP.set(next);
+        }
+        leads
+    }
 }
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
-        STEP.set(0);
-        DEPOSED.set(!self.lead.end_step(self.step));
+        DEPOSED.set(!self.lead.end_step(STEP.replace(0)));
     }
 }
 
 impl Lead {
-    /// Does `work` as leader; says whether this thread leads afterwards. `stand_by` starts a thread that stands by.
-    pub(super) fn step(&self, stand_by: impl FnOnce(), work: impl FnOnce()) -> bool {
-        if !self.watched.swap(true, Ordering::SeqCst) {
-            self.be_watched(stand_by);
-        }
+    /// Does `work` as leader. `stand_by` starts a thread that stands by, and says whether it did.
+    pub(super) fn step(&self, stand_by: impl FnOnce() -> bool, work: impl FnOnce(&Step<'_>)) {
         // Only the leader makes it odd.
         let step = self.steps.load(Ordering::Relaxed) + 1;
+        // Before the look at `watched`: whoever stops watching looks here once more afterwards.
         self.steps.store(step, Ordering::SeqCst);
         STEP.set(step);
         // A panic ends the step like anything else.
-        let running = Step { lead: self, step };
-        work();
-        drop(running);
-        self.leads()
+        let running = Step { lead: self };
+        if !self.watched.load(Ordering::SeqCst) {
+            self.be_watched(stand_by);
+        }
+        work(&running);
     }
 
     /// Whether this thread leads, between two steps.
@@ -147,6 +158,10 @@ impl Lead {
                 if quiet > LOOKS_WITHOUT_WORK {
                     quiet = 0;
                     self.watched.store(false, Ordering::SeqCst);
+                    // A step that began just before this still counts on being watched.
+                    if self.steps.load(Ordering::SeqCst) != steps {
+                        self.watched.store(true, Ordering::SeqCst);
+                    }
                 }
             }
         }
@@ -191,13 +206,21 @@ impl Lead {
     }
 
     fn end_step(&self, step: u64) -> bool {
-        self.steps.compare_exchange(step, step + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.exchange(step, step + 1)
+    }
+
+    fn exchange(&self, step: u64, next: u64) -> bool {
+        self.steps.compare_exchange(step, next, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     #[cold]
-    fn be_watched(&self, stand_by: impl FnOnce()) {
-        if self.take_stand() {
-            stand_by();
+    fn be_watched(&self, stand_by: impl FnOnce() -> bool) {
+        self.watched.store(true, Ordering::SeqCst);
+        if self.take_stand() && !stand_by() {
+            // The next step tries again.
+            self.watched.store(false, Ordering::SeqCst);
+            self.state.lock().standing_by = false;
+            return;
         }
         // The lock makes sure that a thread that is about to sleep hears it.
         drop(self.state.lock());

@@ -176,12 +176,15 @@ impl Service for Worker {
     }
 
     fn work(&self) {
-        loop {
-            let Some(job) = self.jobs.lock().pop_front() else { return };
-            if !self.handle.step(job) {
-                return;
+        self.handle.step(|step| {
+            loop {
+                let Some(job) = self.jobs.lock().pop_front() else { return };
+                job();
+                if !step.again() {
+                    return;
+                }
             }
-        }
+        });
     }
 }
 

@@ -14,11 +14,14 @@ pub(crate) use pace::Pace;
 mod pool;
 pub(crate) use pool::Pool;
 
+mod requests;
+pub(crate) use requests::Arrival;
+use requests::{Next, Requests};
+
 mod run;
 pub(crate) use run::Run;
 
 use std::{
-    collections::{HashMap, VecDeque},
     fmt,
     hash::BuildHasher as _,
     io,
@@ -38,13 +41,10 @@ use daffi_core::{
     signature::Signature,
 };
 use parking_lot::{Condvar, Mutex};
-use tokio::{
-    runtime::{Handle, Runtime},
-    task::AbortHandle,
-};
+use tokio::runtime::{Handle, Runtime};
 
 use crate::{
-    blocking::Role,
+    blocking::{Role, with_role},
     callback::{Handler as Function, Outcome},
     caller::Caller,
     context::Incoming,
@@ -58,8 +58,6 @@ pub(crate) struct Executor {
     workers: Mutex<Option<Runtime>>,
     worker_handle: Option<Handle>,
     reactor: reactor::Handle,
-    /// What the I/O thread runs itself, in order.
-    in_place: Mutex<VecDeque<Run>>,
     requests: Mutex<Requests>,
     /// How many requests are there, running or waiting.
     held: AtomicUsize,
@@ -68,17 +66,6 @@ pub(crate) struct Executor {
     /// Somebody waits for the last request.
     draining: AtomicBool,
     drained: Condvar,
-}
-
-/// The requests that can be cancelled, by id.
-type Requests = HashMap<u64, Held, foldhash::fast::FixedState>;
-
-/// A request that runs or waits to.
-#[derive(Debug)]
-struct Held {
-    incoming: Arc<Incoming>,
-    /// Ends the task of an `async fn`.
-    abort: Option<AbortHandle>,
 }
 
 /// A request whose payload is whole.
@@ -93,17 +80,8 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Instant>,
     /// How much time that was when the request came, in microseconds; 0 for no deadline.
     pub(crate) timeout_us: u64,
-    pub(crate) caller: Box<str>,
+    pub(crate) caller: Arc<str>,
     pub(crate) body: Bytes,
-}
-
-/// What the I/O thread has for the executor, in the order in which it came.
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    /// A request that can run.
-    Whole(Job),
-    /// The first part of one.
-    Begun(Reservation),
 }
 
 /// Keeps the place of a request among those of its caller, while its payload is coming.
@@ -115,8 +93,11 @@ pub(crate) struct Reservation {
 
 /// Where outcomes go, and where callbacks call onwards from: the node.
 pub(crate) trait Home: Send + Sync + 'static {
-    /// A request that wants an answer has its outcome. `held` is how many requests are still there.
-    fn outcome(&self, id: u64, codec: Codec, outcome: Outcome, held: usize);
+    /// What runs the callbacks.
+    fn executor(&self) -> &Arc<Executor>;
+
+    /// A request that wants an answer has its outcome.
+    fn outcome(&self, id: u64, codec: Codec, outcome: Outcome);
 
     /// Nobody wants the rest of an outcome.
     fn forget(&self, id: u64);
@@ -127,6 +108,13 @@ pub(crate) trait Home: Send + Sync + 'static {
 
 /// How many callbacks run on the I/O thread before replies leave.
 const RUNS_BETWEEN_FLUSHES: usize = 64;
+
+/// How many callbacks run on the I/O thread before it looks after everything else.
+const RUNS_IN_A_ROW: usize = 1024;
+
+/// A body up to this size is copied when its request has to wait. What it came with, up to a whole read, would be
+/// kept for it otherwise.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
 
 /// Threads for `async fn` callbacks: at least this many, so that one that wrongly blocks does not stop the others.
 const WORKERS_MIN: usize = 4;
@@ -157,7 +145,6 @@ impl Executor {
             worker_handle: workers.as_ref().map(|workers| workers.handle().clone()),
             workers: Mutex::new(workers),
             reactor,
-            in_place: Mutex::default(),
             requests: Mutex::default(),
             held: AtomicUsize::new(0),
             held_max: limits.requests_held_max,
@@ -176,55 +163,106 @@ impl Executor {
         &self.registry
     }
 
-    /// Runs a request. Called on the I/O thread, and returns at once unless the callback is `inline`.
-    pub(crate) fn run(self: &Arc<Self>, mut job: Job, home: Arc<dyn Home>) {
+    /// Something has come for the executor. It is looked at once all that came with it is here, see
+    /// [`work`](Self::work): a process that was frozen finds requests that expired meanwhile, and behind them that
+    /// they were cancelled.
+    pub(crate) fn arrived(&self, arrival: Arrival) {
+        self.requests.lock().push(arrival);
+    }
+
+    /// Runs what has come, as far as it runs on the I/O thread, which this is; has the rest run elsewhere. Replies leave
+    /// through `flush` now and then, and with the turn that follows.
+    pub(crate) fn work(&self, home: impl FnOnce() -> Option<Arc<dyn Home>>, flush: impl Fn()) {
+        if !self.requests.lock().has_work() {
+            return;
+        }
+        let Some(home) = home() else { return };
+        let role = Role::InPlace(self.reactor.clone());
+        with_role(role, || {
+            self.reactor.step(|step| {
+                let mut entered = None;
+                for done in 1..=RUNS_IN_A_ROW {
+                    let run = loop {
+                        match self.next(&home) {
+                            None => return,
+                            Some(Next::Reserve(reservation)) => self.reserve(reservation),
+                            Some(Next::Forgo(job)) => self.forgo(&job),
+                            Some(Next::Place(job)) => self.run(job, home.clone()),
+                            Some(Next::Run(run)) => break run,
+                        }
+                    };
+                    let Some(entry) = self.registry.get(run.callback()) else { continue };
+                    match entry.callback.handler() {
+                        // A runtime is something that an `fn` has only if it brings one.
+                        Function::Sync(_) => entered = None,
+                        Function::Async(_) if entered.is_some() => {}
+                        Function::Async(_) => entered = self.worker_handle.as_ref().map(Handle::enter),
+                    }
+                    let clock = entry.pace.clock();
+                    if entry.callback.options().inline {
+                        with_role(Role::Io, || run.in_place());
+                    } else {
+                        run.in_place();
+                    }
+                    let leads = step.again();
+                    entry.pace.ran(clock, leads);
+                    if !leads {
+                        // Another thread leads by now, and goes on with the rest.
+                        return;
+                    }
+                    if done % RUNS_BETWEEN_FLUSHES == 0 {
+                        flush();
+                    }
+                }
+                self.reactor.wake();
+            })
+        });
+    }
+
+    /// What the I/O thread is to do next.
+    fn next(&self, home: &Arc<dyn Home>) -> Option<Next> {
+        let is_quick = |job: &Job| {
+            let entry = self.check(job).ok()?;
+            (entry.gate.is_none() && entry.is_quick()).then_some(())
+        };
+        let next = self.requests.lock().next(|job| is_quick(job).is_some(), home);
+        if let Some(Next::Run(_)) = &next {
+            self.held.fetch_add(1, Ordering::AcqRel);
+        }
+        next
+    }
+
+    /// Has a request run where it belongs. Called on the I/O thread, and returns at once.
+    pub(crate) fn run(&self, mut job: Job, home: Arc<dyn Home>) {
         let entry = match self.check(&job) {
             Ok(entry) => entry,
             Err(fault) => {
                 self.forgo(&job);
                 let codec = Codec::from_byte(job.codec).unwrap_or_default();
                 if job.one_way {
-                    tracing::warn!(caller = job.caller, reason = fault.message, "a call was not run");
+                    tracing::warn!(caller = &*job.caller, reason = fault.message, "a call was not run");
                 } else {
-                    home.outcome(job.id, codec, Err(fault), self.held());
+                    home.outcome(job.id, codec, Err(fault));
                 }
                 return;
             }
         };
+        if job.body.len() <= COPIED_BYTES_MAX {
+            job.body = Bytes::copy_from_slice(&job.body);
+        }
         self.held.fetch_add(1, Ordering::AcqRel);
         let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
-        let incoming = Incoming::new(std::mem::take(&mut job.caller), job.deadline);
+        let incoming = Incoming::new(job.caller.clone(), job.deadline);
         if !job.one_way {
-            let held = Held { incoming: incoming.clone(), abort: None };
-            self.requests.lock().insert(job.id, held);
+            self.requests.lock().hold(job.id, incoming.clone());
         }
-        let run = Run::new(self.clone(), home, job, incoming);
+        let run = Run::new(home, job, incoming);
         match ticket {
             Some((gate, ticket)) => {
                 gate.enter(ticket, run);
                 self.place_next(entry, gate);
             }
             None => self.place(entry, run),
-        }
-    }
-
-    /// Runs what is to run on the I/O thread, which this is. Replies leave through `flush` now and then, and with the
-    /// turn that follows.
-    pub(crate) fn work(&self, flush: impl Fn()) {
-        for done in 1.. {
-            let Some(run) = self.in_place.lock().pop_front() else { return };
-            let Some(entry) = self.registry.get(run.callback()) else { continue };
-            let inline = entry.callback.options().inline;
-            let role = if inline { Role::Io } else { Role::InPlace(self.reactor.clone()) };
-            let clock = entry.pace.clock();
-            let leads = self.reactor.step(|| run.in_place(role));
-            entry.pace.ran(clock, leads);
-            if !leads {
-                return;
-            }
-            if done % RUNS_BETWEEN_FLUSHES == 0 {
-                flush();
-            }
         }
     }
 
@@ -236,7 +274,7 @@ impl Executor {
     }
 
     /// A request will not be run: if a place was kept for it, that is free.
-    pub(crate) fn forgo(self: &Arc<Self>, job: &Job) {
+    pub(crate) fn forgo(&self, job: &Job) {
         if let Some(entry) = self.registry.get(job.callback)
             && let Some(gate) = &entry.gate
         {
@@ -254,17 +292,20 @@ impl Executor {
     /// Nobody waits for this request any more.
     pub(crate) fn cancel(&self, id: u64) {
         // Cancelling wakes whoever waits for it, which is the user's code: the lock is released by then.
-        let held = self.requests.lock().remove(&id);
+        let held = self.requests.lock().cancel(id);
         if let Some(held) = held {
             held.cancel();
         }
     }
 
-    /// Nobody waits for anything any more, since the link is gone.
+    /// The link is gone, and nobody waits for anything any more. What nobody waited for anyway still runs.
     pub(crate) fn cancel_all(&self) {
-        let all = std::mem::take(&mut *self.requests.lock());
-        for (_, held) in all {
+        let (all, unstarted) = self.requests.lock().cancel_all();
+        for held in all {
             held.cancel();
+        }
+        for job in unstarted {
+            self.forgo(&job);
         }
     }
 
@@ -300,7 +341,7 @@ impl Executor {
         }
         // Each that is dropped may let another one in, which comes here too.
         loop {
-            let dropped = std::mem::take(&mut *self.in_place.lock());
+            let dropped = self.requests.lock().clear();
             if dropped.is_empty() {
                 return;
             }
@@ -327,9 +368,9 @@ impl Executor {
     }
 
     /// Has a callback run where it belongs: on the I/O thread if it is quick, else where it may take its time.
-    fn place(self: &Arc<Self>, entry: &Entry, run: Run) {
-        if entry.callback.options().inline || entry.pace.is_quick() {
-            self.in_place.lock().push_back(run);
+    fn place(&self, entry: &Entry, run: Run) {
+        if entry.is_quick() {
+            self.requests.lock().release(run);
             // The I/O thread looks here before it waits again.
             if !self.reactor.is_current() {
                 self.reactor.wake();
@@ -338,12 +379,11 @@ impl Executor {
         }
         match entry.callback.handler() {
             Function::Sync(_) => {
-                let executor = self.clone();
                 self.pool.submit(Box::new(move || {
-                    let callback = run.callback();
+                    let (home, callback) = (run.home().clone(), run.callback());
                     let clock = Instant::now();
                     run.sync();
-                    if let Some(entry) = executor.registry.get(callback) {
+                    if let Some(entry) = home.executor().registry.get(callback) {
                         entry.pace.ran(Some(clock), true);
                     }
                 }));
@@ -357,12 +397,12 @@ impl Executor {
     }
 
     /// Has done what may be done now of what waits at a gate.
-    fn place_next(self: &Arc<Self>, entry: &Entry, gate: &Gate<Run>) {
+    fn place_next(&self, entry: &Entry, gate: &Gate<Run>) {
         gate.place(|run| self.place(entry, run));
     }
 
     /// A request is over, one way or another.
-    fn leave(self: &Arc<Self>, callback: u32) {
+    fn leave(&self, callback: u32) {
         // Together with `draining` in one order: either this is seen there, or that is seen here.
         self.held.fetch_sub(1, Ordering::SeqCst);
         if self.draining.load(Ordering::SeqCst) {
@@ -384,20 +424,6 @@ impl Job {
         // Two callers of one number would wait for each other now and then, and no more.
         let caller = foldhash::fast::FixedState::default().hash_one(&self.caller);
         Ticket { caller, request: self.id }
-    }
-}
-
-impl Held {
-    /// Whether it is the request that came as this, and not another one of the same id.
-    fn is_of(&self, incoming: &Arc<Incoming>) -> bool {
-        Arc::ptr_eq(&self.incoming, incoming)
-    }
-
-    fn cancel(self) {
-        self.incoming.cancel();
-        if let Some(abort) = self.abort {
-            abort.abort();
-        }
     }
 }
 

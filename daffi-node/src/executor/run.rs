@@ -17,40 +17,41 @@ use daffi_core::{
 
 use super::{Executor, Home, Job, panics};
 use crate::{
-    blocking::{Role, with_role},
     callback::{BoxFuture, Handler, Invocation, Outcome},
     context::{AtPlace, Context, Incoming, Place, at_place},
 };
 
 /// One run of one callback. Dropping it before its outcome counts as cancelled.
 pub(crate) struct Run {
-    executor: Arc<Executor>,
     home: Arc<dyn Home>,
     job: Job,
     incoming: Arc<Incoming>,
 }
 
 impl Run {
-    pub(super) fn new(
-        executor: Arc<Executor>,
-        home: Arc<dyn Home>,
-        job: Job,
-        incoming: Arc<Incoming>,
-    ) -> Self {
-        Self { executor, home, job, incoming }
+    pub(super) fn new(home: Arc<dyn Home>, job: Job, incoming: Arc<Incoming>) -> Self {
+        Self { home, job, incoming }
+    }
+
+    pub(super) fn home(&self) -> &Arc<dyn Home> {
+        &self.home
+    }
+
+    fn executor(&self) -> &Executor {
+        self.home.executor()
     }
 
     pub(super) fn callback(&self) -> u32 {
         self.job.callback
     }
 
-    /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits.
-    pub(super) fn in_place(self, role: Role) {
-        let executor = self.executor.clone();
-        let Some(entry) = executor.registry.get(self.job.callback) else { return };
+    /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits. The thread has
+    /// its role, and is in the runtime of the workers, already.
+    pub(super) fn in_place(self) {
+        let Some(entry) = self.executor().registry.get(self.job.callback) else { return };
         match entry.callback.handler() {
-            Handler::Sync(_) => with_role(role, || self.sync()),
-            Handler::Async(_) => self.begin(Some(role)),
+            Handler::Sync(_) => self.sync(),
+            Handler::Async(_) => self.first_poll(),
         }
     }
 
@@ -60,8 +61,7 @@ impl Run {
             return self.refuse(fault);
         }
         let invocation = self.invocation();
-        let executor = self.executor.clone();
-        let Some(entry) = executor.registry.get(self.job.callback) else { return };
+        let Some(entry) = self.executor().registry.get(self.job.callback) else { return };
         let Handler::Sync(function) = entry.callback.handler() else { return };
         let place = self.place();
         let call = AssertUnwindSafe(|| at_place(place, || function(invocation)));
@@ -69,35 +69,24 @@ impl Run {
         self.finish(outcome);
     }
 
-    /// Runs an `async fn` callback on the workers.
-    pub(super) fn future(self) {
-        self.begin(None);
-    }
-
-    /// Begins an `async fn` callback, with its first poll here if this thread has a role for that.
-    fn begin(self, first_poll: Option<Role>) {
+    /// Begins an `async fn` callback here; the workers go on with it if it waits.
+    fn first_poll(self) {
         if let Some(fault) = self.refusal() {
             return self.refuse(fault);
         }
-        let executor = self.executor.clone();
-        let Some(workers) = &executor.worker_handle else { return };
-        let id = self.job.id;
-        let incoming = self.incoming.clone();
-        let mut task = Task { run: Some(self), future: None, timed: first_poll.is_none() };
-        if let Some(role) = first_poll {
-            let _entered = workers.enter();
-            let mut context = TaskContext::from_waker(Waker::noop());
-            if with_role(role, || Pin::new(&mut task).poll(&mut context)).is_ready() {
-                return;
-            }
-            // Whatever woke it meanwhile is seen in the first poll on the workers.
+        let mut task = Task { run: Some(self), future: None, timed: false };
+        let mut context = TaskContext::from_waker(Waker::noop());
+        // Whatever wakes it meanwhile is seen in the first poll on the workers.
+        if Pin::new(&mut task).poll(&mut context).is_pending() {
+            task.spawn();
         }
-        let abort = workers.spawn(task).abort_handle();
-        let mut requests = executor.requests.lock();
-        if incoming.is_cancelled() {
-            abort.abort();
-        } else if let Some(held) = requests.get_mut(&id).filter(|held| held.is_of(&incoming)) {
-            held.abort = Some(abort);
+    }
+
+    /// Runs an `async fn` callback on the workers.
+    pub(super) fn future(self) {
+        match self.refusal() {
+            Some(fault) => self.refuse(fault),
+            None => Task { run: Some(self), future: None, timed: true }.spawn(),
         }
     }
 
@@ -114,7 +103,7 @@ impl Run {
     }
 
     fn place(&self) -> Place {
-        Place { hops: self.job.hops, executor: self.executor.id() }
+        Place { hops: self.job.hops, executor: self.executor().id() }
     }
 
     fn invocation(&mut self) -> Invocation {
@@ -138,12 +127,12 @@ impl Run {
     }
 
     fn answer(&self, outcome: Outcome) {
-        self.home.outcome(self.job.id, self.codec(), outcome, self.executor.held().saturating_sub(1));
+        self.home.outcome(self.job.id, self.codec(), outcome);
     }
 
     fn finish(self, outcome: Outcome) {
         let outcome = outcome.and_then(|body| {
-            let (size, limit) = (body.len() as u64, self.executor.payload_bytes_max);
+            let (size, limit) = (body.len() as u64, self.executor().payload_bytes_max);
             if size <= limit {
                 return Ok(body);
             }
@@ -151,8 +140,8 @@ impl Run {
         });
         if self.job.one_way {
             if let Err(fault) = outcome {
-                let callback =
-                    self.executor.registry.get(self.job.callback).map(|entry| entry.callback.name());
+                let entry = self.executor().registry.get(self.job.callback);
+                let callback = entry.map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
             return;
@@ -179,19 +168,15 @@ impl Run {
         self.job.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Takes this run out of the requests that can be cancelled, and says whether it was there.
-    ///
-    /// After the link was lost and found again, ids begin anew: under its own there may be another one by now, whose
-    /// caller must not get this one's outcome.
+    /// Takes this run out of the requests that can be cancelled, and says whether it was there: otherwise its caller
+    /// must not get an outcome.
     fn withdraw(&self) -> bool {
-        let mut requests = self.executor.requests.lock();
-        let ours = requests.get(&self.job.id).is_some_and(|held| held.is_of(&self.incoming));
-        ours && requests.remove(&self.job.id).is_some()
+        self.executor().requests.lock().remove(self.job.id, &self.incoming)
     }
 
     /// Whether this run is among the requests that can be cancelled.
     fn is_there(&self) -> bool {
-        self.executor.requests.lock().get(&self.job.id).is_some_and(|held| held.is_of(&self.incoming))
+        self.executor().requests.lock().has(self.job.id, &self.incoming)
     }
 }
 
@@ -200,7 +185,7 @@ impl Drop for Run {
         if !self.job.one_way {
             self.withdraw();
         }
-        self.executor.leave(self.job.callback);
+        self.executor().leave(self.job.callback);
     }
 }
 
@@ -211,6 +196,21 @@ struct Task {
     future: Option<AtPlace<BoxFuture<Outcome>>>,
     /// Whether the first poll is timed, so that a callback that has become quick can return to the I/O thread.
     timed: bool,
+}
+
+impl Task {
+    /// Has the workers go on with it.
+    fn spawn(self) {
+        let Some(run) = &self.run else { return };
+        let (home, id, incoming) = (run.home.clone(), run.job.id, run.incoming.clone());
+        let executor = home.executor();
+        let Some(workers) = &executor.worker_handle else { return };
+        let abort = workers.spawn(self).abort_handle();
+        let unwanted = executor.requests.lock().continues(id, &incoming, abort);
+        if let Some(task) = unwanted {
+            task.abort();
+        }
+    }
 }
 
 impl Future for Task {
@@ -225,7 +225,7 @@ impl Future for Task {
                 Some(future) => future,
                 None => {
                     let invocation = running.invocation();
-                    let Some(entry) = running.executor.registry.get(running.job.callback) else {
+                    let Some(entry) = running.executor().registry.get(running.job.callback) else {
                         return Poll::Pending;
                     };
                     let Handler::Async(function) = entry.callback.handler() else { return Poll::Pending };
@@ -236,7 +236,7 @@ impl Future for Task {
             Pin::new(future).poll(context)
         }));
         if clock.is_some()
-            && let Some(entry) = running.executor.registry.get(running.job.callback)
+            && let Some(entry) = running.executor().registry.get(running.job.callback)
         {
             entry.pace.ran(clock, true);
         }
@@ -275,7 +275,11 @@ mod tests {
     }
 
     impl Home for Hasty {
-        fn outcome(&self, id: u64, _: Codec, _: Outcome, _: usize) {
+        fn executor(&self) -> &Arc<Executor> {
+            &self.executor
+        }
+
+        fn outcome(&self, id: u64, _: Codec, _: Outcome) {
             self.executor.cancel(id);
         }
 
