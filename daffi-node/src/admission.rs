@@ -34,17 +34,6 @@ pub(crate) struct Admitted {
     pub(crate) call: Outgoing,
 }
 
-/// What becomes of a call that wants in.
-#[derive(Debug)]
-pub(crate) enum Entry {
-    /// It is in, as are so many others.
-    Now(Admitted, usize),
-    /// It waits.
-    Queued,
-    /// Too many wait already.
-    Refused,
-}
-
 impl Admission {
     pub(crate) fn new(max: usize) -> Self {
         Self {
@@ -57,23 +46,25 @@ impl Admission {
         }
     }
 
-    /// Lets a call in if there is a place and none waits before it. Whatever becomes of it, [`go_on`](Self::go_on)
-    /// follows.
-    ///
-    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
-    /// refused when as many wait as are in flight.
-    pub(crate) fn enter(&self, call: Admitted) -> Entry {
+    /// Lets a call in if there is a place and none waits before it; says how many others are in. Otherwise it may
+    /// [`queue`](Self::queue). Whatever becomes of it, [`go_on`](Self::go_on) follows.
+    pub(crate) fn enter(&self) -> Option<usize> {
         // In this order: what a thread has taken from the queue goes first, too.
         let first =
             self.queued_count.load(Ordering::SeqCst) == 0 && self.admitting.load(Ordering::SeqCst) == 0;
-        if let Some(going_on) = first.then(|| self.reserve()).flatten() {
-            return Entry::Now(call, going_on);
-        }
+        first.then(|| self.reserve()).flatten()
+    }
+
+    /// Has a call wait; says whether it may.
+    ///
+    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
+    /// refused when as many wait as are in flight.
+    pub(crate) fn queue(&self, call: Admitted) -> bool {
         let pending = call.pending.clone();
         {
             let mut queued = self.queued.lock();
             if pending.is_refusable() && queued.len() >= self.max {
-                return Entry::Refused;
+                return false;
             }
             let place = self.queued_last.fetch_add(1, Ordering::Relaxed) + 1;
             pending.set_place(place);
@@ -83,7 +74,7 @@ impl Admission {
         if pending.is_over() {
             self.unqueue(&pending);
         }
-        Entry::Queued
+        true
     }
 
     /// Gives the calls that wait to `send`, as far as there are places. After each call that came or ended.
@@ -196,15 +187,16 @@ mod tests {
         let admission = Admission::new(2);
         let mut inside = Vec::new();
         for number in 0..2 {
-            let Entry::Now(call, going_on) = admission.enter(call(number)) else { panic!("{admission:?}") };
-            assert_eq!(going_on as u64, number);
+            assert_eq!(admission.enter(), Some(number as usize));
+            let call = call(number);
             assert!(call.pending.admit());
             inside.push(call.pending);
         }
         let waiting: Vec<_> = (2..6).map(call).collect();
         let third = waiting[1].pending.clone();
         for call in waiting {
-            assert!(matches!(admission.enter(call), Entry::Queued));
+            assert_eq!(admission.enter(), None);
+            assert!(admission.queue(call));
         }
         assert!(go_on(&admission).is_empty());
         // One of those that wait is given up, and one that is in ends.
@@ -218,7 +210,8 @@ mod tests {
     #[test]
     fn ending_twice_frees_one_place() {
         let admission = Admission::new(1);
-        let Entry::Now(first, _) = admission.enter(call(0)) else { panic!("{admission:?}") };
+        assert_eq!(admission.enter(), Some(0));
+        let first = call(0);
         first.pending.admit();
         admission.leave(&first.pending);
         admission.leave(&first.pending);

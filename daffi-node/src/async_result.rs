@@ -39,13 +39,17 @@ use crate::{
 #[must_use = "every error of the call arrives through its AsyncResult; use NO_RETURN if nobody looks"]
 pub struct AsyncResult<R> {
     /// An error if the call could not even be started.
-    flight: Result<Flight>,
+    flight: Result<Flight, Box<Error>>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R> AsyncResult<R> {
-    pub(crate) fn new(flight: Result<Flight>) -> Self {
+    pub(crate) fn new(flight: Result<Flight, Box<Error>>) -> Self {
         Self { flight, result: PhantomData }
+    }
+
+    fn flight(&self) -> Result<&Flight> {
+        self.flight.as_ref().map_err(|error| (**error).clone())
     }
 
     /// Whether the result, or an error, is there.
@@ -68,7 +72,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     /// # Errors
     /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
     pub fn get(&self) -> Result<R> {
-        let flight = self.flight.as_ref().map_err(Clone::clone)?;
+        let flight = self.flight()?;
         let answer = match flight.pending.outcome.get() {
             Some(answer) => answer,
             None => block("AsyncResult::get", "`get_async`", || flight.wait())?,
@@ -81,7 +85,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     /// # Errors
     /// As [`get`](Self::get); [`Error::Timeout`] if the result is not there by then.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R> {
-        let flight = self.flight.as_ref().map_err(Clone::clone)?;
+        let flight = self.flight()?;
         let Some(deadline) = Instant::now().checked_add(timeout) else { return self.get() };
         let waited = match flight.pending.outcome.get() {
             Some(answer) => Some(answer),
@@ -101,7 +105,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     /// # Cancel safety
     /// May be dropped and called again: the call goes on.
     pub async fn get_async(&self) -> Result<R> {
-        let flight = self.flight.as_ref().map_err(Clone::clone)?;
+        let flight = self.flight()?;
         Self::decode(flight, flight.outcome().await)
     }
 
@@ -151,7 +155,7 @@ impl<R: DeserializeOwned> Future for ResultFuture<R> {
         let Self { result, place } = &mut *self;
         let flight = match &result.flight {
             Ok(flight) => flight,
-            Err(error) => return Poll::Ready(Err(Error::clone(error))),
+            Err(error) => return Poll::Ready(Err((**error).clone())),
         };
         let answer = ready!(flight.pending.outcome.poll(context, place));
         Poll::Ready(AsyncResult::decode(flight, answer))

@@ -60,17 +60,30 @@ pub struct Call<R, T = Anywhere, const TIMED: bool = false, const DELAYED: bool 
     pub(crate) callback: Cow<'static, str>,
     pub(crate) signature: &'static Signature,
     /// The arguments, encoded where they were given.
-    pub(crate) arguments: Result<Bytes>,
+    pub(crate) arguments: Result<Bytes, Box<Error>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) eta: Option<Duration>,
     pub(crate) target: T,
     pub(crate) result: PhantomData<fn() -> R>,
 }
 
+/// Who waits for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// The one that makes it.
+    Attended,
+    /// Nobody right now, so that it cannot be held back when too many are in flight.
+    Refusable,
+    /// Nobody, ever, so that a failure is logged.
+    Unattended,
+    /// Nobody if it has an `eta`.
+    UnattendedLater,
+}
+
 /// Everything that is needed to start a call.
 struct Ready {
     node: Arc<Node>,
-    pending: Pending,
+    pending: Arc<Pending>,
     outgoing: Outgoing,
     deadline: Option<Deadline>,
     eta: Option<Duration>,
@@ -125,10 +138,10 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false
     /// # Errors
     /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
     pub fn fg(self) -> Result<R> {
-        let Ready { node, pending, outgoing, deadline, .. } = self.ready(Kind::Call)?;
+        let Ready { node, pending, outgoing, deadline, .. } = self.ready(Kind::Call, Manner::Attended)?;
         let callback = outgoing.name.clone();
         let answer =
-            block("FG", "`.await` on the call", || Flight::run(&node, pending, outgoing, deadline))??;
+            block("FG", "`.await` on the call", || Flight::run(node, pending, &outgoing, deadline))??;
         decode(&callback, &answer.one())
     }
 
@@ -150,7 +163,7 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> IntoFuture for Call<R, 
 
     fn into_future(self) -> CallFuture<R> {
         CallFuture {
-            flight: self.ready(Kind::Call).map(|ready| CancelOnDrop(ready.start())),
+            flight: self.ready(Kind::Call, Manner::Attended).map(|ready| CancelOnDrop(ready.start())),
             place: None,
             result: PhantomData,
         }
@@ -186,7 +199,7 @@ impl<R: DeserializeOwned> Future for CallFuture<R> {
 impl<R: DeserializeOwned, T: Unicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
     /// Makes the call in the background. Every error arrives through the [`AsyncResult`].
     pub fn bg(self) -> AsyncResult<R> {
-        AsyncResult::new(self.ready(Kind::Call).map(Ready::start_refusable))
+        AsyncResult::new(self.ready(Kind::Call, Manner::Refusable).map(Ready::start).map_err(Box::new))
     }
 }
 
@@ -199,8 +212,8 @@ impl<R, T: Unicast, const DELAYED: bool> Call<R, T, false, DELAYED> {
     /// # Errors
     /// The call cannot be handed over: it is too large, there is no room for it, or the `Global` is stopped.
     pub fn no_return(self) -> Result<()> {
-        let Ready { node, outgoing, eta, .. } = self.ready(Kind::OneWay)?;
-        node.start_one_way(outgoing, eta)
+        let Ready { node, outgoing, eta, .. } = self.ready(Kind::OneWay, Manner::Attended)?;
+        node.start_one_way(&outgoing, eta)
     }
 }
 
@@ -217,7 +230,7 @@ impl<R> Call<R> {
     pub fn period<K: When, T: Unicast>(self, period: Period<K, T>) -> Result<ScheduledTask> {
         let ask = schedule(period.timing.timing())?;
         let call = self.to(period.target);
-        let Ready { node, pending, mut outgoing, .. } = call.ready(Kind::Ask(ask))?;
+        let Ready { node, pending, mut outgoing, .. } = call.ready(Kind::Ask(ask), Manner::Unattended)?;
         if outgoing.body.len() > CHUNK_BYTES {
             return Err(Error::TooLarge {
                 what: "arguments",
@@ -227,7 +240,7 @@ impl<R> Call<R> {
             });
         }
         outgoing.deadline = None;
-        let flight = Flight::start(&node, pending.with_failure_logged().refusable(), outgoing, None, None);
+        let flight = Flight::start(node, pending, &outgoing, None, None);
         Ok(ScheduledTask::new(flight))
     }
 }
@@ -279,9 +292,9 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
     /// [`Error::NoCandidate`] if there is no such node; [`Error::BlockingInAsync`] where blocking would stop an async
     /// runtime: use [`broadcast_async`](Self::broadcast_async) there.
     pub fn broadcast(self) -> Result<()> {
-        let ready = self.ready(Kind::Broadcast { results: false })?;
+        let ready = self.ready(Kind::Broadcast { results: false }, Manner::UnattendedLater)?;
         if ready.eta.is_some() {
-            ready.start_unattended();
+            ready.start();
             return Ok(());
         }
         block("BROADCAST", "`.broadcast_async()`", || ready.run())??;
@@ -296,9 +309,9 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
     /// # Cancel safety
     /// The broadcast may or may not have been passed on when the future is dropped.
     pub async fn broadcast_async(self) -> Result<()> {
-        let ready = self.ready(Kind::Broadcast { results: false })?;
+        let ready = self.ready(Kind::Broadcast { results: false }, Manner::UnattendedLater)?;
         if ready.eta.is_some() {
-            ready.start_unattended();
+            ready.start();
             return Ok(());
         }
         ready.start().outcome().await?;
@@ -316,7 +329,7 @@ impl<R: DeserializeOwned, T: Multicast, const TIMED: bool, const DELAYED: bool> 
     /// As [`broadcast`](Self::broadcast); in async code use
     /// [`broadcast_results_async`](Self::broadcast_results_async).
     pub fn broadcast_results(self) -> Result<BTreeMap<String, Result<R>>> {
-        let ready = self.ready(Kind::Broadcast { results: true })?;
+        let ready = self.ready(Kind::Broadcast { results: true }, Manner::Attended)?;
         let callback = ready.outgoing.name.clone();
         let answer = block("BROADCAST", "`.broadcast_results_async()`", || ready.run())??;
         Ok(results(&callback, answer))
@@ -330,7 +343,7 @@ impl<R: DeserializeOwned, T: Multicast, const TIMED: bool, const DELAYED: bool> 
     /// # Cancel safety
     /// Dropping the future cancels the call on every node.
     pub async fn broadcast_results_async(self) -> Result<BTreeMap<String, Result<R>>> {
-        let flight = CancelOnDrop(self.ready(Kind::Broadcast { results: true })?.start());
+        let flight = CancelOnDrop(self.ready(Kind::Broadcast { results: true }, Manner::Attended)?.start());
         let answer = flight.0.outcome().await?;
         Ok(results(flight.0.pending.callback(), answer))
     }
@@ -345,9 +358,9 @@ fn results<R: DeserializeOwned>(callback: &str, answer: Answer) -> BTreeMap<Stri
 // ---- what all have in common
 
 impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    fn ready(self, kind: Kind) -> Result<Ready> {
-        let body = self.arguments?;
-        let node = self.caller.node()?.clone();
+    fn ready(self, kind: Kind, manner: Manner) -> Result<Ready> {
+        let body = self.arguments.map_err(|error| *error)?;
+        let node = self.caller.node()?;
         let limit = node.limits.payload_bytes_max;
         if body.len() as u64 > limit {
             return Err(Error::TooLarge {
@@ -385,7 +398,13 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
             Kind::Broadcast { results } => Pending::broadcast(callback, signature, results),
             _ => Pending::new(callback, signature),
         };
-        Ok(Ready { node, pending, outgoing, deadline, eta: self.eta })
+        let pending = Arc::new(match manner {
+            Manner::UnattendedLater if self.eta.is_none() => pending,
+            Manner::Attended => pending,
+            Manner::Refusable => pending.refusable(),
+            Manner::Unattended | Manner::UnattendedLater => pending.refusable().with_failure_logged(),
+        });
+        Ok(Ready { node: self.caller.into_node()?, pending, outgoing, deadline, eta: self.eta })
     }
 }
 
@@ -410,6 +429,9 @@ fn check_names(callback: &str, target: Option<&str>, broadcast: bool) -> Result<
 
 /// When the time is up: `timeout` after the call is sent, or when the callback that makes it has to be done itself.
 fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Instant>) -> Option<Deadline> {
+    if timeout.is_none() && parent.is_none() {
+        return None;
+    }
     let now = Instant::now();
     // A time that cannot be counted to never comes.
     let own = timeout.and_then(|after| {
@@ -422,27 +444,15 @@ fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Ins
 impl Ready {
     fn start(self) -> Flight {
         let Self { node, pending, outgoing, deadline, eta } = self;
-        Flight::start(&node, pending, outgoing, deadline, eta)
+        Flight::start(node, pending, &outgoing, deadline, eta)
     }
 
     fn run(self) -> Result<Answer> {
         let Self { node, pending, outgoing, deadline, eta } = self;
         match eta {
-            Some(_) => Flight::start(&node, pending, outgoing, deadline, eta).wait(),
-            None => Flight::run(&node, pending, outgoing, deadline),
+            Some(_) => Flight::start(node, pending, &outgoing, deadline, eta).wait(),
+            None => Flight::run(node, pending, &outgoing, deadline),
         }
-    }
-
-    /// Starts a call that its caller does not wait for, so that it cannot be held back.
-    fn start_refusable(mut self) -> Flight {
-        self.pending = self.pending.refusable();
-        self.start()
-    }
-
-    /// Starts a call whose outcome nobody looks at, so that a failure is logged.
-    fn start_unattended(mut self) {
-        self.pending = self.pending.with_failure_logged();
-        self.start_refusable();
     }
 }
 

@@ -80,10 +80,9 @@ impl Caller {
         signature: &'static Signature,
         arguments: &impl Serialize,
     ) -> Call<R> {
-        let arguments = Codec::Bincode.encode(arguments).map_err(|error| Error::Encode {
-            what: "arguments",
-            callback: callback.to_string(),
-            reason: error.to_string(),
+        let arguments = Codec::Bincode.encode(arguments).map_err(|error| {
+            let reason = error.to_string();
+            Box::new(Error::Encode { what: "arguments", callback: callback.to_string(), reason })
         });
         Call {
             caller: self.clone(),
@@ -102,10 +101,22 @@ impl Caller {
     /// # Errors
     /// There is none.
     pub(crate) fn node(&self) -> Result<&Arc<Node>> {
-        self.node.as_ref().ok_or_else(|| Error::Configuration {
+        self.node.as_ref().ok_or_else(Self::no_node)
+    }
+
+    /// The same, without keeping it here.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn into_node(self) -> Result<Arc<Node>> {
+        self.node.ok_or_else(Self::no_node)
+    }
+
+    fn no_node() -> Error {
+        Error::Configuration {
             problem: "this Global runs a controller alone and cannot call: leave out init_node(false)"
                 .to_owned(),
-        })
+        }
     }
 
     /// How deep a call that is made now is nested.

@@ -29,28 +29,27 @@ pub(crate) struct CancelOnDrop(pub(crate) Flight);
 impl Flight {
     /// Starts a call; the I/O thread watches its deadline.
     pub(crate) fn start(
-        node: &Arc<Node>,
-        pending: Pending,
-        call: Outgoing,
+        node: Arc<Node>,
+        pending: Arc<Pending>,
+        call: &Outgoing,
         deadline: Option<Deadline>,
         eta: Option<Duration>,
     ) -> Self {
-        let pending = Arc::new(pending);
         let id = node.start(&pending, call, deadline, eta);
-        Self { node: node.clone(), id, pending }
+        Self { node, id, pending }
     }
 
     /// Starts a call and blocks until its outcome. The deadline is watched right here, which spares the I/O thread.
     pub(crate) fn run(
-        node: &Arc<Node>,
-        pending: Pending,
-        call: Outgoing,
+        node: Arc<Node>,
+        pending: Arc<Pending>,
+        call: &Outgoing,
         deadline: Option<Deadline>,
     ) -> Result<Answer> {
         let flight = Self::start(node, pending, call, None, None);
         let latch = &flight.pending.outcome;
         if let (None, Some(deadline)) = (latch.wait(deadline.map(|deadline| deadline.at)), deadline) {
-            node.time_out(flight.id, deadline.after);
+            flight.node.time_out(flight.id, deadline.after);
         }
         flight.wait()
     }

@@ -86,7 +86,17 @@ impl InFlight {
 
     /// Takes a call out, if it is still there.
     pub(crate) fn remove(&self, id: CallId) -> Option<Arc<Pending>> {
+        self.remove_if(id, |_| true)
+    }
+
+    /// The same, if it is one that is asked for.
+    pub(crate) fn remove_if(&self, id: CallId, which: impl FnOnce(&Pending) -> bool) -> Option<Arc<Pending>> {
         let mut shard = self.shards.get(id.shard())?.lock();
+        let place = shard.places.get(id.place())?;
+        let (call, _) = place.call.as_ref().filter(|_| place.generation == id.generation())?;
+        if !which(call) {
+            return None;
+        }
         let removed = shard.remove(id);
         if removed.is_some() {
             self.count.fetch_sub(1, Ordering::Relaxed);

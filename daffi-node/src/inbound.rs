@@ -23,7 +23,7 @@ use crate::{
     in_flight::CallId,
     link::{Flush, Port},
     node::Node,
-    pending::{Assembly, Pending, Progress},
+    pending::{Assembly, Payload, Pending, Progress},
     streams::StreamId,
 };
 
@@ -87,6 +87,13 @@ impl Inbound {
         let limit = self.node.limits.payload_bytes_max;
         match frame {
             Frame::Request(request) => self.request(&request),
+            Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
+                // Most answers are of this kind, and looked up once.
+                match self.node.take_if(CallId(reply.id), Pending::is_single) {
+                    Some(pending) => pending.succeed(Payload::whole(&reply)),
+                    None => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit)),
+                }
+            }
             Frame::Reply(reply) => {
                 self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
             }

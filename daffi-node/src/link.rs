@@ -98,7 +98,7 @@ impl Link {
     pub(crate) fn send_call(
         &self,
         id: Option<CallId>,
-        call: Outgoing,
+        call: &Outgoing,
         flush: Flush,
         mark: impl Fn(bool) -> bool,
         is_wanted: impl Fn(CallId) -> bool,
@@ -108,7 +108,7 @@ impl Link {
                 if !mark(true) {
                     return Sent::No;
                 }
-                match self.send_over(port, id, &call, flush) {
+                match self.send_over(port, id, call, flush) {
                     Ok(()) => return Sent::Yes,
                     Err(error) => {
                         mark(false);
@@ -128,11 +128,11 @@ impl Link {
                     if waiting.len() >= self.waiting_max {
                         return Sent::Full;
                     }
-                    waiting.push_back((id, call));
+                    waiting.push_back((id, call.clone()));
                     return Sent::Waits;
                 }
                 State::Up(port) if port.is_closed() => {
-                    *state = State::Down(VecDeque::from([(id, call)]));
+                    *state = State::Down(VecDeque::from([(id, call.clone())]));
                     return Sent::Waits;
                 }
                 State::Up(_) => {}

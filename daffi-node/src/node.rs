@@ -21,7 +21,7 @@ use daffi_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    admission::{Admission, Admitted, Entry},
+    admission::{Admission, Admitted},
     callback::Outcome,
     caller::Caller,
     connection::Connector,
@@ -116,7 +116,7 @@ impl Node {
     pub(crate) fn start(
         &self,
         pending: &Arc<Pending>,
-        call: Outgoing,
+        call: &Outgoing,
         deadline: Option<Deadline>,
         eta: Option<Duration>,
     ) -> CallId {
@@ -129,7 +129,7 @@ impl Node {
             self.watch(deadline.at);
         }
         match eta {
-            Some(eta) => self.delay(eta, Some(id), call, false),
+            Some(eta) => self.delay(eta, Some(id), call.clone(), false),
             None => self.admit(pending, id, call),
         }
         id
@@ -139,18 +139,18 @@ impl Node {
     ///
     /// # Errors
     /// It cannot even be kept until there is a link.
-    pub(crate) fn start_one_way(&self, call: Outgoing, eta: Option<Duration>) -> Result<()> {
+    pub(crate) fn start_one_way(&self, call: &Outgoing, eta: Option<Duration>) -> Result<()> {
         if self.stopped.load(Ordering::SeqCst) {
-            return Err(Error::Stopped { callback: call.name.into_owned() });
+            return Err(Error::Stopped { callback: call.name.to_string() });
         }
         if let Some(eta) = eta {
-            self.delay(eta, None, call, false);
+            self.delay(eta, None, call.clone(), false);
             return Ok(());
         }
         self.send_one_way(call)
     }
 
-    fn send_one_way(&self, call: Outgoing) -> Result<()> {
+    fn send_one_way(&self, call: &Outgoing) -> Result<()> {
         let flush = Flush::with(self.calls.len());
         if call.is_large() {
             // A payload in chunks needs an id of its own, which no other call has after it either.
@@ -177,11 +177,11 @@ impl Node {
     }
 
     /// Sends a call now if no more than the limit are in flight, later otherwise.
-    fn admit(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing) {
-        match self.admission.enter(Admitted { pending: pending.clone(), id, call }) {
-            Entry::Now(call, going_on) => self.send_admitted(call, going_on),
-            Entry::Queued => {}
-            Entry::Refused => self.fail(id, |_| self.overloaded()),
+    fn admit(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing) {
+        if let Some(going_on) = self.admission.enter() {
+            self.send_admitted(pending, id, call, going_on);
+        } else if !self.admission.queue(Admitted { pending: pending.clone(), id, call: call.clone() }) {
+            self.fail(id, |_| self.overloaded());
         }
         // A call may have ended between the look and the queueing, and found nothing to let in.
         self.admit_queued();
@@ -189,22 +189,23 @@ impl Node {
 
     /// Sends what waits until fewer are in flight, as far as there are places.
     fn admit_queued(&self) {
-        self.admission.go_on(|call, going_on| self.send_admitted(call, going_on));
+        let send =
+            |call: Admitted, going_on| self.send_admitted(&call.pending, call.id, &call.call, going_on);
+        self.admission.go_on(send);
     }
 
     /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
-    fn send_admitted(&self, call: Admitted, going_on: usize) {
-        let Admitted { pending, id, call } = call;
+    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
         if !pending.admit() {
             // It was cancelled, or its time ran out.
             return self.admission.give_back();
         }
-        self.send_in_flight(&pending, id, call, going_on);
+        self.send_in_flight(pending, id, call, going_on);
     }
 
     /// Sends a call that counts among those in flight.
-    fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: Outgoing, going_on: usize) {
-        self.settling.keep(id, &call);
+    fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
+        self.settling.keep(id, call);
         let large = call.is_large();
         let flush = Flush::with(going_on);
         let mark = |sent| pending.set_sent(sent);
@@ -233,7 +234,12 @@ impl Node {
 
     /// Takes a call out of the table, if nobody was faster.
     pub(crate) fn take(&self, id: CallId) -> Option<Arc<Pending>> {
-        let pending = self.calls.remove(id)?;
+        self.take_if(id, |_| true)
+    }
+
+    /// The same, if it is one that is asked for.
+    pub(crate) fn take_if(&self, id: CallId, which: impl FnOnce(&Pending) -> bool) -> Option<Arc<Pending>> {
+        let pending = self.calls.remove_if(id, which)?;
         self.settling.forget(id);
         // It may have ended before all of its arguments were sent.
         self.link.cancel_stream(StreamId { call: id.0, reply: false });
@@ -374,15 +380,14 @@ impl Node {
             let Some(Reverse(Delayed { id, call, again, .. })) = due else { return };
             match id.map(|id| (id, self.calls.get(id))) {
                 Some((id, Some(pending))) if again => {
-                    self.send_in_flight(&pending, id, call, self.calls.len())
+                    self.send_in_flight(&pending, id, &call, self.calls.len())
                 }
-                Some((id, Some(pending))) => self.admit(&pending, id, call),
+                Some((id, Some(pending))) => self.admit(&pending, id, &call),
                 // It was cancelled.
                 Some((_, None)) => {}
                 None => {
-                    let name = call.name.clone();
-                    if let Err(error) = self.send_one_way(call) {
-                        tracing::warn!(callback = %name, %error, "a delayed call was not sent");
+                    if let Err(error) = self.send_one_way(&call) {
+                        tracing::warn!(callback = %call.name, %error, "a delayed call was not sent");
                     }
                 }
             }

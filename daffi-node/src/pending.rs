@@ -32,6 +32,8 @@ pub(crate) struct Pending {
     place: AtomicU64,
     /// Whether it is refused where it would have to wait long for being admitted, since nobody waits with it.
     refusable: bool,
+    /// One node answers, or the controller.
+    single: bool,
     /// Nobody may ever look at the outcome, so a failure is logged.
     failure_logged: bool,
     gathering: Mutex<Gathering>,
@@ -66,7 +68,7 @@ pub(crate) struct Payload {
 /// What has come so far.
 #[derive(Debug)]
 enum Gathering {
-    One(Option<Assembly>),
+    One(Option<Box<Assembly>>),
     Broadcast { results: bool, targets: Option<Parts> },
 }
 
@@ -121,6 +123,13 @@ const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
 /// How many bytes come before the sender is told to go on: often enough that it never waits, rarely enough to cost
 /// nothing.
 const CREDIT_BYTES: usize = STREAM_WINDOW_BYTES / 4;
+
+impl Payload {
+    /// A result that came in one frame.
+    pub(crate) fn whole(reply: &Reply<'_>) -> Self {
+        Self { codec: reply.codec, body: reply.body.to_bytes() }
+    }
+}
 
 impl Assembly {
     pub(crate) fn new(codec: u8, total: u32, first: &[u8]) -> Self {
@@ -191,6 +200,7 @@ impl Pending {
             stages: AtomicU8::new(0),
             place: AtomicU64::new(0),
             refusable: false,
+            single: matches!(gathering, Gathering::One(_)),
             failure_logged: false,
             gathering: Mutex::new(gathering),
             outcome: Latch::new(),
@@ -271,12 +281,12 @@ impl Pending {
         let exceeds = u64::from(reply.total) > limit;
         let too_large = || self.too_large(reply.total as usize, limit);
         let begun = || Assembly::new(reply.codec, reply.total, reply.body.as_slice());
-        let whole = || Payload { codec: reply.codec, body: reply.body.to_bytes() };
+        let whole = || Payload::whole(reply);
         self.advance(|gathering| {
             match gathering {
                 Gathering::One(_) if exceeds => return Step::Refuse(too_large()),
                 Gathering::One(_) if !reply.more => return Step::Finish(Ok(Answer::One(whole()))),
-                Gathering::One(assembly) => *assembly = Some(begun()),
+                Gathering::One(assembly) => *assembly = Some(Box::new(begun())),
                 Gathering::Broadcast { targets: Some(parts), .. } if reply.more => {
                     // The others' results are wanted, and only all of them can be cancelled.
                     let exceeding = || Assembly::exceeding(reply.total, reply.body.as_slice());
@@ -388,6 +398,16 @@ impl Pending {
             }
             Step::Wait(progress) => progress,
         }
+    }
+
+    /// Whether the first frame of a result ends it, if it is the only one.
+    pub(crate) fn is_single(&self) -> bool {
+        self.single
+    }
+
+    /// The whole result is there. It has left the table of calls, so nothing else comes for it.
+    pub(crate) fn succeed(&self, payload: Payload) {
+        self.finish(Ok(Answer::One(payload)));
     }
 
     fn finish(&self, outcome: Result<Answer>) -> Progress {

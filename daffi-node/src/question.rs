@@ -34,7 +34,8 @@ impl Inquiry {
         let deadline = Deadline::after(timeout);
         loop {
             let (pending, outgoing) = self.parts();
-            let answer = block(self.what, twin, || Flight::run(&self.node, pending, outgoing, deadline))?;
+            let answer =
+                block(self.what, twin, || Flight::run(self.node.clone(), pending, &outgoing, deadline))?;
             match answer {
                 // Asking again harms nobody, and waits for the next link.
                 Err(Error::ControllerLost { .. }) => {}
@@ -48,7 +49,7 @@ impl Inquiry {
         let deadline = Deadline::after(timeout);
         loop {
             let (pending, outgoing) = self.parts();
-            let flight = CancelOnDrop(Flight::start(&self.node, pending, outgoing, deadline, None));
+            let flight = CancelOnDrop(Flight::start(self.node.clone(), pending, &outgoing, deadline, None));
             match flight.0.outcome().await {
                 Err(Error::ControllerLost { .. }) => {}
                 answer => return Self::answered(answer),
@@ -69,9 +70,9 @@ impl Inquiry {
         decode(self.what, payload)
     }
 
-    fn parts(&self) -> (Pending, Outgoing) {
+    fn parts(&self) -> (Arc<Pending>, Outgoing) {
         let what =
             if self.name.is_empty() { self.what.to_owned() } else { format!("{}({})", self.what, self.name) };
-        (Pending::new(what.into(), None), Outgoing::ask(self.ask.clone(), self.name.clone()))
+        (Arc::new(Pending::new(what.into(), None)), Outgoing::ask(self.ask.clone(), self.name.clone()))
     }
 }
