@@ -1,10 +1,13 @@
 //! One thread that waits for all sockets of a `Global` or controller, and for time.
 //!
-//! Whatever runs on it has to return quickly. Other threads hand over connections, listeners and services, and wake
+//! Whatever runs on it has to return quickly. A thread that waits for something may lead meanwhile, see
+//! [`Handle::wait`]. Other threads hand over connections, listeners and services, and wake
 //! it; frames they write themselves, through the [`Outbox`].
 
 mod driver;
-use driver::{Driver, survive};
+use driver::{Driver, Stay, survive};
+
+mod guest;
 
 mod lead;
 pub use lead::Step;
@@ -206,11 +209,25 @@ impl Handle {
     /// Lets every service have a turn soon. Cheap while the thread is busy.
     pub fn wake(&self) {
         self.shared.woken.store(true, Ordering::SeqCst);
-        if self.shared.sleeping.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.shared.waker.wake()
-        {
-            tracing::error!(%error, "cannot wake the I/O thread");
+        if self.shared.lead.is_vacant() {
+            self.shared.lead.call();
+        } else {
+            self.shared.rouse();
         }
+    }
+
+    /// The same, within a few milliseconds: while the last one to lead was a guest, it may be about to lead again.
+    pub fn wake_soon(&self) {
+        if self.is_vacant() {
+            self.shared.woken.store(true, Ordering::SeqCst);
+        } else {
+            self.wake();
+        }
+    }
+
+    /// Whether nobody leads, since the last guest has just left.
+    pub fn is_vacant(&self) -> bool {
+        self.shared.lead.is_vacant()
     }
 
     /// Whether this is the thread that leads. What it leaves to do is done in the turn that follows.
@@ -262,6 +279,15 @@ impl Handle {
 }
 
 impl Shared {
+    /// Makes the thread that leads return from waiting.
+    fn rouse(&self) {
+        if self.sleeping.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!(%error, "cannot wake the I/O thread");
+        }
+    }
+
     /// Starts a thread of the reactor.
     fn spawn(self: Arc<Self>, mut role: Role) -> io::Result<()> {
         thread::Builder::new().name(self.name.clone()).spawn(move || {
@@ -270,6 +296,7 @@ impl Shared {
                 role = match role {
                     Role::Lead => self.lead(),
                     Role::StandBy => self.lead.stand_by(),
+                    Role::Rest => self.lead.rest(),
                     Role::End => return,
                 };
             }
@@ -290,6 +317,9 @@ impl Shared {
                     return self.lead.resign();
                 }
             }
+            if self.lead.yields() {
+                return Role::Rest;
+            }
             let mut driver = self.driver.lock();
             let Some(running) = &mut *driver else { return Role::End };
             if self.stopped.load(Ordering::SeqCst) {
@@ -301,7 +331,7 @@ impl Shared {
                 self.lead.close();
                 return Role::End;
             }
-            services = running.turn(self);
+            services = running.turn(self, || Stay::Long);
         }
     }
 

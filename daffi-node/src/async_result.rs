@@ -157,7 +157,7 @@ impl<R: DeserializeOwned> Future for ResultFuture<R> {
             Ok(flight) => flight,
             Err(error) => return Poll::Ready(Err((**error).clone())),
         };
-        let answer = ready!(flight.pending.outcome.poll(context, place));
+        let answer = ready!(flight.poll(context, place));
         Poll::Ready(AsyncResult::decode(flight, answer))
     }
 }

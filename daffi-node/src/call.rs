@@ -189,7 +189,7 @@ impl<R: DeserializeOwned> Future for CallFuture<R> {
             Ok(flight) => &flight.0,
             Err(error) => return Poll::Ready(Err(error.clone())),
         };
-        let answer = ready!(flight.pending.outcome.poll(context, place))?;
+        let answer = ready!(flight.poll(context, place))?;
         Poll::Ready(decode(flight.pending.callback(), &answer.one()))
     }
 }

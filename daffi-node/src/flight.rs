@@ -2,6 +2,7 @@
 
 use std::{
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -9,6 +10,7 @@ use daffi_core::{Error, Result};
 
 use crate::{
     in_flight::{CallId, Deadline},
+    latch::Place,
     node::Node,
     outgoing::Outgoing,
     pending::{Answer, Payload, Pending},
@@ -47,8 +49,11 @@ impl Flight {
         deadline: Option<Deadline>,
     ) -> Result<Answer> {
         let flight = Self::start(node, pending, call, None, None);
-        let latch = &flight.pending.outcome;
-        if let (None, Some(deadline)) = (latch.wait(deadline.map(|deadline| deadline.at)), deadline) {
+        let waited = match deadline {
+            Some(deadline) => flight.wait_until(deadline.at),
+            None => return flight.wait(),
+        };
+        if let (None, Some(deadline)) = (waited, deadline) {
             flight.node.time_out(flight.id, deadline.after);
         }
         flight.wait()
@@ -58,16 +63,31 @@ impl Flight {
     pub(crate) fn wait(&self) -> Result<Answer> {
         // The latch gives no value only when a deadline passes, and there is none.
         let stopped = || Err(Error::Stopped { callback: self.pending.callback().to_owned() });
-        self.pending.outcome.wait(None).unwrap_or_else(stopped)
+        self.block(None).unwrap_or_else(stopped)
     }
 
     /// Blocks until the outcome, or until `deadline`.
     pub(crate) fn wait_until(&self, deadline: Instant) -> Option<Result<Answer>> {
-        self.pending.outcome.wait(Some(deadline))
+        self.block(Some(deadline))
+    }
+
+    fn block(&self, deadline: Option<Instant>) -> Option<Result<Answer>> {
+        let latch = &self.pending.outcome;
+        self.node.reactor().wait(deadline, || latch.is_set(), || latch.wait(deadline))
+    }
+
+    /// A task waits for the outcome. It needs the I/O thread, as opposed to a thread that waits.
+    pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<Result<Answer>> {
+        let polled = self.pending.outcome.poll(context, place);
+        if polled.is_pending() {
+            self.node.reactor().welcome_guests(false);
+        }
+        polled
     }
 
     /// Waits for the outcome.
     pub(crate) async fn outcome(&self) -> Result<Answer> {
+        self.node.reactor().welcome_guests(false);
         self.pending.outcome.arrival().await
     }
 

@@ -302,6 +302,7 @@ impl Shared {
     fn stop(&self, grace: Duration, but: usize) {
         let deadline = Instant::now() + grace;
         if let Some(node) = &self.node {
+            node.reactor().welcome_guests(false);
             if let Some(port) = node.link.port() {
                 // A link that is gone needs no goodbye.
                 let _ = port.push_now(&Frame::Goodbye { reason: "stopping" });

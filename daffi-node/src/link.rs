@@ -59,6 +59,9 @@ pub(crate) enum Flush {
 /// With so many calls going on at most, a frame is written at once.
 const WRITE_AT_ONCE_MAX: usize = 4;
 
+/// How many bytes wait at most for a thread to lead the reactor, if none does right now.
+const FLUSH_BYTES: usize = 16 * 1024;
+
 /// How many bytes wait for the socket before chunks of large payloads stay back.
 const BACKLOG_BYTES: usize = 4 * CHUNK_BYTES;
 
@@ -266,7 +269,13 @@ impl Link {
         } else if flush == Flush::Now {
             self.flush_now(port);
         } else {
-            self.reactor.wake();
+            if self.reactor.is_vacant()
+                && let Port::Socket(outbox) = port
+                && outbox.len() >= FLUSH_BYTES
+            {
+                self.flush_now(port);
+            }
+            self.reactor.wake_soon();
         }
     }
 

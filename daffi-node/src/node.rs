@@ -343,7 +343,7 @@ impl Node {
     /// Makes sure that the I/O thread looks after time at `at` or before.
     pub(crate) fn watch(&self, at: Instant) {
         if self.nanos(at) < self.wakes_at.load(Ordering::SeqCst) {
-            self.reactor.wake();
+            self.reactor.wake_soon();
         }
     }
 

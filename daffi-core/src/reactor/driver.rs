@@ -51,6 +51,13 @@ struct Open {
     to_the_end: bool,
 }
 
+/// How long the thread that leads may wait for events.
+pub(super) enum Stay {
+    Long,
+    Until(Instant),
+    Not,
+}
+
 /// Whether a connection may have more to read.
 enum Read {
     Drained,
@@ -72,11 +79,17 @@ impl Driver {
     }
 
     /// Does what is due, waits for events, and takes what they bring. Gives the services, which may have work now.
-    pub(super) fn turn(&mut self, shared: &Shared) -> Services {
+    ///
+    /// It does not wait if `stay` says so, once everything that is due has been done, nor for longer than it says.
+    pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
         let now = Instant::now();
         let next = self.turns(now);
-        self.wait(shared, next, now);
+        match stay() {
+            Stay::Long => self.wait(shared, next, now),
+            Stay::Until(until) => self.wait(shared, Some(next.map_or(until, |next| next.min(until))), now),
+            Stay::Not => self.wait(shared, Some(now), now),
+        }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.event(event);

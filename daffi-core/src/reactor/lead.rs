@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use super::guest::Guests;
+
 use parking_lot::{Condvar, Mutex};
 
 /// How long a piece of work may take before another thread takes the lead; up to twice that, since it is looked at
@@ -28,19 +30,21 @@ pub(super) struct Lead {
     steps: AtomicU64,
     /// Somebody looks at the leader's steps.
     watched: AtomicBool,
-    state: Mutex<State>,
-    signal: Condvar,
+    pub(super) guests: Guests,
+    pub(super) state: Mutex<State>,
+    pub(super) signal: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Nobody leads: the leader is about to wait for something.
-    vacant: bool,
+pub(super) struct State {
+    /// Nobody leads: the leader is about to wait for something, or a guest has left.
+    pub(super) vacant: bool,
     /// There is a thread that stands by.
     standing_by: bool,
-    stopped: bool,
+    pub(super) stopped: bool,
     /// Everything on the reactor is closed.
-    closed: bool,
+    pub(super) closed: bool,
+    pub(super) visits: super::guest::Visits,
 }
 
 thread_local! {
@@ -55,6 +59,8 @@ thread_local! {
 pub(super) enum Role {
     Lead,
     StandBy,
+    /// Guests lead.
+    Rest,
     End,
 }
 

@@ -313,3 +313,129 @@ fn a_panic_ends_neither_the_thread_nor_another_connection() {
     reactor.handle().wake();
     turns.recv_timeout(SOON).expect("turns go on");
 }
+
+/// Answers questions in its turns, and remembers on which thread it did so last.
+#[derive(Default)]
+struct Oracle {
+    state: Mutex<Questions>,
+    answered: parking_lot::Condvar,
+}
+
+#[derive(Default)]
+struct Questions {
+    asked: u64,
+    answered: u64,
+    thread: Option<thread::ThreadId>,
+}
+
+impl Oracle {
+    fn ask(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.asked += 1;
+        state.asked
+    }
+
+    fn has_answered(&self, question: u64) -> bool {
+        self.state.lock().answered >= question
+    }
+
+    /// Whether the answer came in time.
+    fn sleep(&self, question: u64) -> bool {
+        let until = Instant::now() + SOON;
+        let mut state = self.state.lock();
+        while state.answered < question && !self.answered.wait_until(&mut state, until).timed_out() {}
+        state.answered >= question
+    }
+
+    fn thread(&self) -> Option<thread::ThreadId> {
+        self.state.lock().thread
+    }
+}
+
+impl Service for Oracle {
+    fn turn(&self, _now: Instant) -> Option<Instant> {
+        let mut state = self.state.lock();
+        if state.answered < state.asked {
+            state.answered = state.asked;
+            state.thread = Some(thread::current().id());
+            self.answered.notify_all();
+        }
+        None
+    }
+}
+
+fn oracle() -> (Reactor, Arc<Oracle>) {
+    let reactor = Reactor::start("test").unwrap();
+    let oracle = Arc::new(Oracle::default());
+    reactor.handle().add_service(oracle.clone());
+    reactor.handle().welcome_guests(true);
+    (reactor, oracle)
+}
+
+fn ask(reactor: &Reactor, oracle: &Oracle) -> bool {
+    let question = oracle.ask();
+    reactor.handle().wake_soon();
+    reactor.handle().wait(None, || oracle.has_answered(question), || oracle.sleep(question))
+}
+
+#[test]
+fn a_thread_that_waits_again_and_again_leads_meanwhile_and_the_others_follow() {
+    let (reactor, oracle) = oracle();
+    let me = Some(thread::current().id());
+    let until = Instant::now() + SOON;
+    // How soon it is asked again is up to the system.
+    while oracle.thread() != me {
+        assert!(ask(&reactor, &oracle) && Instant::now() < until);
+    }
+    // Nobody waits now. Whoever only wakes the reactor gets its turn nevertheless, and not on this thread.
+    let question = oracle.ask();
+    reactor.handle().wake();
+    assert!(oracle.sleep(question));
+    assert_ne!(oracle.thread(), me);
+    // Many at once: each gets its answer, whoever leads.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    assert!(ask(&reactor, &oracle));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_guest_that_leaves_without_a_word_is_replaced() {
+    let (reactor, oracle) = oracle();
+    let me = Some(thread::current().id());
+    let until = Instant::now() + SOON;
+    while oracle.thread() != me {
+        assert!(ask(&reactor, &oracle) && Instant::now() < until);
+    }
+    let question = oracle.ask();
+    reactor.handle().wake_soon();
+    assert!(oracle.sleep(question), "the reactor's own thread is back");
+    assert_ne!(oracle.thread(), me);
+}
+
+#[test]
+fn a_guest_leaves_when_its_time_is_up_or_the_reactor_stops() {
+    let (mut reactor, oracle) = oracle();
+    let me = Some(thread::current().id());
+    let until = Instant::now() + SOON;
+    while oracle.thread() != me {
+        assert!(ask(&reactor, &oracle) && Instant::now() < until);
+    }
+    let begun = Instant::now();
+    reactor.handle().wait(Some(begun + std::time::Duration::from_millis(20)), || false, || ());
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(20));
+    let handle = reactor.handle().clone();
+    let (waits_in, waits) = channel();
+    let guest = thread::spawn(move || {
+        waits_in.send(()).unwrap();
+        handle.wait(None, || false, || ());
+    });
+    waits.recv().unwrap();
+    reactor.stop();
+    guest.join().unwrap();
+}
