@@ -13,7 +13,7 @@ use std::{
 use super::{
     CURRENT, Handle, Shared,
     driver::{Driver, Stay, survive},
-    lead::{Lead, Role},
+    lead::{Lead, Role, State},
 };
 
 /// How often the thread that rests looks whether there are guests still. Up to twice that passes until it leads again.
@@ -168,9 +168,10 @@ impl Lead {
             static MARK: u8 = const { 0 };
         }
         let mut state = self.state.lock();
-        if state.stopped || state.closed {
+        if state.is_over() {
             return Waiting::Apart;
         }
+        let is_free = |state: &State| state.vacant && self.is_vacant();
         if !may_lead {
             state.visits.followers += 1;
             state.visits.called = true;
@@ -178,7 +179,7 @@ impl Lead {
             self.signal.notify_all();
             return Waiting::Follow;
         }
-        if !(state.vacant && self.is_vacant()) {
+        if !is_free(&state) {
             let visits = &mut state.visits;
             let now = Instant::now();
             let me = MARK.with(|mark| std::ptr::from_ref(mark) as usize);
@@ -192,11 +193,11 @@ impl Lead {
             self.guests.wanted.store(true, Ordering::SeqCst);
             rouse();
             // It comes out of its wait and leaves the lead, or ends.
-            while !(state.vacant && self.is_vacant()) && !state.closed && !state.stopped {
+            while !(is_free(&state) || state.is_over()) {
                 self.signal.wait(&mut state);
             }
             self.guests.wanted.store(false, Ordering::SeqCst);
-            if state.closed || state.stopped {
+            if state.is_over() {
                 return Waiting::Apart;
             }
         }

@@ -47,6 +47,13 @@ pub(super) struct State {
     pub(super) visits: super::guest::Visits,
 }
 
+impl State {
+    /// Whether there is nothing to lead any more, or soon will be.
+    pub(super) fn is_over(&self) -> bool {
+        self.stopped || self.closed
+    }
+}
+
 thread_local! {
     /// The step in which this thread does work as leader; 0 outside of one.
     static STEP: Cell<u64> = const { Cell::new(0) };
