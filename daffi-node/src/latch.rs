@@ -21,7 +21,7 @@ struct State<T> {
     value: Option<T>,
     waiter: Option<(Place, Waker)>,
     /// More than one task waits only when the handle is shared, so the first needs no allocation.
-    more_waiters: Option<Box<BTreeMap<Place, Waker>>>,
+    more_waiters: Option<BTreeMap<Place, Waker>>,
     last_place: u64,
     threads: usize,
 }
@@ -61,7 +61,7 @@ impl<T> Latch<T> {
         if let Some((_, waker)) = first {
             waker.wake();
         }
-        for (_, waker) in more.into_iter().flat_map(|more| *more) {
+        for (_, waker) in more.into_iter().flatten() {
             waker.wake();
         }
         true
