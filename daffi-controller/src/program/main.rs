@@ -54,6 +54,10 @@ struct Options {
     #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "5s")]
     heartbeat: Duration,
 
+    /// How many threads read and write. By default one for every four cores, at most 4
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+
     /// How long stopping lets calls finish
     #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "10s")]
     grace: Duration,
@@ -132,6 +136,7 @@ impl Options {
             Strategy::RoundRobin => controller::Strategy::RoundRobin,
             Strategy::LeastBusy => controller::Strategy::LeastBusy,
         };
+        config.threads = self.threads.unwrap_or_else(default_threads);
         config.limits = Limits {
             payload_bytes_max: self.payload_max,
             queue_bytes_max: usize::try_from(self.queue_max).unwrap_or(usize::MAX),
@@ -143,6 +148,12 @@ impl Options {
         };
         config
     }
+}
+
+/// The router's lock keeps more than four threads from doing more (docs/PERFORMANCE.md), and where there are few cores, nodes
+/// need them as well.
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).clamp(1, 4))
 }
 
 fn announce(address: &Address) {

@@ -70,24 +70,22 @@ impl Router {
         out: &mut impl Outbound,
     ) -> Result<(), Breach> {
         let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
-        if let Err(fault) = self.admit(request, caller.calls.len()) {
-            self.refuse(from, request, fault, now, out);
-            return Ok(());
-        }
-        if request.broadcast {
-            if caller.calls.contains_key(&request.id) {
-                return Err(ID_IN_FLIGHT.into());
-            }
-            self.broadcast(from, request, now, out);
-            return Ok(());
-        }
-        match self.choose(Some(from), request.name, request.node, request.fingerprint) {
-            Ok((callee, index)) => self.request_one(from, callee, index, request, now, out),
-            Err(fault) => {
-                self.refuse(from, request, fault, now, out);
-                Ok(())
+        let mut admitted = self.admit(request, caller.calls.len());
+        if admitted.is_ok() && !request.broadcast {
+            match self.choose(Some(from), request.name, request.node, request.fingerprint) {
+                Ok((callee, index)) => return self.request_one(from, callee, index, request, now, out),
+                Err(fault) => admitted = Err(fault),
             }
         }
+        let kept = !request.one_way || request.more;
+        if kept && self.peers.get(from.0).is_some_and(|caller| caller.calls.contains_key(&request.id)) {
+            return Err(ID_IN_FLIGHT.into());
+        }
+        match admitted {
+            Ok(()) => self.broadcast(from, request, now, out),
+            Err(fault) => self.refuse(from, request, fault, now, out),
+        }
+        Ok(())
     }
 
     fn request_one(
