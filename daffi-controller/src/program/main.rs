@@ -69,6 +69,8 @@ BYTES are written like 65536, 64KiB or 1GiB, TIME like 500ms, 5s or 2m.
 SIGINT and SIGTERM stop the controller: nodes are told, and calls in flight may finish within the grace time.
 A second signal stops it at once. The log goes to stderr; RUST_LOG says how much of it (default: info).
 
+The program raises its limit of open files to what --connections-max needs, up to the hard limit (ulimit -Hn).
+
 Exit codes:
   0  stopped, no call was cut off
   2  the options make no sense
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .init();
 
+    allow_sockets(options.connections_max);
     // Before anything is announced, so that whoever reads the announcement may send a signal.
     let mut signals = match Signals::register() {
         Ok(signals) => signals,
@@ -147,6 +150,20 @@ impl Options {
             ..Limits::default()
         };
         config
+    }
+}
+
+/// Each connection takes a file descriptor. By default a process may often have a thousand of them, and more if it asks.
+fn allow_sockets(connections: usize) {
+    // What the controller has open besides.
+    const OTHERS: u64 = 64;
+    let wanted = connections as u64 + OTHERS;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) if allowed < wanted => {
+            tracing::info!(allowed, wanted, "fewer connections than --connections-max: see `ulimit -Hn`");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }
 
