@@ -1,4 +1,4 @@
-//! A caller and a callee, each a program: `.ci/syscalls` counts what their calls cost.
+//! A controller, a callee and a caller, each a process of its own: `.ci/syscalls` counts what calls cost.
 
 use std::{env, error::Error, process::ExitCode};
 
@@ -20,10 +20,11 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
+        ["controller", address] => controller(address),
         ["callee", address] => callee(address),
         ["caller", address, outstanding, calls] => caller(address, outstanding, calls),
         _ => {
-            eprintln!("callee ADDRESS\ncaller ADDRESS OUTSTANDING CALLS");
+            eprintln!("controller ADDRESS\ncallee ADDRESS\ncaller ADDRESS OUTSTANDING CALLS");
             return ExitCode::FAILURE;
         }
     };
@@ -34,7 +35,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Serves until its controller is gone.
+/// Only routes.
+fn controller(address: &str) -> Result<(), Box<dyn Error>> {
+    let builder = Global::builder().init_controller(true).init_node(false);
+    let g = builder.address(address.parse::<Address>()?).start()?;
+    println!("ready");
+    Ok(g.join()?)
+}
+
+/// Only serves.
 fn callee(address: &str) -> Result<(), Box<dyn Error>> {
     let g = Global::builder().process_name("callee").address(address.parse::<Address>()?).start()?;
     println!("ready");
