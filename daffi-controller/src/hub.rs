@@ -27,7 +27,10 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// A call, a connection or the whole ended while somebody waits for it.
     ended: Condvar,
+    /// The reactor that the listeners and time belong to, and on which nodes of this process get their frames.
     pub(crate) handle: Handle,
+    /// The reactors that have the connections; the first of them is `handle`.
+    pub(crate) reactors: Vec<Handle>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     /// Frames are being passed to a node of this process.
@@ -42,6 +45,8 @@ pub(crate) struct State {
     pub(crate) stop: Stop,
     /// How many listeners are open.
     pub(crate) doors: usize,
+    /// When the next turn comes, as far as the reactor knows.
+    turn: Option<Instant>,
 }
 
 /// How far stopping is.
@@ -57,17 +62,19 @@ pub(crate) enum Stop {
 const DELIVER_AGAIN: Duration = Duration::from_millis(1);
 
 impl Hub {
-    pub(crate) fn new(config: &ControllerConfig, seed: u64, handle: Handle) -> Arc<Self> {
+    pub(crate) fn new(config: &ControllerConfig, seed: u64, reactors: Vec<Handle>) -> Arc<Self> {
         let limits = config.limits.clone();
         Arc::new(Self {
             state: Mutex::new(State {
                 router: Router::new(config, seed),
-                ports: Ports::new(limits.queue_bytes_max),
+                ports: Ports::new(limits.queue_bytes_max, reactors.len()),
                 stop: Stop::No,
                 doors: 0,
+                turn: None,
             }),
             ended: Condvar::new(),
-            handle,
+            handle: reactors[0].clone(),
+            reactors,
             budget: Budget::new(limits.queue_total_bytes_max),
             limits,
             delivering: AtomicBool::new(false),
@@ -85,13 +92,25 @@ impl Hub {
         result
     }
 
-    /// The same on the reactor's thread, while no node of this process is in the middle of something.
+    /// The same on the thread of one of the reactors, while no node of this process is in the middle of something there.
     pub(crate) fn with_on_reactor<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
         let (result, delivery) = self.work(work);
-        if delivery && self.deliver() {
+        if delivery && (!self.handle.is_current() || self.deliver()) {
             self.handle.wake();
         }
         result
+    }
+
+    /// Works on the router under the lock, and leaves what came of it to the next who does: with more to be done at
+    /// once, it is written together.
+    pub(crate) fn with_more_to_come<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
+        let now = now();
+        work(&mut self.state.lock(), now)
+    }
+
+    /// Whether this is a thread that connections wait for.
+    pub(crate) fn is_current(&self) -> bool {
+        self.reactors.iter().any(Handle::is_current)
     }
 
     fn work<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> (R, bool) {
@@ -100,11 +119,16 @@ impl Hub {
         let result = work(&mut state, now);
         let written = state.ports.take_work();
         let delivery = state.ports.has_delivery();
+        let sooner = state.wants_turn_sooner();
         if state.stop == Stop::Begun {
             self.ended.notify_all();
         }
         drop(state);
         written.run();
+        // On the reactor itself the turn comes before it waits again.
+        if sooner && !self.handle.is_current() {
+            self.handle.wake();
+        }
         (result, delivery)
     }
 
@@ -178,16 +202,33 @@ impl Hub {
 impl Service for Hub {
     fn turn(&self, _now: Instant) -> Option<Instant> {
         let ((overdue, next), delivery) = self.work(|state, now| {
-            let next = state.router.tick(now, &mut state.ports);
+            state.router.tick(now, &mut state.ports);
             let overdue = state.ports.overdue(now.mono, false);
-            let linger = state.ports.overdue_next();
-            (overdue, [next, linger])
+            state.turn = state.due();
+            (overdue, state.turn)
         });
         for outbox in overdue {
             outbox.close();
         }
         let again = (delivery && self.deliver()).then(|| Instant::now() + DELIVER_AGAIN);
-        next.into_iter().chain([again]).flatten().min()
+        [next, again].into_iter().flatten().min()
+    }
+}
+
+impl State {
+    /// When something is to be done, if nothing happens until then.
+    fn due(&self) -> Option<Instant> {
+        [self.router.next(), self.ports.overdue_next()].into_iter().flatten().min()
+    }
+
+    /// Whether something is due before the next turn, which is then taken for sooner.
+    fn wants_turn_sooner(&mut self) -> bool {
+        let Some(due) = self.due() else { return false };
+        let sooner = self.turn.is_none_or(|turn| due < turn);
+        if sooner {
+            self.turn = Some(due);
+        }
+        sooner
     }
 }
 

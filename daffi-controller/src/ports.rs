@@ -24,8 +24,8 @@ pub(crate) struct Ports {
     work: Work,
     /// Sockets that were told to end, and when they are ended by force.
     lingering: VecDeque<(Instant, Weak<Outbox>)>,
-    /// Sockets that the reactor has, told to end or not.
-    pub(crate) open: usize,
+    /// How many sockets each of the reactors has, told to end or not.
+    open: Vec<usize>,
     /// The most bytes that wait for a node in this process.
     queue_bytes_max: usize,
 }
@@ -78,13 +78,13 @@ pub(crate) struct Work {
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 impl Ports {
-    pub(crate) fn new(queue_bytes_max: usize) -> Self {
+    pub(crate) fn new(queue_bytes_max: usize, reactors: usize) -> Self {
         Self {
             slots: Vec::new(),
             inboxes: Vec::new(),
             work: Work::default(),
             lingering: VecDeque::new(),
-            open: 0,
+            open: vec![0; reactors],
             queue_bytes_max,
         }
     }
@@ -106,6 +106,24 @@ impl Ports {
         let Some(Port::Memory) = self.take(peer) else { return None };
         let at = self.inboxes.iter().position(|inbox| inbox.peer == peer)?;
         Some(self.inboxes.swap_remove(at).node)
+    }
+
+    /// The reactor with the fewest sockets, which has one more now.
+    pub(crate) fn socket_opened(&mut self) -> usize {
+        let (reactor, open) =
+            self.open.iter_mut().enumerate().min_by_key(|(_, open)| **open).expect("there is a reactor");
+        *open += 1;
+        reactor
+    }
+
+    /// A reactor has a socket less.
+    pub(crate) fn socket_closed(&mut self, reactor: usize) {
+        self.open[reactor] -= 1;
+    }
+
+    /// Whether no reactor has a socket any more.
+    pub(crate) fn all_sockets_closed(&self) -> bool {
+        self.open.iter().all(|open| *open == 0)
     }
 
     pub(crate) fn is_open(&self, peer: PeerId) -> bool {

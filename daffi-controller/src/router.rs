@@ -279,7 +279,6 @@ impl Router {
             let Some(peer) = pop_due(&mut self.heartbeats, now) else { break };
             self.heartbeat(peer, now, out);
         }
-        let mut next = None;
         if !self.stopping {
             for _ in 0..TASKS_IN_A_ROW {
                 let Some(due) = self.tasks.pop_due(now) else { break };
@@ -287,10 +286,14 @@ impl Router {
                     self.call_scheduled(task, out);
                 }
             }
-            next = self.tasks.next();
         }
+        self.next()
+    }
+
+    /// When something is due next, if nothing happens until then.
+    pub fn next(&self) -> Option<Instant> {
         let queues = [
-            next,
+            self.tasks.next().filter(|_| !self.stopping),
             self.greet_by.front().map(|(at, _)| *at),
             self.claims.front().map(|(at, _)| *at),
             self.heartbeats.front().map(|(at, _)| *at),

@@ -64,9 +64,7 @@ impl Server {
     /// # Errors
     /// [`Error::Configuration`], [`Error::AddressInUse`] or [`Error::AddressUnusable`].
     pub fn start(config: ControllerConfig) -> Result<Self> {
-        let reactor = Reactor::start("daffi-controller").map_err(|error| Error::Configuration {
-            problem: format!("the operating system gives no thread for input and output: {error}"),
-        })?;
+        let reactor = start_reactor()?;
         Ok(Self { running: Running::start(&config, reactor.handle())?, _reactor: reactor })
     }
 
@@ -101,6 +99,8 @@ struct Running {
     hub: Arc<Hub>,
     addresses: Vec<Address>,
     listeners: Mutex<Vec<ListenerGuard>>,
+    /// Those that it has beyond the one that it was started on. Dropped when it has stopped.
+    _reactors: Vec<Reactor>,
 }
 
 /// Takes connections in.
@@ -112,8 +112,10 @@ impl Running {
     fn start(config: &ControllerConfig, handle: &Handle) -> Result<Self> {
         config.check()?;
         let bound = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>>>()?;
+        let reactors = (1..config.threads).map(|_| start_reactor()).collect::<Result<Vec<_>>>()?;
+        let handles = [handle].into_iter().chain(reactors.iter().map(Reactor::handle)).cloned().collect();
         // The hasher's keys are the randomness that the standard library has.
-        let hub = Hub::new(config, RandomState::new().hash_one(0), handle.clone());
+        let hub = Hub::new(config, RandomState::new().hash_one(0), handles);
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for (listener, address) in bound {
@@ -126,7 +128,7 @@ impl Running {
             addresses.push(address);
         }
         handle.add_service(hub.clone());
-        Ok(Self { hub, addresses, listeners: Mutex::new(listeners) })
+        Ok(Self { hub, addresses, listeners: Mutex::new(listeners), _reactors: reactors })
     }
 
     /// Stops, waiting for nothing without a grace time.
@@ -142,7 +144,7 @@ impl Running {
             true
         });
         // Waiting on the reactor's own thread would wait for itself.
-        let grace = grace.filter(|_| !hub.handle.is_current());
+        let grace = grace.filter(|_| !hub.is_current());
         if begun {
             self.stop_now(grace);
         }
@@ -169,22 +171,21 @@ impl Running {
         }
         if grace.is_some() {
             // Peers see the end after our last frame, and close their side.
-            hub.wait(Instant::now() + LINGER, |state| state.ports.open == 0 && !state.ports.has_delivery());
+            hub.wait(Instant::now() + LINGER, |state| {
+                state.ports.all_sockets_closed() && !state.ports.has_delivery()
+            });
         }
         for outbox in hub.with(|state, now| state.ports.overdue(now.mono, true)) {
             outbox.close();
         }
         // The reactor's thread closes the listeners. Once this returns, somebody else can have the addresses.
-        if !hub.handle.is_current() {
+        if !hub.is_current() {
             hub.wait(Instant::now() + LINGER, |state| state.doors == 0);
         }
         // That thread does this too, unless it is this one or nobody waited for it. A node that takes no more
         // is not waited for in the end.
         let until = Instant::now() + LINGER;
-        while !hub.handle.is_current()
-            && hub.with(|state, _| state.ports.has_delivery())
-            && Instant::now() < until
-        {
+        while !hub.is_current() && hub.with(|state, _| state.ports.has_delivery()) && Instant::now() < until {
             hub.deliver();
         }
         hub.handle.remove_service(hub.clone());
@@ -251,30 +252,35 @@ impl Acceptor for Door {
         if hub.with(|state, _| state.ports.lingering() > hub.limits.handshakes_max) {
             return;
         }
-        let added =
-            hub.handle.add_connection(stream, hub.limits.queue_bytes_max, hub.budget.clone(), |outbox| {
-                let peer = hub.with(|state, now| {
-                    state.ports.open += 1;
-                    match state.router.connected(from, now) {
-                        Ok(peer) => {
-                            state.ports.add_socket(peer, outbox.clone());
-                            Some(peer)
-                        }
-                        Err(refusal) => {
-                            tracing::warn!(from, reason = refusal.reason, "refusing a connection");
-                            let refuse = Refuse { code: refusal.code, reason: refusal.reason };
-                            let _ = outbox.push(&Frame::Refuse(refuse));
-                            state.ports.finish(outbox.clone());
-                            None
-                        }
-                    }
-                });
-                Box::new(SocketPeer { hub: hub.clone(), peer, welcomed: false })
+        let reactor = hub.with(|state, _| state.ports.socket_opened());
+        let (bytes_max, budget) = (hub.limits.queue_bytes_max, hub.budget.clone());
+        let added = hub.reactors[reactor].add_connection(stream, bytes_max, budget, |outbox| {
+            let peer = hub.with(|state, now| match state.router.connected(from, now) {
+                Ok(peer) => {
+                    state.ports.add_socket(peer, outbox.clone());
+                    Some(peer)
+                }
+                Err(refusal) => {
+                    tracing::warn!(from, reason = refusal.reason, "refusing a connection");
+                    let refuse = Refuse { code: refusal.code, reason: refusal.reason };
+                    let _ = outbox.push(&Frame::Refuse(refuse));
+                    state.ports.finish(outbox.clone());
+                    None
+                }
             });
+            Box::new(SocketPeer { hub: hub.clone(), peer, welcomed: false, reactor })
+        });
         if let Err(error) = added {
+            hub.with(|state, _| state.ports.socket_closed(reactor));
             tracing::warn!(from, %error, "cannot take a connection in");
         }
     }
+}
+
+fn start_reactor() -> Result<Reactor> {
+    Reactor::start("daffi-controller").map_err(|error| Error::Configuration {
+        problem: format!("the operating system gives no thread for input and output: {error}"),
+    })
 }
 
 /// There is no authentication yet, so who can connect can call everything.

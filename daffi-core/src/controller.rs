@@ -82,12 +82,18 @@ pub struct ControllerConfig {
     pub strategy: Strategy,
     /// What it takes on before it refuses.
     pub limits: Limits,
+    /// How many threads read from its connections and write to them. Default 1, which is the `Reactor` that it is started
+    /// on. One passes on more than a million small calls a second; see `docs/PERFORMANCE.md` for when more help.
+    pub threads: usize,
 }
 
 impl ControllerConfig {
+    /// The most threads that a controller may have.
+    pub const THREADS_MAX: usize = 1024;
+
     /// A controller on these addresses, with defaults for the rest.
     pub fn new(listen: Vec<Address>) -> Self {
-        Self { listen, strategy: Strategy::default(), limits: Limits::default() }
+        Self { listen, strategy: Strategy::default(), limits: Limits::default(), threads: 1 }
     }
 
     /// Says whether a controller can run like this.
@@ -97,6 +103,10 @@ impl ControllerConfig {
     pub fn check(&self) -> Result<()> {
         if self.listen.is_empty() {
             let problem = "a controller needs at least one address to listen on".to_owned();
+            return Err(Error::Configuration { problem });
+        }
+        if !(1..=Self::THREADS_MAX).contains(&self.threads) {
+            let problem = format!("{} threads: a controller has 1 to {}", self.threads, Self::THREADS_MAX);
             return Err(Error::Configuration { problem });
         }
         self.limits.check().map_err(|problem| Error::Configuration { problem })

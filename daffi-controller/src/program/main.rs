@@ -54,6 +54,10 @@ struct Options {
     #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "5s")]
     heartbeat: Duration,
 
+    /// How many threads read and write. By default one for every four cores, at most 4
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+
     /// How long stopping lets calls finish
     #[arg(long, value_name = "TIME", value_parser = units::time, default_value = "10s")]
     grace: Duration,
@@ -64,6 +68,8 @@ BYTES are written like 65536, 64KiB or 1GiB, TIME like 500ms, 5s or 2m.
 
 SIGINT and SIGTERM stop the controller: nodes are told, and calls in flight may finish within the grace time.
 A second signal stops it at once. The log goes to stderr; RUST_LOG says how much of it (default: info).
+
+The program raises its limit of open files to what --connections-max needs, up to the hard limit (ulimit -Hn).
 
 Exit codes:
   0  stopped, no call was cut off
@@ -96,6 +102,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .init();
 
+    allow_sockets(options.connections_max);
     // Before anything is announced, so that whoever reads the announcement may send a signal.
     let mut signals = match Signals::register() {
         Ok(signals) => signals,
@@ -132,6 +139,7 @@ impl Options {
             Strategy::RoundRobin => controller::Strategy::RoundRobin,
             Strategy::LeastBusy => controller::Strategy::LeastBusy,
         };
+        config.threads = self.threads.unwrap_or_else(default_threads);
         config.limits = Limits {
             payload_bytes_max: self.payload_max,
             queue_bytes_max: usize::try_from(self.queue_max).unwrap_or(usize::MAX),
@@ -143,6 +151,26 @@ impl Options {
         };
         config
     }
+}
+
+/// Each connection takes a file descriptor. By default a process may often have a thousand of them, and more if it asks.
+fn allow_sockets(connections: usize) {
+    // What the controller has open besides.
+    const OTHERS: u64 = 64;
+    let wanted = connections as u64 + OTHERS;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) if allowed < wanted => {
+            tracing::info!(allowed, wanted, "fewer connections than --connections-max: see `ulimit -Hn`");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
+}
+
+/// The router's lock keeps more than four threads from doing more (docs/PERFORMANCE.md), and where there are few cores, nodes
+/// need them as well.
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).clamp(1, 4))
 }
 
 fn announce(address: &Address) {

@@ -1,6 +1,9 @@
 //! Calls: from the caller to one candidate, and the outcome back.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::hash_map::Entry,
+    time::{Duration, Instant},
+};
 
 use daffi_core::{
     controller::PortError,
@@ -53,6 +56,8 @@ pub(super) struct Undelivered {
     unsaid: u64,
 }
 
+const ID_IN_FLIGHT: &str = "a REQUEST frame has the id of a call in flight";
+
 /// How often calls that reached nobody are logged.
 const SAID_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,37 +70,55 @@ impl Router {
         out: &mut impl Outbound,
     ) -> Result<(), Breach> {
         let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
-        let kept = !request.one_way || request.more;
-        if kept && caller.calls.contains_key(&request.id) {
-            return Err("a REQUEST frame has the id of a call in flight".into());
-        }
-        let in_flight = caller.calls.len();
-        if let Err(fault) = self.admit(request, in_flight) {
-            self.refuse(from, request, fault, now, out);
-            return Ok(());
-        }
-        if request.broadcast {
-            self.broadcast(from, request, now, out);
-            return Ok(());
-        }
-        let sent = self.choose(Some(from), request.name, request.node, request.fingerprint).and_then(
-            |(callee, index)| {
-                let route = Route {
-                    origin: Origin::Caller { peer: from, id: request.id },
-                    one_way: request.one_way,
-                    request: Stream::new(request.total, request.body.len()),
-                    reply: None,
-                };
-                Ok((callee, self.start(callee, index, request, route, kept, out)?))
-            },
-        );
-        match sent {
-            Ok((callee, route)) => {
-                if kept && let Some(caller) = self.peers.get_mut(from.0) {
-                    caller.calls.insert(request.id, Call::One { callee, route });
-                }
+        let mut admitted = self.admit(request, caller.calls.len());
+        if admitted.is_ok() && !request.broadcast {
+            match self.choose(Some(from), request.name, request.node, request.fingerprint) {
+                Ok((callee, index)) => return self.request_one(from, callee, index, request, now, out),
+                Err(fault) => admitted = Err(fault),
             }
+        }
+        let kept = !request.one_way || request.more;
+        if kept && self.peers.get(from.0).is_some_and(|caller| caller.calls.contains_key(&request.id)) {
+            return Err(ID_IN_FLIGHT.into());
+        }
+        match admitted {
+            Ok(()) => self.broadcast(from, request, now, out),
             Err(fault) => self.refuse(from, request, fault, now, out),
+        }
+        Ok(())
+    }
+
+    fn request_one(
+        &mut self,
+        from: PeerId,
+        callee: PeerId,
+        index: u32,
+        request: &Request<'_>,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let kept = !request.one_way || request.more;
+        if kept {
+            let Some(to) = self.peers.get(callee.0) else { return Ok(()) };
+            let call = Call::One { callee, route: to.routes.next_id() };
+            let Some(caller) = self.peers.get_mut(from.0) else { return Ok(()) };
+            // Adding it and seeing whether the id is taken are one look into the table.
+            match caller.calls.entry(request.id) {
+                Entry::Vacant(place) => place.insert(call),
+                Entry::Occupied(_) => return Err(ID_IN_FLIGHT.into()),
+            };
+        }
+        let route = Route {
+            origin: Origin::Caller { peer: from, id: request.id },
+            one_way: request.one_way,
+            request: Stream::new(request.total, request.body.len()),
+            reply: None,
+        };
+        if let Err(fault) = self.start(callee, index, request, route, kept, out) {
+            if kept && let Some(caller) = self.peers.get_mut(from.0) {
+                caller.calls.remove(&request.id);
+            }
+            self.refuse(from, request, fault, now, out);
         }
         Ok(())
     }
@@ -128,7 +151,8 @@ impl Router {
         if reply.more {
             route.reply = Some(Stream::new(reply.total, reply.body.len()));
         } else {
-            self.close_route(from, reply.id);
+            callee.routes.remove(reply.id);
+            self.in_flight -= 1;
         }
         match origin {
             Origin::Caller { peer, id } => {

@@ -241,21 +241,23 @@ impl Callback {
 /// offers again and again would hold up all others with them.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
-    since: Option<Instant>,
+    now: Option<Instant>,
+    since: Cell<Option<Instant>>,
     given: Cell<u32>,
 }
 
 impl Hints {
     /// It is this late.
     pub(super) fn at(&mut self, now: Instant) {
-        if self.since.is_none_or(|since| since + HINTS_EVERY <= now) {
-            self.since = Some(now);
-            self.given.set(0);
-        }
+        self.now = Some(now);
     }
 
     /// Whether there may be one more.
     pub(super) fn take(&self) -> bool {
+        if self.since.get().is_none_or(|since| Some(since + HINTS_EVERY) <= self.now) {
+            self.since.set(self.now);
+            self.given.set(0);
+        }
         let given = self.given.get();
         self.given.set(given.saturating_add(1));
         given < HINTS_MAX

@@ -7,3 +7,4 @@ mod memory;
 #[cfg(feature = "program")]
 mod program;
 mod sockets;
+mod threads;

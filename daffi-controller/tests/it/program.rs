@@ -5,7 +5,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use daffi_core::{Address, frame::Frame};
+use daffi_core::{
+    Address,
+    frame::{Frame, Request},
+};
 
 use crate::common::*;
 
@@ -17,8 +20,11 @@ struct Program {
 
 impl Program {
     fn start(options: &[&str]) -> Self {
-        let mut child =
-            command(&["--listen", "tcp://127.0.0.1:0"]).args(options).stdout(Stdio::piped()).spawn().unwrap();
+        Self::run(command(&["--listen", "tcp://127.0.0.1:0"]).args(options))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -109,6 +115,73 @@ fn a_second_signal_stops_it_at_once() {
 }
 
 #[test]
+fn it_serves_with_several_threads() {
+    let mut program = Program::start(&["--threads", "3"]);
+    let mut callee = RawNode::join(&program.address, "callee", &["f"]);
+    let mut callers: Vec<_> =
+        (0..5).map(|number| RawNode::join(&program.address, &format!("caller{number}"), &[])).collect();
+    for caller in &mut callers {
+        caller.send(&request(1, "f", &Bytes::new()));
+        let id = callee.request();
+        callee.send(&reply(id, b"result"));
+        caller.expect(|frame| matches!(frame, Frame::Reply(_)));
+    }
+    program.signal("-TERM");
+    for node in callers.iter_mut().chain([&mut callee]) {
+        node.drain();
+    }
+    drop((callee, callers));
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+/// Nodes that join one after the other and then do nothing.
+fn idle_nodes(program: &Program, prefix: &str, count: usize) -> Vec<RawNode> {
+    (0..count).map(|number| RawNode::join(&program.address, &format!("{prefix}{number}"), &["f"])).collect()
+}
+
+#[test]
+fn it_takes_more_connections_than_a_process_has_files_by_default() {
+    let mut command = Command::new("sh");
+    let script = "ulimit -Sn 64; exec \"$0\" --listen tcp://127.0.0.1:0";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_daffi-controller")]).stderr(Stdio::null());
+    let program = Program::run(&mut command);
+    let mut nodes = idle_nodes(&program, "node", 200);
+    nodes[0].send(&Frame::Request(Request { node: "node199", ..pinned() }));
+    nodes[199].request();
+}
+
+/// What stays resident for a node that does nothing: sockets are the kernel's, so this is the controller's own tables.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_idle_node_takes_less_than_12_kib() {
+    const NODES: usize = 2_000;
+    const BYTES_MAX: u64 = 12 * 1024;
+
+    rlimit::increase_nofile_limit(NODES as u64 + 512).unwrap();
+    let program = Program::start(&[]);
+    // What it takes once, such as the read buffer, is there after some.
+    let some = idle_nodes(&program, "some", 100);
+    let before = resident_bytes(&program);
+    let nodes = idle_nodes(&program, "node", NODES);
+    let each = resident_bytes(&program).saturating_sub(before) / NODES as u64;
+    assert!(each <= BYTES_MAX, "{each} bytes for each node");
+    drop((some, nodes));
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes(program: &Program) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = line.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    kib * 1024
+}
+
+fn pinned() -> Request<'static> {
+    let Frame::Request(request) = request(1, "f", &Bytes::new()) else { unreachable!() };
+    request
+}
+
+#[test]
 fn an_address_in_use_has_its_own_exit_code() {
     let program = Program::start(&[]);
     let address = program.address.to_string();
@@ -118,8 +191,13 @@ fn an_address_in_use_has_its_own_exit_code() {
 
 #[test]
 fn options_that_make_no_sense_have_their_own_exit_code() {
-    for options in [&["--listen", "somewhere"][..], &["--grace", "5"], &["--queue-max", "1KiB"], &["--what"]]
-    {
+    for options in [
+        &["--listen", "somewhere"][..],
+        &["--grace", "5"],
+        &["--queue-max", "1KiB"],
+        &["--threads", "0"],
+        &["--what"],
+    ] {
         assert_eq!(wait(&mut command(options).spawn().unwrap()).code(), Some(2), "{options:?}");
     }
     let help = command(&["--help"]).output().unwrap();

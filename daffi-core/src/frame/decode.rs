@@ -42,13 +42,15 @@ impl<'a> Frame<'a> {
         let id = head.id;
         let frame = match head.kind {
             kind::REQUEST => {
-                let deadline_us = input.u64()?;
-                let fingerprint = input.u64()?;
-                let callback = input.u32()?;
-                let total = input.u32()?;
-                let name_len = input.u8()?;
-                let _reserved = input.u8()?;
-                let node_len = input.u16()?;
+                // One look at the length for all of it.
+                let mut fixed = Input { rest: &input.array::<28>()?, kind: input.kind };
+                let deadline_us = fixed.u64()?;
+                let fingerprint = fixed.u64()?;
+                let callback = fixed.u32()?;
+                let total = fixed.u32()?;
+                let name_len = fixed.u8()?;
+                let _reserved = fixed.u8()?;
+                let node_len = fixed.u16()?;
                 let name = input.str(name_len.into())?;
                 let node = input.str(node_len.into())?;
                 let body = input.body(batch)?;

@@ -18,7 +18,7 @@ impl<'a> Frame<'a> {
     /// The frame is whole once the body follows. The two are apart so that a large body need not be copied.
     pub fn encode_prefix(&self, out: &mut Vec<u8>) -> Body<'a> {
         let start = out.len();
-        out.resize(start + HEAD_BYTES, 0);
+        out.extend_from_slice(&[0; HEAD_BYTES]);
         let mut head = Head { length: 0, kind: 0, flags: 0, codec: 0, hops: 0, id: 0 };
         let body = self.encode_content(&mut head, out);
         let length = out.len() - start - HEAD_BYTES + body.len();
