@@ -372,8 +372,8 @@ impl Router {
                 let _ = out.send(from, &Frame::Pong { id: *id }, true);
                 return Ok(());
             }
-            Frame::Pong { .. } => {
-                peer.unanswered = 0;
+            Frame::Pong { id } => {
+                peer.heartbeat.pong(*id);
                 return Ok(());
             }
             Frame::Goodbye { reason } => {

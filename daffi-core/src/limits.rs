@@ -91,8 +91,8 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// How long a handshake may take. Default 5 s.
     pub handshake_timeout: Duration,
-    /// How often each side asks the other for a sign of life. Default 5 s. A peer that leaves three in a row
-    /// unanswered is lost.
+    /// How often each side asks the other for a sign of life. Default 5 s. A peer that answers none for three such
+    /// intervals is lost: with the default, 10 to 15 s after it stopped.
     pub heartbeat: Duration,
     /// How long `stop` lets running callbacks finish. Default 10 s.
     pub grace: Duration,
@@ -119,7 +119,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How many heartbeats in a row may go unanswered.
+    /// After how many heartbeats without an answer a peer is lost.
     pub const HEARTBEATS_MISSED_MAX: u32 = 3;
 
     /// Says what makes no sense, all of it at once.

@@ -60,7 +60,7 @@ impl Inbound {
     fn handle(&mut self, frame: Frame<'_>) -> Result<(), String> {
         match (self.phase, frame) {
             (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
-            (_, Frame::Pong { .. }) => self.node.connector.answered(),
+            (_, Frame::Pong { id }) => self.node.connector.answered(id),
             (_, Frame::Goodbye { reason }) => {
                 tracing::info!(node = self.node.name, reason, "the controller is stopping");
                 self.node.link.drain();

@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use daffi_core::{
     frame::{Frame, Hello, RefuseCode, Register, VERSION, Welcome},
+    heartbeat::Heartbeat,
     names::check_name,
 };
 
@@ -60,6 +61,7 @@ impl Router {
             }
             return;
         }
+        // No heartbeat has this id. Whatever it sends will do as an answer: it is not asked whether all of the connection works.
         let _ = out.send(older, &Frame::Ping { id: 0 }, true);
         if let Some(old_peer) = self.peers.get_mut(older.0) {
             old_peer.claimed_by.push(newcomer);
@@ -177,7 +179,7 @@ impl Router {
         self.names.insert(peer.name.clone(), newcomer);
         self.welcomed = self.welcomed.wrapping_add(1);
         let heartbeat = self.limits.heartbeat;
-        self.heartbeats.push_back((now.mono + heartbeat, newcomer));
+        self.heartbeats.push_back((now.mono + Heartbeat::interval(heartbeat), newcomer));
         let welcome = Welcome {
             version: VERSION,
             capabilities: 0,

@@ -6,6 +6,7 @@ use daffi_core::{
     Limits,
     fault::{Fault, FaultKind},
     frame::{Frame, RefuseCode},
+    heartbeat::Heartbeat,
 };
 use foldhash::fast::RandomState;
 
@@ -26,8 +27,8 @@ pub(super) struct Peer {
     pub(super) name: Arc<str>,
     pub(super) instance: u64,
     pub(super) stage: Stage,
-    /// How many pings it has left unanswered.
-    pub(super) unanswered: u32,
+    /// The pings that it was sent.
+    pub(super) heartbeat: Heartbeat,
     /// Newcomers that want its name.
     pub(super) claimed_by: Vec<PeerId>,
     /// What has come of a registration that is not complete.
@@ -68,7 +69,7 @@ impl Peer {
             name: "".into(),
             instance: 0,
             stage: Stage::Greeting,
-            unanswered: 0,
+            heartbeat: Heartbeat::default(),
             claimed_by: Vec::new(),
             registering: Vec::new(),
             registering_bytes: 0,
@@ -143,14 +144,13 @@ impl Router {
     /// It is time to ask a peer for a sign of life, or to give it up.
     pub(super) fn heartbeat(&mut self, peer: PeerId, now: Now, out: &mut impl Outbound) {
         let Some(asked) = self.peers.get_mut(peer.0) else { return };
-        if asked.unanswered >= Limits::HEARTBEATS_MISSED_MAX {
+        let Some(id) = asked.heartbeat.next_ping() else {
             let silence = self.limits.heartbeat * Limits::HEARTBEATS_MISSED_MAX;
             let reason = format!("no sign of life for {silence:?}");
             self.expel(peer, RefuseCode::Unavailable, &reason, now, out);
             return;
-        }
-        asked.unanswered += 1;
-        let _ = out.send(peer, &Frame::Ping { id: asked.unanswered.into() }, true);
-        self.heartbeats.push_back((now.mono + self.limits.heartbeat, peer));
+        };
+        let _ = out.send(peer, &Frame::Ping { id }, true);
+        self.heartbeats.push_back((now.mono + Heartbeat::interval(self.limits.heartbeat), peer));
     }
 }
