@@ -9,6 +9,7 @@
 
 mod broadcast;
 mod calls;
+mod control;
 mod handshake;
 mod peers;
 mod questions;
@@ -369,14 +370,15 @@ impl Router {
         let Some(peer) = self.peers.get_mut(from.0) else { return Ok(()) };
         match frame {
             Frame::Ping { id } => {
+                peer.control.count(now.mono)?;
                 let _ = out.send(from, &Frame::Pong { id: *id }, true);
                 return Ok(());
             }
             Frame::Pong { id } => {
-                peer.heartbeat.pong(*id);
-                return Ok(());
+                return if peer.heartbeat.pong(*id) { Ok(()) } else { peer.control.count(now.mono) };
             }
             Frame::Goodbye { reason } => {
+                peer.control.count(now.mono)?;
                 self.goodbye(from, reason, now, out);
                 return Ok(());
             }
@@ -391,19 +393,17 @@ impl Router {
             _ => {}
         }
         match frame {
-            Frame::Request(request) => self.request(from, request, now, out),
+            Frame::Request(request) => {
+                peer.control.cancels += 1;
+                self.request(from, request, now, out)
+            }
             Frame::Reply(reply) => self.reply(from, reply, now, out),
-            Frame::Failure(failure) => {
-                self.failure(from, failure, now, out);
-                Ok(())
-            }
-            Frame::Cancel { id } => {
-                self.cancel(from, *id, out);
-                Ok(())
-            }
+            Frame::Failure(failure) => self.failure(from, failure, now, out),
+            Frame::Cancel { id } => self.cancel(from, *id, now, out),
             Frame::Chunk(chunk) if chunk.reply => self.reply_chunk(from, chunk, now, out),
             Frame::Chunk(chunk) => self.request_chunk(from, chunk, now, out),
             Frame::Credit { id, reply, part, bytes } => {
+                peer.control.credit(now.mono)?;
                 if *reply {
                     self.reply_credit(from, *id, *part, *bytes, out);
                 } else {
@@ -411,8 +411,14 @@ impl Router {
                 }
                 Ok(())
             }
-            Frame::Register(register) => self.register(from, register, out),
-            Frame::Ask { id, codec, question } => self.ask(from, *id, *codec, question, now, out),
+            Frame::Register(register) => {
+                peer.control.count(now.mono)?;
+                self.register(from, register, out)
+            }
+            Frame::Ask { id, codec, question } => {
+                peer.control.cancels += 1;
+                self.ask(from, *id, *codec, question, now, out)
+            }
             _ => Err(Breach::unexpected(frame, "is for nodes, not for a controller")),
         }
     }

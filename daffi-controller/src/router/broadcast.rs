@@ -172,7 +172,7 @@ impl Router {
         let Some(broadcast) = self.broadcasts.remove(key) else { return };
         for (callee, route) in broadcast.parts.into_iter().filter_map(|part| part.route) {
             if self.close_route(callee, route).is_some() {
-                let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+                self.send_cancel(callee, route, out);
             }
         }
     }

@@ -14,6 +14,7 @@ use super::{
     Now, Outbound, PeerId, Router,
     calls::{Call, Route},
     clip,
+    control::Control,
     registry::Offer,
 };
 use crate::table::Table;
@@ -29,6 +30,8 @@ pub(super) struct Peer {
     pub(super) stage: Stage,
     /// The pings that it was sent.
     pub(super) heartbeat: Heartbeat,
+    /// What it sends besides calls and what belongs to them.
+    pub(super) control: Control,
     /// Newcomers that want its name.
     pub(super) claimed_by: Vec<PeerId>,
     /// What has come of a registration that is not complete.
@@ -70,6 +73,7 @@ impl Peer {
             instance: 0,
             stage: Stage::Greeting,
             heartbeat: Heartbeat::default(),
+            control: Control::default(),
             claimed_by: Vec::new(),
             registering: Vec::new(),
             registering_bytes: 0,
