@@ -1,7 +1,7 @@
 //! What comes in from the controller, and who it is for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -11,7 +11,7 @@ use daffi_core::{
     Error,
     controller::{FramePort, PortError},
     fault::{Fault, FaultKind},
-    frame::{Chunk, Failure, Frame, Refuse, RefuseCode, Request},
+    frame::{Chunk, Failure, Frame, Refuse, RefuseCode, Request, Targets},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::Connection,
 };
@@ -23,7 +23,7 @@ use crate::{
     in_flight::CallId,
     link::{Flush, Port},
     node::Node,
-    pending::{Assembly, Pending, Progress},
+    pending::{Assembly, OutOfTurn, Pending, Progress},
     streams::StreamId,
 };
 
@@ -84,6 +84,9 @@ impl Inbound {
     fn handle_up(&mut self, frame: Frame<'_>) -> Result<(), String> {
         let limit = self.node.limits.payload_bytes_max;
         match frame {
+            Frame::Request(request) if self.is_coming(&request) => {
+                return Err("a REQUEST frame has the id of one whose payload is still coming".to_owned());
+            }
             Frame::Request(request) => self.request(&request),
             Frame::Reply(reply) => {
                 self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
@@ -92,7 +95,7 @@ impl Inbound {
             Frame::Failure(failure) => {
                 self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
-            Frame::Targets(targets) => self.answer(targets.id, false, 0, |pending| pending.targets(&targets)),
+            Frame::Targets(targets) => self.targets(&targets)?,
             Frame::Chunk(chunk) if chunk.reply => {
                 self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk, limit));
             }
@@ -111,6 +114,27 @@ impl Inbound {
             frame => return Err(format!("a {} frame is not for a node", frame.kind())),
         }
         Ok(())
+    }
+
+    fn targets(&self, targets: &Targets<'_>) -> Result<(), String> {
+        let mut seen = HashSet::new();
+        if !targets.nodes.split('\n').all(|name| !name.is_empty() && seen.insert(name)) {
+            return Err("a TARGETS frame names nobody, or somebody twice".to_owned());
+        }
+        let mut fits = true;
+        self.answer(targets.id, false, 0, |pending| {
+            pending.targets(targets).unwrap_or_else(|OutOfTurn| {
+                fits = false;
+                Progress::Open
+            })
+        });
+        if fits { Ok(()) } else { Err("a TARGETS frame came twice, or for a call to one node".to_owned()) }
+    }
+
+    /// Whether a request has the id of another one that is not whole yet. Those that nobody waits for have no ids of
+    /// their own.
+    fn is_coming(&self, request: &Request<'_>) -> bool {
+        (request.more || !request.one_way) && self.requests.contains_key(&request.id)
     }
 
     fn request(&mut self, request: &Request<'_>) {

@@ -112,7 +112,9 @@ impl Router {
         }
         if self.broadcasts.get(key).is_some_and(|broadcast| broadcast.pending == 0) {
             self.broadcasts.remove(key);
-        } else if let Some(caller) = self.peers.get_mut(from.0) {
+        } else if let (Some(broadcast), Some(caller)) = (self.broadcasts.get(key), self.peers.get_mut(from.0))
+        {
+            caller.parts += broadcast.pending;
             caller.calls.insert(request.id, Call::Broadcast(key));
         }
     }
@@ -124,7 +126,11 @@ impl Router {
             return;
         }
         broadcast.pending -= 1;
-        if broadcast.pending == 0 {
+        let pending = broadcast.pending;
+        if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.parts -= 1;
+        }
+        if pending == 0 {
             self.end_broadcast(key);
         } else {
             // It may have been the slowest one.
@@ -163,6 +169,7 @@ impl Router {
             self.close_route(callee, route);
         }
         if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.parts -= broadcast.pending;
             caller.calls.remove(&broadcast.id);
         }
     }
@@ -170,6 +177,9 @@ impl Router {
     /// Cancels what runs of a broadcast that its caller does not wait for.
     pub(super) fn drop_broadcast(&mut self, key: u64, out: &mut impl Outbound) {
         let Some(broadcast) = self.broadcasts.remove(key) else { return };
+        if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.parts -= broadcast.pending;
+        }
         for (callee, route) in broadcast.parts.into_iter().filter_map(|part| part.route) {
             if self.close_route(callee, route).is_some() {
                 self.send_cancel(callee, route, out);

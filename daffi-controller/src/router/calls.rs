@@ -69,7 +69,7 @@ impl Router {
         if kept && caller.calls.contains_key(&request.id) {
             return Err("a REQUEST frame has the id of a call in flight".into());
         }
-        let in_flight = caller.calls.len();
+        let in_flight = caller.in_flight();
         if let Err(fault) = self.admit(request, in_flight) {
             self.refuse(from, request, fault, now, out);
             return Ok(());

@@ -42,6 +42,8 @@ pub(super) struct Peer {
     pub(super) routes: Table<Route>,
     /// What it waits for, by its own id.
     pub(super) calls: HashMap<u64, Call, RandomState>,
+    /// How many targets of its broadcasts have not answered.
+    pub(super) parts: usize,
 }
 
 /// How far a connection is.
@@ -66,6 +68,11 @@ impl Stage {
 }
 
 impl Peer {
+    /// How much it waits for: calls, questions, and each target of a broadcast.
+    pub(super) fn in_flight(&self) -> usize {
+        self.calls.len() + self.parts
+    }
+
     pub(super) fn new(from: &str) -> Self {
         Self {
             from: from.into(),
@@ -79,6 +86,7 @@ impl Peer {
             registering_bytes: 0,
             routes: Table::default(),
             calls: HashMap::default(),
+            parts: 0,
         }
     }
 }

@@ -119,7 +119,7 @@ impl Router {
             return yes(from, id, codec, out);
         }
         let Some(asker) = self.peers.get_mut(from.0) else { return };
-        if asker.calls.len() >= self.limits.calls_in_flight_max {
+        if asker.in_flight() >= self.limits.calls_in_flight_max {
             return fail(from, id, 0, overloaded("controller"), out);
         }
         asker.calls.insert(id, Call::Watch(self.watches.insert(from, id, codec, event)));
