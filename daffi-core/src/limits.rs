@@ -83,7 +83,8 @@ pub struct Limits {
     /// connections whose peers do not read.
     pub queue_total_bytes_max: usize,
     /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait, blocking callers
-    /// block, and as many calls in the background are kept; one more of these is `Error::Overloaded`.
+    /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
+    /// `Error::Overloaded`.
     pub calls_in_flight_max: usize,
     /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,

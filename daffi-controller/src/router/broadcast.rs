@@ -207,7 +207,7 @@ impl Router {
     /// The nodes that the request names, each once.
     fn named_targets(&self, from: PeerId, request: &Request<'_>) -> Vec<Target> {
         let mut seen = HashSet::new();
-        let names = request.node.lines().filter(|name| !name.is_empty() && seen.insert(*name));
+        let names = request.node.split('\n').filter(|name| !name.is_empty() && seen.insert(*name));
         names
             .map(|name| Target {
                 name: name.into(),
