@@ -11,6 +11,7 @@ mod broadcast;
 mod calls;
 mod control;
 mod handshake;
+mod log;
 mod peers;
 mod questions;
 mod registry;
@@ -39,6 +40,7 @@ use foldhash::fast::RandomState;
 use crate::table::Table;
 use broadcast::Broadcast;
 use calls::Undelivered;
+pub use log::LogLine;
 use peers::{Peer, Stage};
 use questions::Answers;
 use registry::{Hints, Registry};
@@ -83,6 +85,11 @@ pub trait Outbound {
 
     /// Ends a connection once what was queued for it has left. The router has forgotten the peer already.
     fn close(&mut self, peer: PeerId, reason: &str);
+
+    /// Takes a line for the log. Whoever calls the router with a lock held keeps it until that is released.
+    fn log(&mut self, line: LogLine) {
+        line.write();
+    }
 }
 
 /// Why a connection cannot even begin.
@@ -256,10 +263,12 @@ impl Router {
     /// A connection is gone.
     pub fn disconnected(&mut self, peer: PeerId, reason: &str, now: Now, out: &mut impl Outbound) {
         let Some(gone) = self.peers.get(peer.0) else { return };
-        match gone.stage {
-            Stage::Joined => tracing::warn!(node = %gone.name, from = %gone.from, reason, "a node is lost"),
-            _ => tracing::debug!(node = %gone.name, from = %gone.from, reason, "a connection ended"),
-        }
+        let (stage, node, from, reason) =
+            (gone.stage, gone.name.clone(), gone.from.clone(), reason.to_owned());
+        out.log(LogLine::new(move || match stage {
+            Stage::Joined => tracing::warn!(%node, %from, reason, "a node is lost"),
+            _ => tracing::debug!(%node, %from, reason, "a connection ended"),
+        }));
         self.forget(peer, now, out);
     }
 
@@ -426,7 +435,8 @@ impl Router {
     /// Tells a peer why its connection ends, and ends it.
     fn expel(&mut self, peer: PeerId, code: RefuseCode, reason: &str, now: Now, out: &mut impl Outbound) {
         let Some(gone) = self.peers.get(peer.0) else { return };
-        tracing::warn!(node = %gone.name, from = %gone.from, reason, "closing a connection");
+        let (node, from, why) = (gone.name.clone(), gone.from.clone(), reason.to_owned());
+        out.log(LogLine::new(move || tracing::warn!(%node, %from, reason = why, "closing a connection")));
         let _ = out.send(peer, &Frame::Refuse(Refuse { code, reason: clip(reason) }), true);
         out.close(peer, reason);
         self.forget(peer, now, out);

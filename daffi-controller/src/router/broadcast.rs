@@ -106,7 +106,7 @@ impl Router {
                     }
                 }
                 Ok(_) => {}
-                Err(fault) if request.one_way => self.undeliverable(from, &fault, now),
+                Err(fault) if request.one_way => self.undeliverable(from, &fault, now, out),
                 Err(fault) => fail(from, request.id, part as u32, fault, out),
             }
         }

@@ -10,7 +10,7 @@ use daffi_core::{
     signature::Signature,
 };
 
-use super::{Breach, Now, Outbound, PeerId, Router, fail, registry::Callback, streams::Stream};
+use super::{Breach, LogLine, Now, Outbound, PeerId, Router, fail, registry::Callback, streams::Stream};
 
 /// A call at its callee. Its place in the callee's table is the id that the callee sees.
 #[derive(Debug)]
@@ -357,7 +357,7 @@ impl Router {
                     caller.calls.remove(&id);
                 }
                 if one_way {
-                    self.undeliverable(peer, &fault, now);
+                    self.undeliverable(peer, &fault, now, out);
                 } else {
                     fail(peer, id, 0, fault, out);
                 }
@@ -366,14 +366,14 @@ impl Router {
                 if let Some(broadcast) = self.broadcasts.get(key) {
                     let (caller, id) = (broadcast.caller, broadcast.id);
                     if one_way {
-                        self.undeliverable(caller, &fault, now);
+                        self.undeliverable(caller, &fault, now, out);
                     } else {
                         fail(caller, id, part, fault, out);
                     }
                 }
                 self.part_done(key, part, out);
             }
-            Origin::Task(task) => self.task_failed(task, *fault),
+            Origin::Task(task) => self.task_failed(task, *fault, out),
         }
     }
 
@@ -387,28 +387,31 @@ impl Router {
         out: &mut impl Outbound,
     ) {
         if request.one_way && !request.broadcast {
-            self.undeliverable(from, &fault, now);
+            self.undeliverable(from, &fault, now, out);
         } else {
             fail(from, request.id, 0, fault, out);
         }
     }
 
     /// A call without an answer reached nobody.
-    pub(super) fn undeliverable(&mut self, caller: PeerId, fault: &Fault, now: Now) {
+    pub(super) fn undeliverable(&mut self, caller: PeerId, fault: &Fault, now: Now, out: &mut impl Outbound) {
         self.counters.undelivered += 1;
         let Undelivered { said, unsaid } = &mut self.undelivered;
         if said.is_some_and(|said| now.mono < said + SAID_EVERY) {
             *unsaid += 1;
             return;
         }
-        let caller = self.peers.get(caller.0).map_or("", |caller| &*caller.name);
-        tracing::warn!(
-            caller,
-            node = fault.node,
-            reason = fault.message,
-            not_logged_before = *unsaid,
-            "a call without an answer was not delivered"
-        );
+        let caller = self.peers.get(caller.0).map_or("", |caller| &*caller.name).to_owned();
+        let (node, reason, not_logged_before) = (fault.node.clone(), fault.message.clone(), *unsaid);
+        out.log(LogLine::new(move || {
+            tracing::warn!(
+                caller,
+                node,
+                reason,
+                not_logged_before,
+                "a call without an answer was not delivered"
+            );
+        }));
         *said = Some(now.mono);
         *unsaid = 0;
     }

@@ -11,7 +11,7 @@ use daffi_core::{
 use foldhash::fast::RandomState;
 
 use super::{
-    Now, Outbound, PeerId, Router,
+    LogLine, Now, Outbound, PeerId, Router,
     calls::{Call, Route},
     clip,
     control::Control,
@@ -138,7 +138,8 @@ impl Router {
         if peer.stage == Stage::Leaving {
             return;
         }
-        tracing::info!(node = %peer.name, reason = clip(reason), "a node is leaving");
+        let (node, reason) = (peer.name.clone(), clip(reason).to_owned());
+        out.log(LogLine::new(move || tracing::info!(%node, reason, "a node is leaving")));
         peer.stage = Stage::Leaving;
         peer.registering = Vec::new();
         peer.registering_bytes = 0;
