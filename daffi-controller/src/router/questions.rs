@@ -89,6 +89,10 @@ impl Router {
                 Some(status) => answer(from, id, codec, self.within_limit(codec.encode(&status)), out),
                 None => fail(from, id, 0, no_task(*task), out),
             },
+            _ => {
+                let message = "this controller does not know the question";
+                fail(from, id, 0, Box::new(Fault::new(FaultKind::Refused, message)), out);
+            }
         }
         Ok(())
     }

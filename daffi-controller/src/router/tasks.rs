@@ -86,6 +86,7 @@ impl Router {
         let timing = match timing {
             FrameTiming::Period(period_us) => Timing::period(*period_us, now),
             FrameTiming::At(times) => Timing::at(times.iter(), now),
+            _ => Err("this controller does not know such a schedule".to_owned()),
         };
         let timing = timing.map_err(|problem| Box::new(Fault::new(FaultKind::InvalidTime, problem)))?;
         let what = Scheduled {

@@ -539,7 +539,7 @@ fn depth_bombs_are_an_error() {
 
         // A type without a form in JSON: whatever the text is, it is inside of one more option and one more newtype.
         #[derive(Debug, Deserialize)]
-        struct Endless(#[expect(dead_code, reason = "it is never made")] Option<Box<Endless>>);
+        struct Endless(#[expect(dead_code, reason = "it is never made")] Option<Box<Self>>);
         assert!(Codec::Json.decode::<Endless>(b"null").is_ok());
         let error = Codec::Json.decode::<Endless>(b"1").unwrap_err().to_string();
         assert!(error.contains("nested more than 64 levels deep"), "{error}");

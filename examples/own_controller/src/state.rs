@@ -157,11 +157,8 @@ impl State {
                 node.heartbeat.pong(*id);
             }
             Frame::Goodbye { .. } => self.leave(from),
-            Frame::Hello(_)
-            | Frame::Welcome(_)
-            | Frame::Refuse(_)
-            | Frame::Registered { .. }
-            | Frame::Targets(_) => {
+            // HELLO once more, or what only controllers send.
+            _ => {
                 return Err(format!("a {} frame is not for a node to send now", frame.kind()));
             }
         }
