@@ -13,7 +13,7 @@ use daffi_core::{
     outbox::Outbox,
 };
 
-use crate::router::{Outbound, PeerId};
+use crate::router::{LogLine, Outbound, PeerId};
 
 /// The ways out, and what is to be done about them once the router's lock is released.
 #[derive(Debug)]
@@ -72,6 +72,7 @@ pub(crate) struct Work {
     first: Option<(PeerId, Arc<Outbox>)>,
     more: Vec<(PeerId, Arc<Outbox>)>,
     finish: Vec<Arc<Outbox>>,
+    log: Vec<LogLine>,
 }
 
 /// How long a peer may take to notice that it was told to end.
@@ -248,6 +249,10 @@ impl Outbound for Ports {
             None => {}
         }
     }
+
+    fn log(&mut self, line: LogLine) {
+        self.work.log.push(line);
+    }
 }
 
 impl Inbox {
@@ -267,12 +272,15 @@ impl Work {
 
     /// Writes.
     pub(crate) fn run(self) {
-        let Self { first, more, finish } = self;
+        let Self { first, more, finish, log } = self;
         for (_, outbox) in first.iter().chain(&more) {
             outbox.flush();
         }
         for outbox in finish {
             outbox.finish();
+        }
+        for line in log {
+            line.write();
         }
     }
 }

@@ -9,7 +9,9 @@
 
 mod broadcast;
 mod calls;
+mod control;
 mod handshake;
+mod log;
 mod peers;
 mod questions;
 mod registry;
@@ -38,6 +40,7 @@ use foldhash::fast::RandomState;
 use crate::table::Table;
 use broadcast::Broadcast;
 use calls::Undelivered;
+pub use log::LogLine;
 use peers::{Peer, Stage};
 use questions::Answers;
 use registry::{Hints, Registry};
@@ -82,6 +85,11 @@ pub trait Outbound {
 
     /// Ends a connection once what was queued for it has left. The router has forgotten the peer already.
     fn close(&mut self, peer: PeerId, reason: &str);
+
+    /// Takes a line for the log. Whoever calls the router with a lock held keeps it until that is released.
+    fn log(&mut self, line: LogLine) {
+        line.write();
+    }
 }
 
 /// Why a connection cannot even begin.
@@ -255,10 +263,12 @@ impl Router {
     /// A connection is gone.
     pub fn disconnected(&mut self, peer: PeerId, reason: &str, now: Now, out: &mut impl Outbound) {
         let Some(gone) = self.peers.get(peer.0) else { return };
-        match gone.stage {
-            Stage::Joined => tracing::warn!(node = %gone.name, from = %gone.from, reason, "a node is lost"),
-            _ => tracing::debug!(node = %gone.name, from = %gone.from, reason, "a connection ended"),
-        }
+        let (stage, node, from, reason) =
+            (gone.stage, gone.name.clone(), gone.from.clone(), reason.to_owned());
+        out.log(LogLine::new(move || match stage {
+            Stage::Joined => tracing::warn!(%node, %from, reason, "a node is lost"),
+            _ => tracing::debug!(%node, %from, reason, "a connection ended"),
+        }));
         self.forget(peer, now, out);
     }
 
@@ -372,14 +382,15 @@ impl Router {
         let Some(peer) = self.peers.get_mut(from.0) else { return Ok(()) };
         match frame {
             Frame::Ping { id } => {
+                peer.control.count(now.mono)?;
                 let _ = out.send(from, &Frame::Pong { id: *id }, true);
                 return Ok(());
             }
-            Frame::Pong { .. } => {
-                peer.unanswered = 0;
-                return Ok(());
+            Frame::Pong { id } => {
+                return if peer.heartbeat.pong(*id) { Ok(()) } else { peer.control.count(now.mono) };
             }
             Frame::Goodbye { reason } => {
+                peer.control.count(now.mono)?;
                 self.goodbye(from, reason, now, out);
                 return Ok(());
             }
@@ -394,19 +405,17 @@ impl Router {
             _ => {}
         }
         match frame {
-            Frame::Request(request) => self.request(from, request, now, out),
+            Frame::Request(request) => {
+                peer.control.cancels += 1;
+                self.request(from, request, now, out)
+            }
             Frame::Reply(reply) => self.reply(from, reply, now, out),
-            Frame::Failure(failure) => {
-                self.failure(from, failure, now, out);
-                Ok(())
-            }
-            Frame::Cancel { id } => {
-                self.cancel(from, *id, out);
-                Ok(())
-            }
+            Frame::Failure(failure) => self.failure(from, failure, now, out),
+            Frame::Cancel { id } => self.cancel(from, *id, now, out),
             Frame::Chunk(chunk) if chunk.reply => self.reply_chunk(from, chunk, now, out),
             Frame::Chunk(chunk) => self.request_chunk(from, chunk, now, out),
             Frame::Credit { id, reply, part, bytes } => {
+                peer.control.credit(now.mono)?;
                 if *reply {
                     self.reply_credit(from, *id, *part, *bytes, out);
                 } else {
@@ -414,8 +423,14 @@ impl Router {
                 }
                 Ok(())
             }
-            Frame::Register(register) => self.register(from, register, out),
-            Frame::Ask { id, codec, question } => self.ask(from, *id, *codec, question, now, out),
+            Frame::Register(register) => {
+                peer.control.count(now.mono)?;
+                self.register(from, register, out)
+            }
+            Frame::Ask { id, codec, question } => {
+                peer.control.cancels += 1;
+                self.ask(from, *id, *codec, question, now, out)
+            }
             _ => Err(Breach::unexpected(frame, "is for nodes, not for a controller")),
         }
     }
@@ -423,7 +438,8 @@ impl Router {
     /// Tells a peer why its connection ends, and ends it.
     fn expel(&mut self, peer: PeerId, code: RefuseCode, reason: &str, now: Now, out: &mut impl Outbound) {
         let Some(gone) = self.peers.get(peer.0) else { return };
-        tracing::warn!(node = %gone.name, from = %gone.from, reason, "closing a connection");
+        let (node, from, why) = (gone.name.clone(), gone.from.clone(), reason.to_owned());
+        out.log(LogLine::new(move || tracing::warn!(%node, %from, reason = why, "closing a connection")));
         let _ = out.send(peer, &Frame::Refuse(Refuse { code, reason: clip(reason) }), true);
         out.close(peer, reason);
         self.forget(peer, now, out);

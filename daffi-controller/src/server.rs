@@ -20,7 +20,7 @@ use crate::{
     hub::{Hub, Stop},
     peer::{MemoryPeer, SocketPeer},
     ports::LINGER,
-    router::{Counters, Sizes},
+    router::{Counters, LogLine, Outbound as _, Sizes},
 };
 
 /// The controller of daffi, which `init_controller(true)` starts wherever this crate is linked.
@@ -261,7 +261,10 @@ impl Acceptor for Door {
                     Some(peer)
                 }
                 Err(refusal) => {
-                    tracing::warn!(from, reason = refusal.reason, "refusing a connection");
+                    let (from, reason) = (from.to_owned(), refusal.reason);
+                    state.ports.log(LogLine::new(move || {
+                        tracing::warn!(from, reason, "refusing a connection");
+                    }));
                     let refuse = Refuse { code: refusal.code, reason: refusal.reason };
                     let _ = outbox.push(&Frame::Refuse(refuse));
                     state.ports.finish(outbox.clone());

@@ -6,6 +6,7 @@ use bytes::Bytes;
 ///
 /// A number that this version does not know is kept as [`Unknown`](Self::Unknown).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 #[allow(missing_docs, reason = "each is described at the variant of `Error` that it becomes")]
 pub enum FaultKind {
     NoCandidate,

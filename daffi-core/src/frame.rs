@@ -38,6 +38,7 @@ pub const UNROUTED: u32 = u32::MAX;
 
 /// What a peer sent that no peer of ours would send. The connection it came from is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProtocolError {
     /// The length exceeds what is allowed now.
     #[error("a frame announces {length} bytes, the limit is {limit}{}", foreign(*.first))]
@@ -58,14 +59,6 @@ pub enum ProtocolError {
         /// The frame's kind.
         kind: &'static str,
         /// What is wrong.
-        problem: &'static str,
-    },
-    /// A frame that has no meaning at this point.
-    #[error("a {kind} frame {problem}")]
-    Unexpected {
-        /// The frame's kind.
-        kind: &'static str,
-        /// Why it has no meaning here.
         problem: &'static str,
     },
 }
@@ -139,6 +132,7 @@ impl PartialEq for Body<'_> {
 
 /// A frame, borrowed from the buffer that it lies in.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Frame<'a> {
     /// Node to controller, first of all: who it is and what it speaks.
     Hello(Hello<'a>),
@@ -447,6 +441,7 @@ pub struct Chunk<'a> {
 
 /// What a node asks the controller itself.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Question<'a> {
     /// Answer once a process of this name is connected.
     WaitProcess {
@@ -495,6 +490,7 @@ pub struct Schedule<'a> {
 
 /// When a scheduled call happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Timing<'a> {
     /// Every so many microseconds, the first time after one period.
     Period(u64),

@@ -1,7 +1,7 @@
 //! The foundation that node and controller of [daffi](https://docs.rs/daffi) share: frames, payload codec, errors,
 //! transports, and the seam behind which a controller stands.
 //!
-//! The modules `frame`, `payload`, `queue`, `limits` and `names` are pure: no socket, no clock. `reactor`,
+//! The modules `frame`, `payload`, `queue`, `heartbeat`, `limits` and `names` are pure: no socket, no clock. `reactor`,
 //! `transport` and `outbox` are the I/O.
 
 mod address;
@@ -16,6 +16,7 @@ pub use error::{Error, RemoteError, Result};
 
 pub mod fault;
 pub mod frame;
+pub mod heartbeat;
 
 pub mod limits;
 pub use limits::Limits;

@@ -15,6 +15,13 @@ pub const FRAME_BYTES_MAX: usize = CHUNK_BYTES + 8 * 1024;
 /// The most bytes that may follow the head before the handshake is done; a stranger gets no more memory than this.
 pub const HANDSHAKE_BYTES_MAX: usize = 8 * 1024;
 
+/// How long a frame may take from its first byte to its last. The slowest link on which the largest frame still arrives
+/// has 20 kbit/s.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a peer may take nothing at all of what waits for it, before it is closed as a slow consumer.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How many body bytes of one call may be on their way before the receiver asks for more. It bounds what the
 /// controller holds for a callee that is slower than its caller.
 pub const STREAM_WINDOW_BYTES: usize = 1024 * 1024;
@@ -71,10 +78,13 @@ pub struct Limits {
     /// The most bytes that wait for one peer's socket. Default 8 MiB. Too low refuses bursts; too high lets one
     /// frozen peer hold that much memory. A call that does not fit is `Error::Overloaded`.
     pub queue_bytes_max: usize,
-    /// The most bytes that wait for all peers of a controller together. Default 256 MiB.
+    /// The most bytes that wait for all peers of a controller together. Default 256 MiB. A call that does not fit is
+    /// `Error::Overloaded`. Replies, which nobody could send again, may exceed it by a quarter, at the cost of
+    /// connections whose peers do not read.
     pub queue_total_bytes_max: usize,
     /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait, blocking callers
-    /// block, and as many calls in the background are kept; one more of these is `Error::Overloaded`.
+    /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
+    /// `Error::Overloaded`.
     pub calls_in_flight_max: usize,
     /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,
@@ -91,8 +101,8 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// How long a handshake may take. Default 5 s.
     pub handshake_timeout: Duration,
-    /// How often each side asks the other for a sign of life. Default 5 s. A peer that leaves three in a row
-    /// unanswered is lost.
+    /// How often each side asks the other for a sign of life. Default 5 s. A peer that answers none for three such
+    /// intervals is lost: with the default, 10 to 15 s after it stopped.
     pub heartbeat: Duration,
     /// How long `stop` lets running callbacks finish. Default 10 s.
     pub grace: Duration,
@@ -119,7 +129,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How many heartbeats in a row may go unanswered.
+    /// After how many heartbeats without an answer a peer is lost.
     pub const HEARTBEATS_MISSED_MAX: u32 = 3;
 
     /// Says what makes no sense, all of it at once.

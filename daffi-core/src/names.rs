@@ -19,9 +19,20 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     } else if name.chars().any(char::is_control) {
         Err("it has control characters")
     } else if name.starts_with(RESERVED_PREFIX) {
-        Err("names that begin with `daffi.` are reserved")
+        Err(RESERVED)
     } else {
         Ok(())
+    }
+}
+
+/// Says whether a call can name this process: as [`check_name`] has it, though there may be none of this name.
+///
+/// # Errors
+/// The rule that the name breaks, as a phrase.
+pub fn check_target(name: &str) -> Result<(), &'static str> {
+    match check_name(name) {
+        Err(RESERVED) => Ok(()),
+        checked => checked,
     }
 }
 
@@ -34,6 +45,7 @@ pub fn check_length(name: &str) -> Result<(), &'static str> {
     if name.len() > NAME_BYTES_MAX { Err(TOO_LONG) } else { Ok(()) }
 }
 
+const RESERVED: &str = "names that begin with `daffi.` are reserved";
 const TOO_LONG: &str = "it is longer than 255 bytes";
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -27,8 +27,14 @@ pub struct Outbox {
     state: Mutex<State>,
     /// What is being written. Whoever holds the lock writes.
     writing: Mutex<Lane>,
+    /// How many bytes are being written. Whoever writes says so.
+    unwritten: AtomicUsize,
+    /// How many bytes the kernel has taken.
+    written: AtomicU64,
     /// The kernel takes no more for now; the reactor flushes when it does again.
     blocked: AtomicBool,
+    /// It was closed because its peer does not read.
+    slow: AtomicBool,
     bytes_max: usize,
     budget: Arc<Budget>,
 }
@@ -41,7 +47,7 @@ struct State {
     finishing: bool,
 }
 
-/// How many bytes wait in all outboxes that share it.
+/// How many bytes wait in all outboxes that share it, those that are being written included.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
@@ -71,13 +77,23 @@ enum Written {
 /// does not read at all, and the connection is closed.
 const MUST_FACTOR: usize = 4;
 
+/// What part of its limit a queue takes of such frames once all queues together are at theirs: more than a peer that reads
+/// has waiting.
+const MUST_PART: usize = 16;
+
+/// By what part of it all queues together may exceed their limit. Then a queue whose peer takes nothing gets nothing more.
+const MUST_TOTAL_PART: usize = 4;
+
 impl Outbox {
     pub(crate) fn new(stream: Stream, bytes_max: usize, budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             stream,
             state: Mutex::default(),
             writing: Mutex::default(),
+            unwritten: AtomicUsize::new(0),
+            written: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             bytes_max,
             budget,
         })
@@ -101,15 +117,26 @@ impl Outbox {
     /// # Errors
     /// The connection is closed, or was closed just now.
     pub fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        match self.push_within(frame, self.bytes_max.saturating_mul(MUST_FACTOR), usize::MAX) {
+        match self.push_within(frame, self.must_bytes_max(), usize::MAX) {
             Err(PortError::Full) => {
-                // Looked up first: the arguments of a log line live while a subscriber works on it.
-                let bytes = self.len();
-                tracing::warn!(bytes, "a peer does not read: closing its connection");
+                self.slow.store(true, Ordering::Relaxed);
                 self.close();
                 Err(PortError::Closed)
             }
             pushed => pushed,
+        }
+    }
+
+    /// How many bytes may wait before a frame that cannot be refused ends the connection.
+    fn must_bytes_max(&self) -> usize {
+        let Budget { max, .. } = *self.budget;
+        let used = self.budget.used();
+        if used < max {
+            self.bytes_max.saturating_mul(MUST_FACTOR)
+        } else if used < max.saturating_add(max / MUST_TOTAL_PART) || !self.blocked.load(Ordering::Relaxed) {
+            self.bytes_max / MUST_PART
+        } else {
+            0
         }
     }
 
@@ -118,17 +145,29 @@ impl Outbox {
         if state.closed || state.finishing {
             return Err(PortError::Closed);
         }
-        if state.queue.len() >= bytes_max || self.budget.used() >= total_max {
+        let waiting = state.queue.len() + self.unwritten.load(Ordering::Relaxed);
+        if waiting >= bytes_max || self.budget.used() >= total_max {
             return Err(PortError::Full);
         }
-        let grown = state.queue.push(frame);
+        let grown = state.queue.push(frame, self.blocked.load(Ordering::Relaxed));
         self.budget.used.fetch_add(grown, Ordering::Relaxed);
         Ok(())
     }
 
-    /// How many bytes wait.
+    /// How many bytes wait, those that are being written included.
     pub fn len(&self) -> usize {
-        self.state.lock().queue.len()
+        let state = self.state.lock();
+        state.queue.len() + self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes the kernel has taken so far, if it is to take more.
+    pub(crate) fn progress(&self) -> Option<u64> {
+        self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    /// Whether it was closed because its peer does not read.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
     }
 
     /// Whether nothing waits.
@@ -184,7 +223,11 @@ impl Outbox {
             }
             let (slices, count) = lane.slices();
             match self.stream.write_vectored(&slices[..count]) {
-                Ok(written) => lane.advance(written),
+                Ok(written) => {
+                    lane.advance(written);
+                    self.has_left(lane, written);
+                    self.written.fetch_add(written as u64, Ordering::Relaxed);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Only a second refusal, after the flag is up, is sure to be followed by `writable`.
@@ -195,6 +238,7 @@ impl Outbox {
                 Err(_) => {
                     // The reader sees the end of the stream and reports it.
                     self.close();
+                    self.discard(lane);
                     return Written::Over;
                 }
             }
@@ -204,14 +248,24 @@ impl Outbox {
     /// Moves what goes next into `lane`; says whether the connection goes on.
     fn take_next(&self, lane: &mut Lane) -> bool {
         let mut state = self.state.lock();
-        let before = state.queue.len();
         state.queue.next(lane);
-        self.budget.used.fetch_sub(before - state.queue.len(), Ordering::Relaxed);
+        self.unwritten.store(lane.len(), Ordering::Relaxed);
         if lane.is_empty() && state.finishing && !state.closed {
             state.closed = true;
             self.stream.shutdown_write();
         }
         !(lane.is_empty() && state.closed)
+    }
+
+    /// So many bytes of `lane` do not wait any more.
+    fn has_left(&self, lane: &Lane, bytes: usize) {
+        self.unwritten.store(lane.len(), Ordering::Relaxed);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn discard(&self, lane: &mut Lane) {
+        let dropped = std::mem::take(lane).len();
+        self.has_left(lane, dropped);
     }
 
     /// Ends the connection at once; what waits is dropped.
@@ -223,6 +277,10 @@ impl Outbox {
         self.budget.used.fetch_sub(dropped, Ordering::Relaxed);
         drop(state);
         self.stream.shutdown();
+        // Whoever is writing finds out, and does this.
+        if let Some(mut lane) = self.writing.try_lock() {
+            self.discard(&mut lane);
+        }
     }
 
     /// Ends the connection once what waits has been written. Nothing more is taken.
@@ -234,7 +292,8 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.state.get_mut().queue.len(), Ordering::Relaxed);
+        let left = self.state.get_mut().queue.len() + self.writing.get_mut().len();
+        self.budget.used.fetch_sub(left, Ordering::Relaxed);
     }
 }
 
@@ -247,5 +306,67 @@ impl FramePort for Outbox {
 
     fn close(&self, _reason: &str) {
         self.finish();
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{io::Read as _, os::unix::net::UnixStream};
+
+    use super::*;
+
+    fn pair(bytes_max: usize, budget: &Arc<Budget>) -> (Arc<Outbox>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Outbox::new(Stream::from_unix(ours).unwrap(), bytes_max, budget.clone()), theirs)
+    }
+
+    #[test]
+    fn what_is_being_written_counts_until_the_kernel_has_it() {
+        let text = "x".repeat(60_000);
+        let frame = Frame::Goodbye { reason: &text };
+        let (bytes_max, total_max) = (1 << 20, 1 << 30);
+        let budget = Budget::new(total_max);
+        let (outbox, mut theirs) = pair(bytes_max, &budget);
+        let mut pushed = 0;
+        while outbox.try_push(&frame).is_ok() {
+            outbox.flush();
+            pushed += 60_016;
+        }
+        let in_kernel = outbox.written.load(Ordering::Relaxed) as usize;
+        assert!(in_kernel > 0 && outbox.unwritten.load(Ordering::Relaxed) > 0, "part of a batch is written");
+        assert_eq!(outbox.len(), pushed - in_kernel);
+        assert!(outbox.len() <= bytes_max + 60_016);
+        assert_eq!(budget.used(), outbox.len());
+
+        theirs.read_exact(&mut vec![0; in_kernel]).unwrap();
+        outbox.writable();
+        assert_eq!(budget.used(), outbox.len());
+        assert!(outbox.len() < pushed - in_kernel);
+
+        outbox.close();
+        assert_eq!((outbox.len(), budget.used()), (0, 0));
+    }
+
+    #[test]
+    fn all_queues_together_keep_to_their_limit_whatever_must_go() {
+        let text = "x".repeat(10_000);
+        let frame = Frame::Goodbye { reason: &text };
+        let (bytes_max, total_max) = (1 << 20, 4 << 20);
+        let budget = Budget::new(total_max);
+        let frozen: Vec<_> = (0..100).map(|_| pair(bytes_max, &budget)).collect();
+        let mut most = 0;
+        for _ in 0..1000 {
+            for (outbox, _) in &frozen {
+                let _ = outbox.push(&frame);
+                outbox.flush();
+                most = most.max(budget.used());
+            }
+        }
+        assert!(most <= total_max + total_max / MUST_TOTAL_PART + 10_016, "{most}");
+        assert!(frozen.iter().any(|(outbox, _)| outbox.is_slow()));
+        let (reads, _theirs) = pair(bytes_max, &budget);
+        reads.push(&frame).expect("who reads gets what must go");
+        drop((frozen, reads));
+        assert_eq!(budget.used(), 0);
     }
 }

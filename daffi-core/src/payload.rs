@@ -113,10 +113,7 @@ impl Codec {
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         match self {
             Self::Bincode => decode::decode(bytes),
-            // serde_json has a depth limit of its own, 128 arrays and objects. It does not see options and newtypes,
-            // which take no text: a type of nothing else, `struct A(Option<Box<A>>)`, has no form in JSON at all
-            // and overflows the stack on any text but `null`.
-            Self::Json => serde_json::from_slice(bytes).map_err(CodecError::json),
+            Self::Json => json::decode(bytes),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io::IoSlice};
 use bytes::Bytes;
 
 use crate::{
-    frame::Frame,
+    frame::{Body, Frame},
     limits::{CHUNK_BYTES, HEAD_BYTES},
 };
 
@@ -26,6 +26,7 @@ const SLICES_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     frames: Lane,
+    /// Each is a run of small chunks and the head of a large one, and then its body.
     chunks: VecDeque<(Vec<u8>, Bytes)>,
     bytes: usize,
 }
@@ -56,18 +57,40 @@ impl OutQueue {
         self.bytes == 0
     }
 
-    /// Adds a frame, and says by how many bytes the queue grew.
-    pub(crate) fn push(&mut self, frame: &Frame<'_>) -> usize {
+    /// Adds a frame, and says by how many bytes the queue grew. One that will `wait` is copied, because a slice
+    /// would keep all that was read together with it.
+    pub(crate) fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {
         let grown = if let Frame::Chunk(chunk) = frame {
-            let mut prefix = Vec::with_capacity(HEAD_BYTES + 4);
-            frame.encode_prefix(&mut prefix);
-            let grown = prefix.len() + chunk.body.len();
-            self.chunks.push_back((prefix, chunk.body.to_bytes()));
-            grown
+            self.push_chunk(frame, &chunk.body, wait)
         } else {
-            self.frames.push(frame)
+            self.frames.push(frame, wait)
         };
         self.bytes += grown;
+        grown
+    }
+
+    fn push_chunk(&mut self, frame: &Frame<'_>, body: &Body<'_>, wait: bool) -> usize {
+        // An allocation for each small chunk would take up a multiple of its bytes.
+        let small = body.len() <= FLATTEN_BYTES_MAX;
+        let run = self.chunks.back_mut().filter(|(run, after)| after.is_empty() && run.len() < CHUNK_BYTES);
+        let run = match run {
+            Some((run, _)) if small => run,
+            _ => {
+                let room = HEAD_BYTES + 4 + if small { body.len() } else { 0 };
+                self.chunks.push_back((Vec::with_capacity(room), Bytes::new()));
+                &mut self.chunks.back_mut().expect("it was pushed just now").0
+            }
+        };
+        let before = run.len();
+        frame.encode_prefix(run);
+        if small {
+            run.extend_from_slice(body.as_slice());
+            return run.len() - before;
+        }
+        let grown = run.len() - before + body.len();
+        if let Some((_, after)) = self.chunks.back_mut() {
+            *after = keep(body, wait);
+        }
         grown
     }
 
@@ -79,7 +102,7 @@ impl OutQueue {
         while chunk_bytes < CHUNKS_AT_A_TIME_BYTES
             && let Some((prefix, body)) = self.chunks.pop_front()
         {
-            chunk_bytes += body.len();
+            chunk_bytes += prefix.len() + body.len();
             lane.push_parts(&prefix, body);
         }
         self.bytes -= lane.bytes;
@@ -91,21 +114,28 @@ impl Lane {
         self.bytes == 0
     }
 
-    fn push(&mut self, frame: &Frame<'_>) -> usize {
+    /// How many bytes are left.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {
         let before = self.flat.len();
         let body = frame.encode_prefix(&mut self.flat);
         if body.len() <= FLATTEN_BYTES_MAX {
             self.flat.extend_from_slice(body.as_slice());
             self.grow_flat(self.flat.len() - before)
         } else {
-            self.grow_flat(self.flat.len() - before) + self.push_shared(body.to_bytes())
+            self.grow_flat(self.flat.len() - before) + self.push_shared(keep(&body, wait))
         }
     }
 
     fn push_parts(&mut self, prefix: &[u8], body: Bytes) {
         self.flat.extend_from_slice(prefix);
         self.grow_flat(prefix.len());
-        self.push_shared(body);
+        if !body.is_empty() {
+            self.push_shared(body);
+        }
     }
 
     fn grow_flat(&mut self, grown: usize) -> usize {
@@ -175,10 +205,15 @@ impl Lane {
     }
 }
 
+/// A body until it is written.
+fn keep(body: &Body<'_>, wait: bool) -> Bytes {
+    if wait { Bytes::copy_from_slice(body.as_slice()) } else { body.to_bytes() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Body, Chunk, Reply};
+    use crate::frame::{Chunk, Reply};
 
     fn reply(id: u64, body: &Bytes) -> Frame<'_> {
         Frame::Reply(Reply {
@@ -229,7 +264,7 @@ mod tests {
             for id in 0..200 {
                 let frame = reply(id, if id % 3 == 0 { &large } else { &small });
                 frame.encode(&mut expected);
-                grown += queue.push(&frame);
+                grown += queue.push(&frame, id % 2 == 0);
             }
             assert_eq!(queue.len(), grown);
             assert_eq!(drain(&mut queue, step), expected);
@@ -241,7 +276,7 @@ mod tests {
         let small = Bytes::from_static(b"small");
         let mut queue = OutQueue::default();
         for id in 0..100_000 {
-            queue.push(&reply(id, &small));
+            queue.push(&reply(id, &small), false);
         }
         let mut lane = Lane::default();
         queue.next(&mut lane);
@@ -255,15 +290,51 @@ mod tests {
         let body = Bytes::from(vec![1; CHUNK_BYTES]);
         let mut queue = OutQueue::default();
         for _ in 0..20 {
-            queue.push(&chunk(1, &body));
+            queue.push(&chunk(1, &body), false);
         }
         let mut lane = Lane::default();
         queue.next(&mut lane);
         assert!(lane.bytes < 3 * CHUNK_BYTES);
-        queue.push(&reply(2, &Bytes::new()));
+        queue.push(&reply(2, &Bytes::new()), false);
         lane.advance(lane.bytes);
         queue.next(&mut lane);
         let (slices, _) = lane.slices();
         assert_eq!(slices[0][4], 7, "the reply goes before the other chunks");
+    }
+    #[test]
+    fn chunks_of_all_sizes_leave_in_order_and_small_ones_share_their_memory() {
+        let small = Bytes::from_static(b"s");
+        let large = Bytes::from(vec![7; 10_000]);
+        for step in [1, 5_000, usize::MAX] {
+            let mut queue = OutQueue::default();
+            let mut expected = Vec::new();
+            for id in 0..1000 {
+                let frame = chunk(id, if id % 100 == 50 { &large } else { &small });
+                frame.encode(&mut expected);
+                queue.push(&frame, false);
+            }
+            assert_eq!(queue.len(), expected.len());
+            assert_eq!(queue.chunks.len(), 21, "runs of small ones, and the large ones between them");
+            assert_eq!(drain(&mut queue, step), expected);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_waits_keeps_nothing_but_itself() {
+        let read = Bytes::from(vec![0; 256 * 1024]);
+        let body = read.slice(..8 * 1024);
+        for frame in [reply(1, &body), chunk(1, &body)] {
+            for wait in [true, false] {
+                let mut queue = OutQueue::default();
+                queue.push(&frame, wait);
+                let mut lane = Lane::default();
+                queue.next(&mut lane);
+                let segment = lane.segments.iter().find_map(|segment| match segment {
+                    Segment::Shared(body) => Some(body.as_ptr()),
+                    Segment::Flat(_) => None,
+                });
+                assert_eq!(segment == Some(read.as_ptr()), !wait);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! it; frames they write themselves, through the [`Outbox`].
 
 mod driver;
-use driver::{Driver, Stay, survive};
+use driver::{Driver, Patience, Stay, survive};
 
 mod guest;
 
@@ -119,13 +119,17 @@ impl Reactor {
     /// # Errors
     /// The operating system gives no poll handle or no thread.
     pub fn start(name: &str) -> io::Result<Self> {
+        Self::start_with(name, Patience::default())
+    }
+
+    fn start_with(name: &str, patience: Patience) -> io::Result<Self> {
         let poll = Poll::new()?;
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             lead: Lead::default(),
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
-            driver: Mutex::new(Some(Driver::new(poll))),
+            driver: Mutex::new(Some(Driver::new(poll, patience))),
             sleeping: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             stopped: AtomicBool::new(false),

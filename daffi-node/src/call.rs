@@ -15,7 +15,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use daffi_core::{
     Error, Result,
-    limits::{AT_TIMES_MAX, CHUNK_BYTES, ON_ALL_BYTES_MAX, PERIOD_MIN},
+    limits::{AT_TIMES_MAX, CHUNK_BYTES, PERIOD_MIN},
     names::check_length,
     signature::Signature,
 };
@@ -371,8 +371,10 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
             });
         }
         let callback = self.callback;
-        let target = self.target.node();
-        check_names(&callback, target.as_deref(), matches!(kind, Kind::Broadcast { .. }))?;
+        let target = self.target.node()?;
+        // A frame without room for it would end the connection, and every call on it.
+        check_length(&callback)
+            .map_err(|reason| Error::InvalidName { name: callback.to_string(), reason })?;
         let signature = Some(self.signature);
         let waits = !matches!(kind, Kind::OneWay | Kind::Ask(_));
         let timeout = self.timeout.or(node.default_timeout).filter(|_| waits);
@@ -406,25 +408,6 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
         });
         Ok(Ready { node: self.caller.into_node()?, pending, outgoing, deadline, eta: self.eta })
     }
-}
-
-/// Says whether a frame has room for these names. One that has not would end the connection, and every call on it.
-fn check_names(callback: &str, target: Option<&str>, broadcast: bool) -> Result<()> {
-    let invalid = |name: &str, reason| Error::InvalidName { name: name.to_owned(), reason };
-    check_length(callback).map_err(|reason| invalid(callback, reason))?;
-    let Some(nodes) = target else { return Ok(()) };
-    if !broadcast {
-        return check_length(nodes).map_err(|reason| invalid(nodes, reason));
-    }
-    if nodes.len() > ON_ALL_BYTES_MAX {
-        return Err(Error::Configuration {
-            problem: format!(
-                "the names in on_all have {} bytes together, a frame has room for {ON_ALL_BYTES_MAX}: name fewer nodes",
-                nodes.len()
-            ),
-        });
-    }
-    Ok(())
 }
 
 /// When the time is up: `timeout` after the call is sent, or when the callback that makes it has to be done itself.

@@ -11,6 +11,7 @@ use daffi_core::{
     Address, Error, Limits,
     controller::RunningController,
     frame::{Frame, Hello, Offers, Register, VERSION},
+    heartbeat::Heartbeat,
     outbox::Budget,
     transport::Stream,
 };
@@ -61,9 +62,8 @@ struct Live {
     since: Instant,
     /// The controller knows the node and its callbacks.
     up: bool,
+    heartbeat: Heartbeat,
     ping_at: Instant,
-    /// Since when a ping has not been answered.
-    unanswered: Option<Instant>,
 }
 
 /// How long one attempt to connect may take, for each address that a host name has.
@@ -97,9 +97,10 @@ impl Connector {
         }
     }
 
-    pub(crate) fn answered(&self) {
+    /// The controller answered a ping.
+    pub(crate) fn answered(&self, id: u64) {
         if let Some(live) = &mut self.state.lock().connection {
-            live.unanswered = None;
+            live.heartbeat.pong(id);
         }
     }
 }
@@ -219,7 +220,8 @@ impl Node {
     /// A connection is there: says who this is.
     fn greet(&self, port: &Port) {
         let now = Instant::now();
-        let live = Live { port: port.clone(), since: now, up: false, ping_at: now, unanswered: None };
+        let heartbeat = Heartbeat::default();
+        let live = Live { port: port.clone(), since: now, up: false, heartbeat, ping_at: now };
         self.connector.state.lock().connection = Some(live);
         let hello = Frame::Hello(Hello {
             version_min: VERSION,
@@ -245,7 +247,7 @@ impl Node {
             state.give_up = None;
             if let Some(live) = &mut state.connection {
                 live.up = true;
-                live.ping_at = now + self.limits.heartbeat;
+                live.ping_at = now + Heartbeat::interval(self.limits.heartbeat);
             }
         }
         if self.started.is_set() {
@@ -336,18 +338,16 @@ impl Live {
                 Err("the controller does not answer the handshake")
             };
         }
-        let lost_at = self.unanswered.map(|since| since + limits.heartbeat * Limits::HEARTBEATS_MISSED_MAX);
-        if lost_at.is_some_and(|at| at <= now) {
-            return Err("the controller gives no sign of life");
-        }
         if self.ping_at <= now {
-            self.ping_at = now + limits.heartbeat;
-            self.unanswered.get_or_insert(now);
-            if self.port.push_now(&Frame::Ping { id: 0 }).is_err() {
+            let Some(id) = self.heartbeat.next_ping() else {
+                return Err("the controller gives no sign of life");
+            };
+            self.ping_at = now + Heartbeat::interval(limits.heartbeat);
+            if self.port.push_now(&Frame::Ping { id }).is_err() {
                 return Err("the controller does not read");
             }
         }
-        Ok(lost_at.into_iter().chain([self.ping_at]).min())
+        Ok(Some(self.ping_at))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What comes in from the controller, and who it is for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -11,7 +11,7 @@ use daffi_core::{
     Error,
     controller::{FramePort, PortError},
     fault::{Fault, FaultKind},
-    frame::{Chunk, Failure, Frame, Refuse, RefuseCode, Request},
+    frame::{Chunk, Failure, Frame, Refuse, RefuseCode, Request, Targets},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::Connection,
 };
@@ -23,7 +23,7 @@ use crate::{
     in_flight::CallId,
     link::{Flush, Port},
     node::Node,
-    pending::{Assembly, Payload, Pending, Progress},
+    pending::{Assembly, OutOfTurn, Payload, Pending, Progress},
     streams::StreamId,
 };
 
@@ -62,7 +62,7 @@ impl Inbound {
     fn handle(&mut self, frame: Frame<'_>) -> Result<(), String> {
         match (self.phase, frame) {
             (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
-            (_, Frame::Pong { .. }) => self.node.connector.answered(),
+            (_, Frame::Pong { id }) => self.node.connector.answered(id),
             (_, Frame::Goodbye { reason }) => {
                 tracing::info!(node = self.node.name, reason, "the controller is stopping");
                 self.node.link.drain();
@@ -86,6 +86,9 @@ impl Inbound {
     fn handle_up(&mut self, frame: Frame<'_>) -> Result<(), String> {
         let limit = self.node.limits.payload_bytes_max;
         match frame {
+            Frame::Request(request) if self.is_coming(&request) => {
+                return Err("a REQUEST frame has the id of one whose payload is still coming".to_owned());
+            }
             Frame::Request(request) => self.request(&request),
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
                 // Most answers are of this kind, and looked up once.
@@ -101,7 +104,7 @@ impl Inbound {
             Frame::Failure(failure) => {
                 self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
-            Frame::Targets(targets) => self.answer(targets.id, false, 0, |pending| pending.targets(&targets)),
+            Frame::Targets(targets) => self.targets(&targets)?,
             Frame::Chunk(chunk) if chunk.reply => {
                 self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk, limit));
             }
@@ -119,6 +122,27 @@ impl Inbound {
             frame => return Err(format!("a {} frame is not for a node", frame.kind())),
         }
         Ok(())
+    }
+
+    fn targets(&self, targets: &Targets<'_>) -> Result<(), String> {
+        let mut seen = HashSet::new();
+        if !targets.nodes.split('\n').all(|name| !name.is_empty() && seen.insert(name)) {
+            return Err("a TARGETS frame names nobody, or somebody twice".to_owned());
+        }
+        let mut fits = true;
+        self.answer(targets.id, false, 0, |pending| {
+            pending.targets(targets).unwrap_or_else(|OutOfTurn| {
+                fits = false;
+                Progress::Open
+            })
+        });
+        if fits { Ok(()) } else { Err("a TARGETS frame came twice, or for a call to one node".to_owned()) }
+    }
+
+    /// Whether a request has the id of another one that is not whole yet. Those that nobody waits for have no ids of
+    /// their own.
+    fn is_coming(&self, request: &Request<'_>) -> bool {
+        (request.more || !request.one_way) && self.requests.contains_key(&request.id)
     }
 
     fn request(&mut self, request: &Request<'_>) {

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use daffi_core::{Error, Result, limits::ON_ALL_BYTES_MAX, names::check_target};
+
 /// Foreground: wait for the result.
 ///
 /// `g.call.func1(10, 3) & FG` blocks this thread and gives `Result<R>`. In async code, await the call itself:
@@ -251,18 +253,11 @@ pub struct On(pub(crate) Arc<str>);
 
 /// These nodes run the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OnAll(Arc<str>);
+pub struct OnAll(Arc<[String]>);
 
 impl OnAll {
     pub(crate) fn new<N: AsRef<str>>(nodes: impl IntoIterator<Item = N>) -> Self {
-        let mut lines = String::new();
-        for node in nodes {
-            if !lines.is_empty() {
-                lines.push('\n');
-            }
-            lines.push_str(node.as_ref());
-        }
-        Self(lines.into())
+        Self(nodes.into_iter().map(|node| node.as_ref().to_owned()).collect())
     }
 }
 
@@ -270,25 +265,44 @@ impl OnAll {
 pub trait Target: sealed::Sealed {
     /// The node, or nodes one per line; `None` for any.
     #[doc(hidden)]
-    fn node(&self) -> Option<Arc<str>>;
+    fn node(&self) -> Result<Option<Arc<str>>>;
 }
 
 impl Target for Anywhere {
-    fn node(&self) -> Option<Arc<str>> {
-        None
+    fn node(&self) -> Result<Option<Arc<str>>> {
+        Ok(None)
     }
 }
 
 impl Target for On {
-    fn node(&self) -> Option<Arc<str>> {
-        Some(self.0.clone())
+    fn node(&self) -> Result<Option<Arc<str>>> {
+        check_node(&self.0)?;
+        Ok(Some(self.0.clone()))
     }
 }
 
 impl Target for OnAll {
-    fn node(&self) -> Option<Arc<str>> {
-        Some(self.0.clone())
+    fn node(&self) -> Result<Option<Arc<str>>> {
+        if self.0.is_empty() {
+            let problem = "on_all names no node, and without it a broadcast goes to all".to_owned();
+            return Err(Error::Configuration { problem });
+        }
+        self.0.iter().try_for_each(|node| check_node(node))?;
+        let lines = self.0.join("\n");
+        if lines.len() > ON_ALL_BYTES_MAX {
+            let problem = format!(
+                "the names in on_all have {} bytes together, a frame has room for {ON_ALL_BYTES_MAX}: name fewer nodes",
+                lines.len()
+            );
+            return Err(Error::Configuration { problem });
+        }
+        Ok(Some(lines.into()))
     }
+}
+
+/// A frame may have no room for other names, or they would mean something else in it: an empty one means any node.
+fn check_node(name: &str) -> Result<()> {
+    check_target(name).map_err(|reason| Error::InvalidName { name: name.to_owned(), reason })
 }
 
 /// Neither `period` nor `at_time` was given.

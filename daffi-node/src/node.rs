@@ -129,6 +129,7 @@ impl Node {
             self.watch(deadline.at);
         }
         match eta {
+            Some(_) if !self.has_room_to_delay() => self.fail(id, |_| self.overloaded()),
             Some(eta) => self.delay(eta, Some(id), call.clone(), false),
             None => self.admit(pending, id, call),
         }
@@ -144,6 +145,9 @@ impl Node {
             return Err(Error::Stopped { callback: call.name.to_string() });
         }
         if let Some(eta) = eta {
+            if !self.has_room_to_delay() {
+                return Err(self.overloaded());
+            }
             self.delay(eta, None, call.clone(), false);
             return Ok(());
         }
@@ -222,6 +226,16 @@ impl Node {
             // It was over before the rest of its arguments was known to the link.
             self.link.cancel_stream(StreamId { call: id.0, reply: false });
         }
+    }
+
+    /// Whether one more call may wait for its time. Those that were cancelled make room.
+    fn has_room_to_delay(&self) -> bool {
+        let max = self.limits.calls_in_flight_max;
+        let mut delayed = self.delayed.lock();
+        if delayed.len() >= max {
+            delayed.retain(|Reverse(delayed)| delayed.id.is_none_or(|id| self.is_wanted(id)));
+        }
+        delayed.len() < max
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing, again: bool) {

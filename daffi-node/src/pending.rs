@@ -107,6 +107,10 @@ pub(crate) enum Progress {
     Refused,
 }
 
+/// What came has no place in this call.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OutOfTurn;
+
 /// What follows from what came.
 enum Step {
     /// The call is over with this outcome.
@@ -339,9 +343,15 @@ impl Pending {
         })
     }
 
-    pub(crate) fn targets(&self, frame: &Targets<'_>) -> Progress {
-        self.advance(|gathering| {
-            let Gathering::Broadcast { results, targets } = gathering else {
+    /// Takes the nodes that a broadcast goes to.
+    ///
+    /// # Errors
+    /// They have come before, or it is no broadcast.
+    pub(crate) fn targets(&self, frame: &Targets<'_>) -> Result<Progress, OutOfTurn> {
+        let mut out_of_turn = false;
+        let progress = self.advance(|gathering| {
+            let Gathering::Broadcast { results, targets: targets @ None } = gathering else {
+                out_of_turn = true;
                 return Step::Wait(Progress::Open);
             };
             if !*results {
@@ -352,7 +362,8 @@ impl Pending {
             let answers = vec![None; missing];
             *targets = Some(Parts { nodes, answers, missing, assemblies: HashMap::new() });
             Step::Wait(Progress::Open)
-        })
+        });
+        if out_of_turn { Err(OutOfTurn) } else { Ok(progress) }
     }
 
     /// Ends the call with `error`. A broadcast that knows its targets ends with what has come, and `error` for each

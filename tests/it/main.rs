@@ -5,5 +5,7 @@ mod context;
 mod errors;
 mod modifiers;
 mod payloads;
+#[cfg(unix)]
+mod rogue_controller;
 mod singletons;
 mod support;

@@ -455,3 +455,44 @@ fn modifiers_are_values() {
     assert_eq!((call.clone() & fg).unwrap(), 23);
     assert_eq!(call.fg().unwrap(), 23);
 }
+
+#[test]
+fn names_that_would_mean_other_nodes_are_refused() {
+    let three = three();
+    let who = || three.a.call.who();
+    for bad in ["", "b\nc", "b\r", "\0"] {
+        let refused = [
+            (who() & BROADCAST.on_all([bad]).return_result()).map(drop),
+            (who() & BROADCAST.on_all(["b", bad]).return_result()).map(drop),
+            (who() & BROADCAST.on_all([bad, "b"])).map(drop),
+            (who() & FG.on(bad)).map(drop),
+            (who() & NO_RETURN.on(bad)).map(drop),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err();
+            assert!(matches!(&error, Error::InvalidName { name, .. } if name == bad), "{bad:?}: {error:?}");
+        }
+    }
+    let nobody: [&str; 0] = [];
+    let error = (who() & BROADCAST.on_all(nobody)).unwrap_err();
+    assert!(matches!(&error, Error::Configuration { problem } if problem.contains("no node")), "{error:?}");
+}
+
+#[test]
+fn so_many_calls_wait_for_their_time_and_no_more() {
+    let net = Net::new();
+    let limits = daffi::Limits { calls_in_flight_max: 10, ..Default::default() };
+    let a = net.node("a").limits(limits).start().unwrap();
+    let call = || a.call.who();
+    let hour = Duration::from_secs(3600);
+    let mut waiting: Vec<_> = (0..9).map(|_| call() & BG.eta(hour)).collect();
+    (a.call.note("x") & NO_RETURN.eta(hour)).unwrap();
+    let full =
+        |error: Error| assert!(matches!(&error, Error::Overloaded { node } if node == "a"), "{error:?}");
+    full((call() & BG.eta(hour)).get().unwrap_err());
+    full((a.call.note("x") & NO_RETURN.eta(hour)).unwrap_err());
+    // One that is cancelled makes room.
+    waiting.pop().unwrap().cancel();
+    (a.call.note("x") & NO_RETURN.eta(hour)).unwrap();
+    full((a.call.note("x") & NO_RETURN.eta(hour)).unwrap_err());
+}

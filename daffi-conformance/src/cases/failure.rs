@@ -175,6 +175,25 @@ pub(crate) fn only_a_pong_is_a_sign_of_life(controller: &dyn Controller) {
     }
 }
 
+pub(crate) fn only_what_was_asked_is_answered(controller: &dyn Controller) {
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    let bench = Bench::with(controller, limits);
+    let mut wire = bench.wire();
+    wire.hello("eager", 1);
+    wire.expect_welcome();
+    let until = Instant::now() + PATIENCE;
+    let mut asked = 0;
+    while let Some(bytes) = wire.receive() {
+        if let Frame::Ping { id } = crate::wire::decoded(&bytes) {
+            asked = id;
+        }
+        for id in [asked + 1000, u64::MAX] {
+            wire.send(&Frame::Pong { id });
+        }
+        assert!(Instant::now() < until, "a PONG for a PING that was never sent is no sign of life");
+    }
+}
+
 pub(crate) fn who_answers_pings_stays(controller: &dyn Controller) {
     let limits = Limits { heartbeat: Duration::from_millis(30), ..Limits::default() };
     let bench = Bench::with(controller, limits);

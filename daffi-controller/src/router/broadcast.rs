@@ -106,13 +106,15 @@ impl Router {
                     }
                 }
                 Ok(_) => {}
-                Err(fault) if request.one_way => self.undeliverable(from, &fault, now),
+                Err(fault) if request.one_way => self.undeliverable(from, &fault, now, out),
                 Err(fault) => fail(from, request.id, part as u32, fault, out),
             }
         }
         if self.broadcasts.get(key).is_some_and(|broadcast| broadcast.pending == 0) {
             self.broadcasts.remove(key);
-        } else if let Some(caller) = self.peers.get_mut(from.0) {
+        } else if let (Some(broadcast), Some(caller)) = (self.broadcasts.get(key), self.peers.get_mut(from.0))
+        {
+            caller.parts += broadcast.pending;
             caller.calls.insert(request.id, Call::Broadcast(key));
         }
     }
@@ -124,7 +126,11 @@ impl Router {
             return;
         }
         broadcast.pending -= 1;
-        if broadcast.pending == 0 {
+        let pending = broadcast.pending;
+        if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.parts -= 1;
+        }
+        if pending == 0 {
             self.end_broadcast(key);
         } else {
             // It may have been the slowest one.
@@ -163,6 +169,7 @@ impl Router {
             self.close_route(callee, route);
         }
         if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.parts -= broadcast.pending;
             caller.calls.remove(&broadcast.id);
         }
     }
@@ -170,9 +177,12 @@ impl Router {
     /// Cancels what runs of a broadcast that its caller does not wait for.
     pub(super) fn drop_broadcast(&mut self, key: u64, out: &mut impl Outbound) {
         let Some(broadcast) = self.broadcasts.remove(key) else { return };
+        if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+            caller.parts -= broadcast.pending;
+        }
         for (callee, route) in broadcast.parts.into_iter().filter_map(|part| part.route) {
             if self.close_route(callee, route).is_some() {
-                let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+                self.send_cancel(callee, route, out);
             }
         }
     }
@@ -197,7 +207,7 @@ impl Router {
     /// The nodes that the request names, each once.
     fn named_targets(&self, from: PeerId, request: &Request<'_>) -> Vec<Target> {
         let mut seen = HashSet::new();
-        let names = request.node.lines().filter(|name| !name.is_empty() && seen.insert(*name));
+        let names = request.node.split('\n').filter(|name| !name.is_empty() && seen.insert(*name));
         names
             .map(|name| Target {
                 name: name.into(),

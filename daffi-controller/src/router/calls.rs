@@ -13,7 +13,7 @@ use daffi_core::{
     signature::Signature,
 };
 
-use super::{Breach, Now, Outbound, PeerId, Router, fail, registry::Callback, streams::Stream};
+use super::{Breach, LogLine, Now, Outbound, PeerId, Router, fail, registry::Callback, streams::Stream};
 
 /// A call at its callee. Its place in the callee's table is the id that the callee sees.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Router {
         out: &mut impl Outbound,
     ) -> Result<(), Breach> {
         let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
-        let mut admitted = self.admit(request, caller.calls.len());
+        let mut admitted = self.admit(request, caller.in_flight());
         if admitted.is_ok() && !request.broadcast {
             match self.choose(Some(from), request.name, request.node, request.fingerprint) {
                 Ok((callee, index)) => return self.request_one(from, callee, index, request, now, out),
@@ -133,7 +133,7 @@ impl Router {
         let Some(callee) = self.peers.get_mut(from.0) else { return Ok(()) };
         let Some(route) = callee.routes.get_mut(reply.id).filter(|route| !route.one_way) else {
             self.counters.late_replies += 1;
-            return Ok(());
+            return callee.control.late_answer(now.mono);
         };
         if route.reply.is_some() {
             return Err("a REPLY frame answers a call that is being answered".into());
@@ -156,16 +156,23 @@ impl Router {
         }
         match origin {
             Origin::Caller { peer, id } => {
-                if !reply.more
-                    && let Some(caller) = self.peers.get_mut(peer.0)
-                {
-                    caller.calls.remove(&id);
+                if let Some(caller) = self.peers.get_mut(peer.0) {
+                    if reply.more {
+                        caller.control.credits += 1;
+                    } else {
+                        caller.calls.remove(&id);
+                    }
                 }
                 let _ = out.send(peer, &Frame::Reply(Reply { id, part: 0, ..reply.clone() }), true);
             }
             Origin::Broadcast { key, part } => {
                 if let Some(broadcast) = self.broadcasts.get(key) {
                     let id = broadcast.id;
+                    if reply.more
+                        && let Some(caller) = self.peers.get_mut(broadcast.caller.0)
+                    {
+                        caller.control.credits += 1;
+                    }
                     let _ =
                         out.send(broadcast.caller, &Frame::Reply(Reply { id, part, ..reply.clone() }), true);
                 }
@@ -178,28 +185,54 @@ impl Router {
                 // Nobody wants the result, so the rest of it need not come.
                 if reply.more {
                     self.close_route(from, reply.id);
-                    let _ = out.send(from, &Frame::Cancel { id: reply.id }, true);
+                    self.send_cancel(from, reply.id, out);
                 }
             }
         }
         Ok(())
     }
 
-    pub(super) fn failure(&mut self, from: PeerId, failure: &Failure, now: Now, out: &mut impl Outbound) {
-        let Some(route) = self.close_route(from, failure.id) else {
+    pub(super) fn failure(
+        &mut self,
+        from: PeerId,
+        failure: &Failure,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let route = self.close_route(from, failure.id);
+        let Some(callee) = self.peers.get_mut(from.0) else { return Ok(()) };
+        let Some(route) = route else {
             self.counters.late_replies += 1;
-            return;
+            return callee.control.late_answer(now.mono);
         };
-        let Some(callee) = self.peers.get(from.0) else { return };
         // Who failed is known here; what the callee says about it is not needed.
         let fault = Box::new((*failure.fault).clone().on(&*callee.name));
         self.fail_origin(route.origin, route.one_way, fault, now, out);
+        Ok(())
     }
 
-    pub(super) fn cancel(&mut self, from: PeerId, id: u64, out: &mut impl Outbound) {
+    pub(super) fn cancel(
+        &mut self,
+        from: PeerId,
+        id: u64,
+        now: Now,
+        out: &mut impl Outbound,
+    ) -> Result<(), Breach> {
+        let Some(caller) = self.peers.get_mut(from.0) else { return Ok(()) };
         // The outcome may have been on its way when the caller cancelled; then there is nothing left to do.
-        if let Some(call) = self.peers.get_mut(from.0).and_then(|caller| caller.calls.remove(&id)) {
+        let call = caller.calls.remove(&id);
+        caller.control.cancel(call.is_some(), now.mono)?;
+        if let Some(call) = call {
             self.drop_call(call, out);
+        }
+        Ok(())
+    }
+
+    /// Tells a callee that nobody waits for a call any more, once its route is closed.
+    pub(super) fn send_cancel(&mut self, callee: PeerId, route: u64, out: &mut impl Outbound) {
+        let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+        if let Some(callee) = self.peers.get_mut(callee.0) {
+            callee.control.answers += 1;
         }
     }
 
@@ -208,7 +241,7 @@ impl Router {
         match call {
             Call::One { callee, route } => {
                 if self.close_route(callee, route).is_some() {
-                    let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+                    self.send_cancel(callee, route, out);
                 }
             }
             Call::Broadcast(key) => self.drop_broadcast(key, out),
@@ -306,6 +339,7 @@ impl Router {
         }
         if kept && let Some(to) = self.peers.get_mut(callee.0) {
             to.routes.insert(route);
+            to.control.credits += u64::from(request.more);
             self.in_flight += 1;
         }
         Ok(id)
@@ -328,7 +362,7 @@ impl Router {
         out: &mut impl Outbound,
     ) {
         let Some(closed) = self.close_route(callee, route) else { return };
-        let _ = out.send(callee, &Frame::Cancel { id: route }, true);
+        self.send_cancel(callee, route, out);
         self.fail_origin(closed.origin, closed.one_way, fault, now, out);
     }
 
@@ -347,7 +381,7 @@ impl Router {
                     caller.calls.remove(&id);
                 }
                 if one_way {
-                    self.undeliverable(peer, &fault, now);
+                    self.undeliverable(peer, &fault, now, out);
                 } else {
                     fail(peer, id, 0, fault, out);
                 }
@@ -356,14 +390,14 @@ impl Router {
                 if let Some(broadcast) = self.broadcasts.get(key) {
                     let (caller, id) = (broadcast.caller, broadcast.id);
                     if one_way {
-                        self.undeliverable(caller, &fault, now);
+                        self.undeliverable(caller, &fault, now, out);
                     } else {
                         fail(caller, id, part, fault, out);
                     }
                 }
                 self.part_done(key, part, out);
             }
-            Origin::Task(task) => self.task_failed(task, *fault),
+            Origin::Task(task) => self.task_failed(task, *fault, out),
         }
     }
 
@@ -377,28 +411,31 @@ impl Router {
         out: &mut impl Outbound,
     ) {
         if request.one_way && !request.broadcast {
-            self.undeliverable(from, &fault, now);
+            self.undeliverable(from, &fault, now, out);
         } else {
             fail(from, request.id, 0, fault, out);
         }
     }
 
     /// A call without an answer reached nobody.
-    pub(super) fn undeliverable(&mut self, caller: PeerId, fault: &Fault, now: Now) {
+    pub(super) fn undeliverable(&mut self, caller: PeerId, fault: &Fault, now: Now, out: &mut impl Outbound) {
         self.counters.undelivered += 1;
         let Undelivered { said, unsaid } = &mut self.undelivered;
         if said.is_some_and(|said| now.mono < said + SAID_EVERY) {
             *unsaid += 1;
             return;
         }
-        let caller = self.peers.get(caller.0).map_or("", |caller| &*caller.name);
-        tracing::warn!(
-            caller,
-            node = fault.node,
-            reason = fault.message,
-            not_logged_before = *unsaid,
-            "a call without an answer was not delivered"
-        );
+        let caller = self.peers.get(caller.0).map_or("", |caller| &*caller.name).to_owned();
+        let (node, reason, not_logged_before) = (fault.node.clone(), fault.message.clone(), *unsaid);
+        out.log(LogLine::new(move || {
+            tracing::warn!(
+                caller,
+                node,
+                reason,
+                not_logged_before,
+                "a call without an answer was not delivered"
+            );
+        }));
         *said = Some(now.mono);
         *unsaid = 0;
     }

@@ -4,11 +4,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use daffi_core::{
     frame::{Frame, Hello, RefuseCode, Register, VERSION, Welcome},
+    heartbeat::Heartbeat,
     names::check_name,
 };
 
 use super::{
-    Breach, CLAIM_TIMEOUT, Claim, Now, Outbound, PeerId, Router,
+    Breach, CLAIM_TIMEOUT, Claim, LogLine, Now, Outbound, PeerId, Router,
     peers::Stage,
     registry::{NameTwice, Offer},
 };
@@ -49,7 +50,8 @@ impl Router {
         };
         if self.peers.get(newcomer.0).is_some_and(|peer| peer.instance == old_peer.instance) {
             // The same process has a new connection, so the old one is a leftover that did not hear of its end.
-            tracing::info!(node = %old_peer.name, from = %old_peer.from, "a node has connected anew");
+            let (node, from) = (old_peer.name.clone(), old_peer.from.clone());
+            out.log(LogLine::new(move || tracing::info!(%node, %from, "a node has connected anew")));
             out.close(older, "the same process has connected anew");
             let others = self.peers.get_mut(older.0).map(|older| std::mem::take(&mut older.claimed_by));
             self.forget(older, now, out);
@@ -60,6 +62,7 @@ impl Router {
             }
             return;
         }
+        // No heartbeat has this id. Whatever it sends will do as an answer: it is not asked whether all of the connection works.
         let _ = out.send(older, &Frame::Ping { id: 0 }, true);
         if let Some(old_peer) = self.peers.get_mut(older.0) {
             old_peer.claimed_by.push(newcomer);
@@ -166,7 +169,8 @@ impl Router {
     fn announce(&mut self, joined: PeerId, out: &mut impl Outbound) {
         let Some(peer) = self.peers.get(joined.0) else { return };
         let name = peer.name.clone();
-        tracing::info!(node = %name, from = %peer.from, callbacks = self.registry.count_of(joined), "a node joined");
+        let (node, from, callbacks) = (name.clone(), peer.from.clone(), self.registry.count_of(joined));
+        out.log(LogLine::new(move || tracing::info!(%node, %from, callbacks, "a node joined")));
         self.process_joined(&name, out);
     }
 
@@ -177,7 +181,7 @@ impl Router {
         self.names.insert(peer.name.clone(), newcomer);
         self.welcomed = self.welcomed.wrapping_add(1);
         let heartbeat = self.limits.heartbeat;
-        self.heartbeats.push_back((now.mono + heartbeat, newcomer));
+        self.heartbeats.push_back((now.mono + Heartbeat::interval(heartbeat), newcomer));
         let welcome = Welcome {
             version: VERSION,
             capabilities: 0,

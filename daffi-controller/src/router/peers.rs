@@ -6,13 +6,15 @@ use daffi_core::{
     Limits,
     fault::{Fault, FaultKind},
     frame::{Frame, RefuseCode},
+    heartbeat::Heartbeat,
 };
 use foldhash::fast::RandomState;
 
 use super::{
-    Now, Outbound, PeerId, Router,
+    LogLine, Now, Outbound, PeerId, Router,
     calls::{Call, Route},
     clip,
+    control::Control,
     registry::Offer,
 };
 use crate::table::Table;
@@ -26,8 +28,10 @@ pub(super) struct Peer {
     pub(super) name: Arc<str>,
     pub(super) instance: u64,
     pub(super) stage: Stage,
-    /// How many pings it has left unanswered.
-    pub(super) unanswered: u32,
+    /// The pings that it was sent.
+    pub(super) heartbeat: Heartbeat,
+    /// What it sends besides calls and what belongs to them.
+    pub(super) control: Control,
     /// Newcomers that want its name.
     pub(super) claimed_by: Vec<PeerId>,
     /// What has come of a registration that is not complete.
@@ -38,6 +42,8 @@ pub(super) struct Peer {
     pub(super) routes: Table<Route>,
     /// What it waits for, by its own id.
     pub(super) calls: HashMap<u64, Call, RandomState>,
+    /// How many targets of its broadcasts have not answered.
+    pub(super) parts: usize,
 }
 
 /// How far a connection is.
@@ -62,18 +68,25 @@ impl Stage {
 }
 
 impl Peer {
+    /// How much it waits for: calls, questions, and each target of a broadcast.
+    pub(super) fn in_flight(&self) -> usize {
+        self.calls.len() + self.parts
+    }
+
     pub(super) fn new(from: &str) -> Self {
         Self {
             from: from.into(),
             name: "".into(),
             instance: 0,
             stage: Stage::Greeting,
-            unanswered: 0,
+            heartbeat: Heartbeat::default(),
+            control: Control::default(),
             claimed_by: Vec::new(),
             registering: Vec::new(),
             registering_bytes: 0,
             routes: Table::default(),
             calls: HashMap::default(),
+            parts: 0,
         }
     }
 }
@@ -125,7 +138,8 @@ impl Router {
         if peer.stage == Stage::Leaving {
             return;
         }
-        tracing::info!(node = %peer.name, reason = clip(reason), "a node is leaving");
+        let (node, reason) = (peer.name.clone(), clip(reason).to_owned());
+        out.log(LogLine::new(move || tracing::info!(%node, reason, "a node is leaving")));
         peer.stage = Stage::Leaving;
         peer.registering = Vec::new();
         peer.registering_bytes = 0;
@@ -143,14 +157,13 @@ impl Router {
     /// It is time to ask a peer for a sign of life, or to give it up.
     pub(super) fn heartbeat(&mut self, peer: PeerId, now: Now, out: &mut impl Outbound) {
         let Some(asked) = self.peers.get_mut(peer.0) else { return };
-        if asked.unanswered >= Limits::HEARTBEATS_MISSED_MAX {
+        let Some(id) = asked.heartbeat.next_ping() else {
             let silence = self.limits.heartbeat * Limits::HEARTBEATS_MISSED_MAX;
             let reason = format!("no sign of life for {silence:?}");
             self.expel(peer, RefuseCode::Unavailable, &reason, now, out);
             return;
-        }
-        asked.unanswered += 1;
-        let _ = out.send(peer, &Frame::Ping { id: asked.unanswered.into() }, true);
-        self.heartbeats.push_back((now.mono + self.limits.heartbeat, peer));
+        };
+        let _ = out.send(peer, &Frame::Ping { id }, true);
+        self.heartbeats.push_back((now.mono + Heartbeat::interval(self.limits.heartbeat), peer));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use daffi_core::{
     answer::{CallbackInfo, Process},
+    controller::PortError,
     fault::{Fault, FaultKind},
     frame::{Body, Chunk, Frame, Question, Reply},
     limits::CHUNK_BYTES,
@@ -67,6 +68,10 @@ impl Router {
                     self.answers.insert(key, body.clone());
                     body
                 });
+                let parts = body.as_ref().map_or(0, |body| body.len().div_ceil(CHUNK_BYTES));
+                if let Some(asker) = self.peers.get_mut(from.0) {
+                    asker.control.credits += parts as u64;
+                }
                 answer(from, id, codec, body, out);
             }
             Question::Schedule(schedule) => match self.schedule(from, schedule, now) {
@@ -84,6 +89,10 @@ impl Router {
                 Some(status) => answer(from, id, codec, self.within_limit(codec.encode(&status)), out),
                 None => fail(from, id, 0, no_task(*task), out),
             },
+            _ => {
+                let message = "this controller does not know the question";
+                fail(from, id, 0, Box::new(Fault::new(FaultKind::Refused, message)), out);
+            }
         }
         Ok(())
     }
@@ -119,7 +128,7 @@ impl Router {
             return yes(from, id, codec, out);
         }
         let Some(asker) = self.peers.get_mut(from.0) else { return };
-        if asker.calls.len() >= self.limits.calls_in_flight_max {
+        if asker.in_flight() >= self.limits.calls_in_flight_max {
             return fail(from, id, 0, overloaded("controller"), out);
         }
         asker.calls.insert(id, Call::Watch(self.watches.insert(from, id, codec, event)));
@@ -163,7 +172,8 @@ impl Router {
 
     /// An answer, or what is wrong with it.
     fn within_limit(&self, encoded: Result<Bytes, CodecError>) -> Result<Bytes, Box<Fault>> {
-        let limit = self.limits.payload_bytes_max;
+        // All of it is queued at once.
+        let limit = self.limits.payload_bytes_max.min(self.limits.queue_bytes_max as u64);
         match encoded {
             Ok(body) if body.len() as u64 <= limit => Ok(body),
             Ok(body) => {
@@ -177,7 +187,8 @@ impl Router {
 
 /// Sends an answer, in chunks if it is long.
 ///
-/// It waits for no credit, so that nothing of it has to be kept here; the limit for payloads bounds it.
+/// It waits for no credit, so that nothing of it has to be kept here. If there is no room for all of it, a failure cuts it
+/// short: who asks for much and reads slowly is not disconnected for that.
 fn answer(to: PeerId, id: u64, codec: Codec, body: Result<Bytes, Box<Fault>>, out: &mut impl Outbound) {
     let mut rest = match body {
         Ok(body) => body,
@@ -193,11 +204,11 @@ fn answer(to: PeerId, id: u64, codec: Codec, body: Result<Bytes, Box<Fault>>, ou
     while sent.is_ok() && !rest.is_empty() {
         let next = rest.split_to(rest.len().min(CHUNK_BYTES));
         let body = Body::shared(&next);
-        sent = out.send(
-            to,
-            &Frame::Chunk(Chunk { id, reply: true, more: !rest.is_empty(), part: 0, body }),
-            true,
-        );
+        let chunk = Chunk { id, reply: true, more: !rest.is_empty(), part: 0, body };
+        sent = out.send(to, &Frame::Chunk(chunk), false);
+    }
+    if sent == Err(PortError::Full) {
+        fail(to, id, 0, overloaded("controller"), out);
     }
 }
 

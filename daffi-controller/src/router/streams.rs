@@ -80,6 +80,7 @@ impl Router {
         let Some(to) = self.peers.get_mut(callee.0) else { return Ok(()) };
         let Some(open) = to.routes.get_mut(route) else { return Ok(()) };
         open.request.pass(chunk)?;
+        to.control.credits += 1;
         let done = open.one_way && !chunk.more;
         let origin = open.origin;
         if let Err(error) = send_request_chunk(callee, route, chunk, out) {
@@ -113,6 +114,9 @@ impl Router {
             // A part that fails may end the broadcast.
             let Some(broadcast) = self.broadcasts.get(key) else { break };
             let Some((callee, route)) = broadcast.parts[part].route else { continue };
+            if let Some(to) = self.peers.get_mut(callee.0) {
+                to.control.credits += 1;
+            }
             if let Err(error) = send_request_chunk(callee, route, chunk, out) {
                 let name = self.peers.get(callee.0).map_or("", |peer| &peer.name);
                 let fault = match error {
@@ -158,7 +162,12 @@ impl Router {
             let message = "its result was lost, because the caller's queue is at the limit";
             let fault = Fault::new(FaultKind::Failed, message).on(&*callee.name);
             self.abandon(from, chunk.id, Box::new(fault), now, out);
-        } else if !chunk.more {
+            return Ok(());
+        }
+        if let Some(caller) = self.peers.get_mut(to.0) {
+            caller.control.credits += 1;
+        }
+        if !chunk.more {
             self.close_route(from, chunk.id);
             match origin {
                 Origin::Broadcast { key, part } => self.part_done(key, part, out),

@@ -13,9 +13,10 @@ use daffi_core::{
     limits::{CHUNK_BYTES, TASKS_BYTES_MAX},
     names::check_name,
 };
+use tracing::level_filters::LevelFilter;
 
 use super::{
-    Now, Outbound, PeerId, Router,
+    LogLine, Now, Outbound, PeerId, Router,
     calls::{Origin, Route, overloaded},
     schedule::Timing,
     streams::Stream,
@@ -85,6 +86,7 @@ impl Router {
         let timing = match timing {
             FrameTiming::Period(period_us) => Timing::period(*period_us, now),
             FrameTiming::At(times) => Timing::at(times.iter(), now),
+            _ => Err("this controller does not know such a schedule".to_owned()),
         };
         let timing = timing.map_err(|problem| Box::new(Fault::new(FaultKind::InvalidTime, problem)))?;
         let what = Scheduled {
@@ -137,7 +139,7 @@ impl Router {
                     FaultKind::NoCandidate | FaultKind::NoProcess | FaultKind::NoInstance
                 );
                 let error = describe(*fault, &what.name);
-                tracing::debug!(task, error, "a scheduled call was not made");
+                log_failure(task, "a scheduled call was not made", &error, out);
                 if nobody {
                     self.tasks.not_called(task, error);
                 } else {
@@ -148,12 +150,20 @@ impl Router {
     }
 
     /// A call of a task failed.
-    pub(super) fn task_failed(&mut self, task: u64, fault: Fault) {
+    pub(super) fn task_failed(&mut self, task: u64, fault: Fault, out: &mut impl Outbound) {
         // A task that was cancelled meanwhile wants to know no more.
         let Some(what) = self.tasks.get(task).map(|task| task.what.clone()) else { return };
         let error = describe(fault, &what.name);
-        tracing::debug!(task, error, "a scheduled call failed");
+        log_failure(task, "a scheduled call failed", &error, out);
         self.tasks.ended(task, Some(error));
+    }
+}
+
+fn log_failure(task: u64, what: &'static str, error: &str, out: &mut impl Outbound) {
+    // It may fail a thousand times a second, and mostly nobody listens.
+    if LevelFilter::current() >= LevelFilter::DEBUG {
+        let error = error.to_owned();
+        out.log(LogLine::new(move || tracing::debug!(task, error, "{what}")));
     }
 }
 

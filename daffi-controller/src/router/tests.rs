@@ -2,6 +2,7 @@
 
 mod broadcasts;
 mod calls;
+mod control;
 mod handshakes;
 mod questions;
 mod random;

@@ -204,7 +204,8 @@ fn silence_at_the_door_and_in_the_house_ends_by_itself() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(pings, 3);
+    // The third would be due when it is given up.
+    assert_eq!(pings, 2);
 }
 
 #[test]

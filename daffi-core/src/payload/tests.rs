@@ -537,6 +537,13 @@ fn depth_bombs_are_an_error() {
         assert!(decode_error::<Chain>(&[1; 200_000]).contains("nested more than"));
         assert_eq!(decode::<Chain>(&[&[1; 31][..], &[0]].concat()).unwrap(), chain(31));
 
+        // A type without a form in JSON: whatever the text is, it is inside of one more option and one more newtype.
+        #[derive(Debug, Deserialize)]
+        struct Endless(#[expect(dead_code, reason = "it is never made")] Option<Box<Self>>);
+        assert!(Codec::Json.decode::<Endless>(b"null").is_ok());
+        let error = Codec::Json.decode::<Endless>(b"1").unwrap_err().to_string();
+        assert!(error.contains("nested more than 64 levels deep"), "{error}");
+
         for level in [r#"{"List":["#, r#"{"Fields":{"id":1,"name":"","next":"#, r#"{"Optional":"#] {
             Codec::Json.decode::<Tree>(level.repeat(100_000).as_bytes()).unwrap_err();
         }

@@ -13,7 +13,11 @@ use bytes::BytesMut;
 use mio::{Events, Poll, Token};
 
 use super::{Acceptor, Command, Connection, Service, Shared};
-use crate::{outbox::Outbox, transport::Listener};
+use crate::{
+    limits::{FRAME_TIMEOUT, WRITE_TIMEOUT},
+    outbox::Outbox,
+    transport::Listener,
+};
 
 /// Everything that wants turns. Shared, so that it can be worked through without the driver.
 pub(super) type Services = Arc<Vec<Arc<dyn Service>>>;
@@ -36,6 +40,9 @@ pub(super) struct Driver {
     services: Services,
     /// Connections that have more to read than their share of a turn.
     ready: Vec<Token>,
+    /// When connections were last looked at for peers that do not go on.
+    swept: Instant,
+    patience: Patience,
     /// Listeners that rest until then, because accepting failed.
     resting: Vec<(Instant, Token)>,
     buffer: BytesMut,
@@ -46,6 +53,10 @@ struct Open {
     connection: Box<dyn Connection>,
     /// The beginning of a frame whose rest has not come yet.
     partial: Vec<u8>,
+    /// When that beginning came.
+    partial_since: Option<Instant>,
+    /// How many bytes the socket had taken, and when, while more was waiting.
+    progress: Option<(u64, Instant)>,
     /// The socket is read until there is nothing left, even if a read does not fill the buffer: the peer has closed
     /// its end, which is seen behind the last bytes only, and no event tells of it again.
     to_the_end: bool,
@@ -58,6 +69,19 @@ pub(super) enum Stay {
     Not,
 }
 
+/// How long peers may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) frame: Duration,
+    pub(super) write: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { frame: FRAME_TIMEOUT, write: WRITE_TIMEOUT }
+    }
+}
+
 /// Whether a connection may have more to read.
 enum Read {
     Drained,
@@ -65,7 +89,7 @@ enum Read {
 }
 
 impl Driver {
-    pub(super) fn new(poll: Poll) -> Self {
+    pub(super) fn new(poll: Poll, patience: Patience) -> Self {
         Self {
             poll,
             events: Events::with_capacity(1024),
@@ -73,6 +97,8 @@ impl Driver {
             listeners: HashMap::new(),
             services: Services::default(),
             ready: Vec::new(),
+            swept: Instant::now(),
+            patience,
             resting: Vec::new(),
             buffer: BytesMut::new(),
         }
@@ -84,7 +110,7 @@ impl Driver {
     pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
         let now = Instant::now();
-        let next = self.turns(now);
+        let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
         match stay() {
             Stay::Long => self.wait(shared, next, now),
             Stay::Until(until) => self.wait(shared, Some(next.map_or(until, |next| next.min(until))), now),
@@ -139,7 +165,14 @@ impl Driver {
             match command {
                 Command::Connection(token, outbox, connection) => {
                     // An event may have come before the connection was known here, also that of its end.
-                    let open = Open { outbox, connection, partial: Vec::new(), to_the_end: true };
+                    let open = Open {
+                        outbox,
+                        connection,
+                        partial: Vec::new(),
+                        partial_since: None,
+                        progress: None,
+                        to_the_end: true,
+                    };
                     self.connections.insert(token, open);
                     self.ready.push(token);
                 }
@@ -192,11 +225,54 @@ impl Driver {
             Ok(Read::Drained) => {}
             Ok(Read::Ready) => self.ready.push(token),
             Err(reason) => {
-                let mut open = self.connections.remove(&token).expect("it was found above");
-                open.outbox.close();
-                open.connection.closed(&reason);
+                let slow = open.outbox.is_slow();
+                self.end(token, if slow { SLOW } else { &reason });
             }
         }
+    }
+
+    fn end(&mut self, token: Token, reason: &str) {
+        let Some(mut open) = self.connections.remove(&token) else { return };
+        open.outbox.close();
+        open.connection.closed(reason);
+    }
+
+    /// Ends connections whose peers begin something and do not go on with it. Says when to look again, if any might.
+    fn sweep(&mut self, now: Instant) -> Option<Instant> {
+        let every = SWEEP_EVERY.min(self.patience.write / 4);
+        if now < self.swept + every {
+            // Whatever this turn brings is looked at once more, even if nothing follows it.
+            return (!self.connections.is_empty()).then_some(self.swept + every);
+        }
+        self.swept = now;
+        let mut suspects = false;
+        let mut late = Vec::new();
+        for (token, open) in &mut self.connections {
+            open.look_at_progress(now);
+            suspects |= open.progress.is_some() || open.partial_since.is_some();
+            if open.is_late(now, self.patience) {
+                late.push(*token);
+            }
+        }
+        for token in late {
+            // If it was this process that was stopped, there is something to write and to read before anybody is late.
+            if let Some(open) = self.connections.get_mut(&token) {
+                open.outbox.writable();
+                open.look_at_progress(now);
+            }
+            self.read(token);
+            let Some(open) = self.connections.get(&token).filter(|open| open.is_late(now, self.patience))
+            else {
+                continue;
+            };
+            if open.progress.is_some_and(|(_, since)| now >= since + self.patience.write) {
+                self.end(token, SLOW);
+            } else {
+                let reason = format!("a frame was not complete after {:?}", self.patience.frame);
+                self.end(token, &reason);
+            }
+        }
+        suspects.then_some(now + every)
     }
 
     fn accept(&mut self, token: Token) {
@@ -222,6 +298,19 @@ impl Driver {
 }
 
 impl Open {
+    /// Notes since when the socket has taken nothing of what waits for it.
+    fn look_at_progress(&mut self, now: Instant) {
+        let written = self.outbox.progress();
+        if self.progress.map(|(before, _)| before) != written {
+            self.progress = written.map(|written| (written, now));
+        }
+    }
+
+    fn is_late(&self, now: Instant, patience: Patience) -> bool {
+        self.progress.is_some_and(|(_, since)| now >= since + patience.write)
+            || self.partial_since.is_some_and(|since| now >= since + patience.frame)
+    }
+
     /// Reads once and passes on what came.
     fn read(&mut self, buffer: &mut BytesMut) -> Result<Read, String> {
         let kept = self.partial.len();
@@ -246,6 +335,11 @@ impl Open {
         let used = received.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))?;
         self.partial.clear();
         self.partial.extend_from_slice(&batch[used..]);
+        if self.partial.is_empty() {
+            self.partial_since = None;
+        } else if used > 0 || self.partial_since.is_none() {
+            self.partial_since = Some(Instant::now());
+        }
         if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
             self.partial = Vec::new();
         }
@@ -254,6 +348,12 @@ impl Open {
         Ok(if read < room && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready })
     }
 }
+
+/// How often connections are looked at while a peer may be about not to go on.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a connection ends whose peer does not read.
+const SLOW: &str = "slow consumer: it does not read what waits for it";
 
 /// How much room for a partial frame an idle connection keeps.
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;

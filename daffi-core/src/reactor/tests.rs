@@ -2,6 +2,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     sync::mpsc::{Receiver, Sender, channel},
+    time::Duration,
 };
 
 use super::*;
@@ -56,7 +57,11 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    let reactor = Reactor::start("test").unwrap();
+    with_patience(Patience::default())
+}
+
+fn with_patience(patience: Patience) -> Fixture {
+    let reactor = Reactor::start_with("test", patience).unwrap();
     let (listener, address) = Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).unwrap();
     let Address::Tcp { port, .. } = address else { unreachable!() };
     let (events_in, events) = channel();
@@ -100,6 +105,40 @@ fn a_connection_closes_for_the_reason_that_its_handler_gives() {
     assert!(fixture.outbox.push(&Frame::Ping { id: 1 }).is_err());
 }
 
+#[test]
+fn a_frame_that_is_begun_and_not_completed_ends_the_connection() {
+    let short = Duration::from_millis(200);
+    let mut fixture = with_patience(Patience { frame: short, ..Patience::default() });
+    fixture.client.write_all(b"abcde").unwrap();
+    assert!(matches!(fixture.events.recv_timeout(SOON), Ok(Event::Received(bytes)) if bytes == b"abc"));
+    let Ok(Event::Closed(reason)) = fixture.events.recv_timeout(SOON) else { panic!("it is not closed") };
+    assert_eq!(reason, "a frame was not complete after 200ms");
+    assert_eq!(fixture.client.read(&mut [0; 8]).unwrap_or(0), 0);
+}
+
+#[test]
+fn who_is_between_two_frames_has_time() {
+    let short = Duration::from_millis(20);
+    let mut fixture = with_patience(Patience { frame: short, ..Patience::default() });
+    fixture.client.write_all(b"abc").unwrap();
+    assert!(matches!(fixture.events.recv_timeout(SOON), Ok(Event::Received(_))));
+    assert!(fixture.events.recv_timeout(10 * short).is_err(), "it is closed");
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_a_slow_consumer() {
+    let short = Duration::from_millis(200);
+    let fixture = with_patience(Patience { write: short, ..Patience::default() });
+    let text = "x".repeat(60_000);
+    while fixture.outbox.try_push(&Frame::Goodbye { reason: &text }).is_ok() {
+        fixture.outbox.flush();
+    }
+    // Others may have pushed on threads of their own, which the reactor does not hear of.
+    fixture.reactor.handle().wake();
+    let Ok(Event::Closed(reason)) = fixture.events.recv_timeout(SOON) else { panic!("it is not closed") };
+    assert!(reason.starts_with("slow consumer"), "{reason}");
+}
+
 /// A service whose turns take until `release` is dropped.
 struct Held(Mutex<Receiver<()>>);
 
@@ -118,7 +157,7 @@ fn an_end_that_comes_with_the_last_bytes_is_seen() {
     // The thread is held up, so that both come with one event.
     let (release, released) = channel();
     fixture.reactor.handle().add_service(Arc::new(Held(Mutex::new(released))));
-    thread::sleep(std::time::Duration::from_millis(20));
+    thread::sleep(Duration::from_millis(20));
     fixture.client.write_all(b"def").unwrap();
     drop(fixture.client);
     drop(release);
@@ -197,7 +236,7 @@ fn worker() -> (Reactor, Arc<Worker>, Receiver<()>) {
     (reactor, worker, turns)
 }
 
-const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn work_that_blocks_holds_up_nothing() {
@@ -427,8 +466,8 @@ fn a_guest_leaves_when_its_time_is_up_or_the_reactor_stops() {
         assert!(ask(&reactor, &oracle) && Instant::now() < until);
     }
     let begun = Instant::now();
-    reactor.handle().wait(Some(begun + std::time::Duration::from_millis(20)), || false, || ());
-    assert!(begun.elapsed() >= std::time::Duration::from_millis(20));
+    reactor.handle().wait(Some(begun + Duration::from_millis(20)), || false, || ());
+    assert!(begun.elapsed() >= Duration::from_millis(20));
     let handle = reactor.handle().clone();
     let (waits_in, waits) = channel();
     let guest = thread::spawn(move || {

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use daffi_core::{
-    Limits,
     fault::{Fault, FaultKind},
     frame::{Frame, Hello, RefuseCode, Register, VERSION, Welcome},
+    heartbeat::Heartbeat,
     names::check_name,
     outbox::Outbox,
 };
@@ -24,8 +24,8 @@ pub(crate) struct Node {
     registering: Vec<(u32, Offer)>,
     /// Whether a registration was complete: from then on others see it.
     registered: bool,
-    /// Pings that it has not answered.
-    pub(crate) unanswered: u32,
+    /// The pings that it was sent.
+    pub(crate) heartbeat: Heartbeat,
     ping_at: Instant,
 }
 
@@ -61,7 +61,7 @@ impl Node {
             offers: BTreeMap::new(),
             registering: Vec::new(),
             registered: false,
-            unanswered: 0,
+            heartbeat: Heartbeat::default(),
             ping_at: until,
         }
     }
@@ -136,7 +136,7 @@ impl State {
         let heartbeat = self.limits.heartbeat;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.stage = Stage::Open;
-        node.ping_at = Instant::now() + heartbeat;
+        node.ping_at = Instant::now() + Heartbeat::interval(heartbeat);
         let welcome = Welcome {
             version: VERSION,
             capabilities: 0,
@@ -228,17 +228,18 @@ impl State {
                 None
             }
             Stage::Open | Stage::Leaving if now < node.ping_at => Some(node.ping_at),
-            Stage::Open | Stage::Leaving if node.unanswered >= Limits::HEARTBEATS_MISSED_MAX => {
-                self.expel(id, RefuseCode::Unavailable, "no sign of life");
-                None
-            }
-            Stage::Open | Stage::Leaving => {
-                node.unanswered += 1;
-                node.ping_at = now + heartbeat;
-                let (id_of_ping, next) = (node.unanswered.into(), node.ping_at);
-                self.send(id, &Frame::Ping { id: id_of_ping });
-                Some(next)
-            }
+            Stage::Open | Stage::Leaving => match node.heartbeat.next_ping() {
+                Some(ping) => {
+                    let next = now + Heartbeat::interval(heartbeat);
+                    node.ping_at = next;
+                    self.send(id, &Frame::Ping { id: ping });
+                    Some(next)
+                }
+                None => {
+                    self.expel(id, RefuseCode::Unavailable, "no sign of life");
+                    None
+                }
+            },
         }
     }
 }

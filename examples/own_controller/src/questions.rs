@@ -59,6 +59,7 @@ impl State {
                 self.answer(from, id, codec, cancelled);
             }
             Question::TaskStatus { task } => self.answer(from, id, codec, self.task_status(*task)),
+            _ => self.fail(from, id, 0, Fault::new(FaultKind::Refused, "the question is not known")),
         }
         Ok(())
     }

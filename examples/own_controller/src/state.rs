@@ -153,13 +153,12 @@ impl State {
             Frame::Credit { id, reply: false, bytes, .. } => self.request_credit(from, *id, *bytes),
             Frame::Ask { id, codec, question } => self.ask(from, *id, *codec, question)?,
             Frame::Ping { id } => self.send(from, &Frame::Pong { id: *id }),
-            Frame::Pong { .. } => node.unanswered = 0,
+            Frame::Pong { id } => {
+                node.heartbeat.pong(*id);
+            }
             Frame::Goodbye { .. } => self.leave(from),
-            Frame::Hello(_)
-            | Frame::Welcome(_)
-            | Frame::Refuse(_)
-            | Frame::Registered { .. }
-            | Frame::Targets(_) => {
+            // HELLO once more, or what only controllers send.
+            _ => {
                 return Err(format!("a {} frame is not for a node to send now", frame.kind()));
             }
         }

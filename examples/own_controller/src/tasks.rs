@@ -184,6 +184,7 @@ fn times(timing: &Timing<'_>) -> Result<(Option<Duration>, Vec<Instant>), String
             when.sort_unstable();
             Ok((None, when))
         }
+        _ => Err("such a schedule is not known".to_owned()),
     }
 }
 

@@ -188,3 +188,34 @@ fn more_names_than_a_frame_holds_are_refused() {
     assert!(fault.message.contains("300 nodes"), "{}", fault.message);
     world.assert_idle();
 }
+
+#[test]
+fn targets_count_as_calls_in_flight_until_they_answer() {
+    let mut world = World::with(|config| config.limits.calls_in_flight_max = 8);
+    let caller = world.join("caller", &[]);
+    let callees = ["a", "b", "c"].map(|name| world.join(name, &["f"]));
+    // Each is a call, and three that wait to be answered.
+    for id in 1..3 {
+        world.send(caller, &Frame::Request(everybody(id)));
+        assert_eq!(world.said(caller), [format!("TARGETS {id}: a b c")]);
+    }
+    world.send(caller, &Frame::Request(everybody(3)));
+    assert_eq!(world.fault_at(caller).kind, FaultKind::Overloaded);
+    let answer = |world: &mut World, at: usize| {
+        for frame in world.out.sent.remove(&callees[at]).unwrap_or_default() {
+            if let Frame::Request(request) = decode(&frame) {
+                world.reply(callees[at], request.id, "x");
+            }
+        }
+        world.said(caller);
+    };
+    answer(&mut world, 0);
+    world.send(caller, &Frame::Request(everybody(3)));
+    assert_eq!(world.said(caller), ["TARGETS 3: a b c"]);
+    // However they end, nothing of them is left to be counted.
+    world.send(caller, &Frame::Cancel { id: 3 });
+    answer(&mut world, 1);
+    world.gone(callees[2]);
+    assert_eq!(world.router.peers.get(caller.0).unwrap().in_flight(), 0);
+    world.assert_idle();
+}

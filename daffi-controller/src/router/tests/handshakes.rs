@@ -1,6 +1,7 @@
 use daffi_core::{
     fault::FaultKind,
     frame::{Question, Refuse, Targets, Welcome},
+    heartbeat::Heartbeat,
 };
 
 use super::*;
@@ -248,19 +249,30 @@ fn pings_need_answers_and_nothing_else_counts() {
     let (a, b) = (world.join("a", &[]), world.join("b", &["f"]));
     world.call(a, 1, "f");
     world.id_at(b);
-    for _ in 0..3 {
-        let next = world.advance(5 * SECOND).unwrap();
-        assert_eq!(next, world.now.mono + 5 * SECOND);
+    let interval = Heartbeat::interval(5 * SECOND);
+    let begin = world.now.mono;
+    for id in 1..3 {
+        let next = world.advance(interval).unwrap();
+        assert!(next <= world.now.mono + interval);
         assert_eq!(world.said(a), ["PING"]);
         assert_eq!(world.said(b), ["PING"]);
-        world.send(a, &Frame::Pong { id: 0 });
+        world.send(a, &Frame::Pong { id });
         // One way of the connection works, which proves nothing about the other.
         world.send(b, &Frame::Ping { id: 1 });
+        // Nor does an answer to nothing that it was asked.
+        for stray in [0, id + 1, u64::MAX] {
+            world.send(b, &Frame::Pong { id: stray });
+        }
         world.said(b);
     }
-    world.advance(5 * SECOND);
+    world.advance(interval);
     assert!(world.out.closed[&b].contains("no sign of life for 15s"));
+    assert!(world.now.mono - begin < 15 * SECOND, "it may have stopped at the very beginning");
     assert_eq!(world.said(a), ["PING", "FAILURE 1.0 RemoteStopped on b"]);
+    for id in 3..100 {
+        world.send(a, &Frame::Pong { id });
+        world.advance(interval);
+    }
     assert!(!world.out.closed.contains_key(&a));
 }
 

@@ -150,6 +150,30 @@ fn a_long_list_comes_in_chunks() {
 }
 
 #[test]
+fn a_list_that_has_no_room_fails_and_costs_nobody_the_connection() {
+    let mut world = World::with(|config| config.limits.queue_bytes_max = 200_000);
+    let a = world.join("a", &[]);
+    let names: Vec<String> = (0..2000).map(|n| format!("callback number {n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.join("b", &names);
+    world.out.full.insert(a);
+    world.send(a, &ask(1, Question::Callbacks));
+    let said = world.said(a);
+    assert_eq!(said.len(), 2, "the beginning, and why no more comes");
+    assert_eq!(said[1], "FAILURE 1.0 Overloaded on controller");
+    world.out.full.clear();
+    world.join("c", &["some more", "and more"]);
+    let more: Vec<String> = (0..2000).map(|n| format!("another callback {n}")).collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    world.join("d", &more);
+    // It would never fit.
+    world.send(a, &ask(2, Question::Callbacks));
+    let fault = world.fault_at(a);
+    assert_eq!((fault.kind, fault.limit), (FaultKind::TooLarge, 200_000));
+    assert!(world.out.closed.is_empty());
+}
+
+#[test]
 fn an_answer_is_made_once_and_anew_when_somebody_comes_or_goes() {
     let mut world = World::new();
     let a = world.join("a", &["f"]);

@@ -1,0 +1,76 @@
+//! Control frames: those that cost the controller work and that nothing else paces.
+//!
+//! Calls and questions pace themselves: each is answered, is limited in number and may be refused. What only follows from
+//! them, such as a CANCEL, is paced by them and free, however many there are at a time. The rest is counted, and a peer that
+//! floods with it is disconnected. Such a flood is how streams that were opened and reset, both cheap, brought HTTP/2 servers down.
+
+use std::time::{Duration, Instant};
+
+use super::Breach;
+
+/// The control frames of one peer.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// How many CANCELs may still find nothing: one for each call and question, whose outcome it may have crossed.
+    pub(super) cancels: u64,
+    /// How many answers may still find nothing: one for each CANCEL that the peer was sent.
+    pub(super) answers: u64,
+    /// How many CREDITs may still come: one for each part of a payload that goes on that the peer was sent.
+    pub(super) credits: u64,
+    /// When the second began in which frames are counted now.
+    second: Option<Instant>,
+    count: u32,
+    /// How many seconds in a row had too many frames.
+    bad_seconds: u32,
+}
+
+/// The most control frames of a peer in a second, for longer than a few seconds.
+const CONTROLS_A_SECOND_MAX: u32 = 1000;
+
+/// For so many seconds in a row there may be more than that: a burst is no flood.
+const BAD_SECONDS_MAX: u32 = 4;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Control {
+    /// Counts a control frame.
+    pub(super) fn count(&mut self, now: Instant) -> Result<(), Breach> {
+        let begun = *self.second.get_or_insert(now);
+        if now >= begun + SECOND {
+            let bad = self.count > CONTROLS_A_SECOND_MAX && now < begun + 2 * SECOND;
+            self.bad_seconds = if bad { self.bad_seconds + 1 } else { 0 };
+            self.second = Some(now);
+            self.count = 0;
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count > CONTROLS_A_SECOND_MAX && self.bad_seconds >= BAD_SECONDS_MAX {
+            let problem = format!(
+                "too many control frames: more than {CONTROLS_A_SECOND_MAX} in each of {} seconds in a row",
+                BAD_SECONDS_MAX + 1
+            );
+            return Err(Breach(problem.into()));
+        }
+        Ok(())
+    }
+
+    /// A CANCEL came, for a call that is open or not.
+    pub(super) fn cancel(&mut self, is_open: bool, now: Instant) -> Result<(), Breach> {
+        if take(&mut self.cancels) || is_open { Ok(()) } else { self.count(now) }
+    }
+
+    /// An answer came for a call that is not open.
+    pub(super) fn late_answer(&mut self, now: Instant) -> Result<(), Breach> {
+        if take(&mut self.answers) { Ok(()) } else { self.count(now) }
+    }
+
+    /// A CREDIT came.
+    pub(super) fn credit(&mut self, now: Instant) -> Result<(), Breach> {
+        if take(&mut self.credits) { Ok(()) } else { self.count(now) }
+    }
+}
+
+fn take(left: &mut u64) -> bool {
+    let some = *left > 0;
+    *left = left.saturating_sub(1);
+    some
+}

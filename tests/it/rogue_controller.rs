@@ -1,0 +1,121 @@
+//! A node whose controller breaks the protocol.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    thread,
+};
+
+use bytes::{Bytes, BytesMut};
+use daffi::{BROADCAST, Error, Global};
+use daffi_core::{
+    frame::{Body, Frame, Request, Targets, VERSION, Welcome},
+    limits::FRAME_BYTES_MAX,
+};
+
+use crate::support::BOUND;
+
+/// Lets a node in, tells it `once_in`, gives what it says from then on to `rogue`, and returns when the node has closed the connection.
+fn control(mut socket: UnixStream, once_in: &[u8], mut rogue: impl FnMut(&mut UnixStream, &Frame<'_>)) {
+    let mut buffer = BytesMut::new();
+    loop {
+        let batch: Bytes = buffer.clone().freeze();
+        let mut at = 0;
+        while let Some((frame, next)) = Frame::decode(&batch, at, FRAME_BYTES_MAX).unwrap() {
+            let answer = match &frame {
+                Frame::Hello(_) => Some(Frame::Welcome(Welcome {
+                    version: VERSION,
+                    capabilities: 0,
+                    node: 1,
+                    heartbeat_ms: 5000,
+                    payload_bytes_max: 1 << 20,
+                })),
+                Frame::Register(register) => Some(Frame::Registered { id: register.id }),
+                Frame::Ping { id } => Some(Frame::Pong { id: *id }),
+                _ => None,
+            };
+            match answer {
+                Some(answer) => {
+                    socket.write_all(&answer.to_bytes()).unwrap();
+                    if let Frame::Registered { .. } = answer {
+                        socket.write_all(once_in).unwrap();
+                    }
+                }
+                None => rogue(&mut socket, &frame),
+            }
+            at = next;
+        }
+        buffer = BytesMut::from(&batch[at..]);
+        let mut more = [0; 4096];
+        match socket.read(&mut more).expect("the node closes the connection in time") {
+            0 => return,
+            read => buffer.extend_from_slice(&more[..read]),
+        }
+    }
+}
+
+/// A node, and the socket on which its controller is to be.
+fn node(number: u32) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
+    let directory = std::env::temp_dir().join(format!("daffi-rogue-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("socket");
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    let builder = Global::builder().process_name("a").unix_sock_path(path).link_time_callbacks(false);
+    let starting = thread::spawn(move || builder.start().unwrap());
+    let (socket, _) = listener.accept().unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    (starting, socket, directory)
+}
+
+#[test]
+fn targets_that_make_no_sense_end_the_connection() {
+    for (number, answers) in [&["a\nb", "a\nb"][..], &[""], &["b\n"], &["b\nb"]].into_iter().enumerate() {
+        let (starting, socket, directory) = node(number as u32);
+        let caller = thread::spawn(move || {
+            let node = starting.join().unwrap();
+            node.call.by_name::<(), _>("f", ()) & BROADCAST.return_result().timeout(BOUND)
+        });
+        control(socket, &[], |socket, frame| {
+            if let Frame::Request(Request { id, broadcast: true, .. }) = *frame {
+                for nodes in answers {
+                    let _ = socket.write_all(&Frame::Targets(Targets { id, nodes }).to_bytes());
+                }
+            }
+        });
+        let results = caller.join().unwrap();
+        let lost = |error: &Error| matches!(error, Error::ControllerLost { .. });
+        match results {
+            Err(error) => assert!(lost(&error), "{answers:?}: {error:?}"),
+            Ok(results) => assert!(results.values().all(|result| result.as_ref().is_err_and(lost))),
+        }
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}
+
+#[test]
+fn the_id_of_a_request_that_is_coming_cannot_be_used_again() {
+    let (starting, socket, directory) = node(100);
+    let first = Request {
+        id: 7,
+        one_way: false,
+        broadcast: false,
+        more: true,
+        codec: 0,
+        hops: 1,
+        deadline_us: 0,
+        fingerprint: 0,
+        callback: 0,
+        total: 10,
+        name: "f",
+        node: "b",
+        body: Body::borrowed(b"begin"),
+    };
+    let again = Request { more: false, total: 5, ..first.clone() };
+    let mut twice = Frame::Request(first).to_bytes().to_vec();
+    twice.extend_from_slice(&Frame::Request(again).to_bytes());
+    control(socket, &twice, |_, _| ());
+    drop(starting.join().unwrap());
+    let _ = std::fs::remove_dir_all(directory);
+}
