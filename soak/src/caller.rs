@@ -252,8 +252,12 @@ impl Caller {
         true
     }
 
-    /// Has the controller call during this window.
+    /// Has the controller call during this window. A task outlives its owner, so only who is never killed has one:
+    /// nobody else could end it.
     fn schedule(&self) {
+        if !self.child.lasting {
+            return;
+        }
         let id = self.next();
         let period = PERIOD.period(TASK_PERIOD);
         Record::Invoke { id, way: Way::Task, value: TASK_PERIOD.as_millis() as u64 }.tell();

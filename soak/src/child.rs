@@ -29,6 +29,9 @@ pub struct Child {
     pub rate: u64,
     #[arg(long)]
     pub seed: u64,
+    /// It is never killed.
+    #[arg(long)]
+    pub lasting: bool,
     /// The window in which it begins.
     #[arg(long)]
     pub window: u16,

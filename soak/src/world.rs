@@ -465,6 +465,9 @@ impl World {
             ] {
                 command.arg(name).arg(value);
             }
+            if node.lasting {
+                command.arg("--lasting");
+            }
             Process::spawn(serial, title, &mut command, Some(&history))?
         };
         node.process = Some(process);
