@@ -147,7 +147,7 @@ fn a_rolling_restart_loses_no_call() {
             until("there is load", || history.lock().unwrap().len() > before + 200);
             node.terminate();
             assert!(node.exit().success(), "{number}");
-            assert!(node.said("stopped"));
+            node.line("stopped");
             *node = world.callee(&name(number));
         }
     });

@@ -86,15 +86,18 @@ fn offered_to_the_frozen(world: &World, consumers: usize, bytes: u64) -> u64 {
     let mut refused = 0;
     for first in (0..pieces).step_by(AT_A_TIME) {
         let calls: Vec<_> = (first..(first + AT_A_TIME as u64).min(pieces))
-            .map(|piece| g.call.echo(piece, &payload) & BG.on(format!("herd-{}", piece % consumers as u64)))
+            .map(|piece| {
+                let consumer = format!("herd-{}", piece % consumers as u64);
+                (piece, g.call.serial_answered(piece, &payload) & BG.on(consumer))
+            })
             .collect();
         // The controller answers questions in their turn: what came before has been put somewhere, or refused.
         g.processes().unwrap();
-        for call in calls {
+        for (piece, call) in calls {
             match call.get_timeout(Duration::ZERO) {
                 Err(Error::Overloaded { .. }) => refused += 1,
-                Err(Error::Timeout { .. }) => waiting.push(call),
-                other => panic!("{:?}", other.map(|value| value.len())),
+                Err(Error::Timeout { .. }) => waiting.push((piece, call)),
+                other => panic!("{piece}: {other:?}"),
             }
         }
     }
@@ -106,23 +109,21 @@ fn offered_to_the_frozen(world: &World, consumers: usize, bytes: u64) -> u64 {
         waiting.len()
     );
     assert!(refused > 0 && !waiting.is_empty());
-    // It still does what it is for.
-    let _well = world.callee("well");
-    let call = nonce();
-    assert_eq!((g.call.work(call) & FG.on("well")).unwrap(), call);
     // And what it took, it delivers.
     herd.thaw();
-    for call in waiting {
-        assert_eq!(call.outcome().unwrap().len(), PIECE);
+    for (piece, call) in waiting {
+        assert_eq!(call.outcome().unwrap(), piece);
     }
+    let call = nonce();
+    assert_eq!((g.call.work(call) & FG.on("herd-0")).unwrap(), call);
     peak
 }
 
 #[test]
 fn frozen_consumers_are_bounded_together() {
-    let world = World::with(&["--queue-max", "1MiB", "--queue-total-max", "8MiB", "--heartbeat", "1m"]);
-    let peak = offered_to_the_frozen(&world, 20, 256 << 20);
-    assert!(peak < 64, "{peak} MiB");
+    let world = World::with(&["--queue-max", "512KiB", "--queue-total-max", "4MiB", "--heartbeat", "1m"]);
+    let peak = offered_to_the_frozen(&world, 20, 48 << 20);
+    assert!(peak < 32, "{peak} MiB");
 }
 
 /// `cargo test --release --test promises -- --ignored --nocapture ten_gigabytes`
@@ -195,8 +196,7 @@ fn a_controller_without_descriptors_goes_on() {
     let g = world.caller();
     let callee = world.callee("callee");
     let strangers: Vec<_> = (0..80).map(|_| TcpStream::connect((host.as_str(), *port)).unwrap()).collect();
-    let held = || fs::read_dir(format!("/proc/{}/fd", world.controller().id())).unwrap().count();
-    until("there are none left", || held() == 64);
+    world.controller().line("cannot accept connections for now");
     // Who is in already does not notice.
     let call = nonce();
     assert_eq!((g.call.work(call) & FG).unwrap(), call);

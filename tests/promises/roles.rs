@@ -444,7 +444,7 @@ fn dies(nonce: u64) -> u64 {
 fn overflows(nonce: u64) -> u64 {
     fn deeper(level: u64) -> u64 {
         let frame = std::hint::black_box([level; 64]);
-        deeper(level + 1) + frame[0]
+        if frame[0] == u64::MAX { 0 } else { deeper(level + 1) + frame[1] }
     }
     note("run", nonce);
     deeper(nonce)

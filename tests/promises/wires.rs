@@ -91,7 +91,7 @@ fn a_reset_in_mid_frame_is_mended_at_once() {
     for way in WAYS {
         let proxy = Proxy::new(&world.address);
         let g = far(&proxy, "far");
-        assert_eq!((g.call.work(nonce()) & FG).is_ok(), true);
+        (g.call.work(nonce()) & FG).unwrap();
         // So that it is in the middle for sure.
         proxy.delay(way, Duration::from_millis(20));
         proxy.slice(way, 10_000);
