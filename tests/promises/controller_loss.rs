@@ -240,7 +240,7 @@ fn a_wire_that_swallows_everything_is_noticed_at_both_ends() {
         assert!(begun.elapsed() < 5 * QUICK_HEARTBEAT + AT_ONCE, "{ways:?}: {:?}", begun.elapsed());
         // The controller has noticed too, and has told the callee.
         world.await_event("cancelled", call);
-        proxy.clear();
+        proxy.mend();
         work_again(&g);
         assert!(world.executions().values().all(|count| *count == 1), "{ways:?}");
     }

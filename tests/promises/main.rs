@@ -18,14 +18,17 @@ mod support;
 mod broadcast;
 mod callee_death;
 mod controller_loss;
+mod crowds;
 mod deadlines;
 mod names;
 mod order;
 mod outcomes;
+mod overload;
 mod period;
 mod seed;
 mod storm;
 mod strategies;
+mod wires;
 
 /// Not a test: what a child runs. Without a role there is nothing to do.
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
     path::Path,
     process::{self, Command},
@@ -23,6 +23,10 @@ const HEARTBEAT: &str = "DAFFI_TEST_HEARTBEAT_MS";
 pub const ADDRESS: &str = "DAFFI_TEST_ADDRESS";
 /// How many requests a callee holds at most.
 pub const HELD_MAX: &str = "DAFFI_TEST_HELD_MAX";
+/// How many there are to be, of whatever the role is about.
+pub const COUNT: &str = "DAFFI_TEST_COUNT";
+/// How long calls wait, in milliseconds.
+pub const TIMEOUT: &str = "DAFFI_TEST_TIMEOUT_MS";
 
 /// This program again, in another role.
 pub fn command(role: &str, name: &str, heartbeat: Duration, log: &Path) -> Command {
@@ -44,6 +48,8 @@ pub fn run() {
     });
     match role.as_str() {
         "callee" => callee(),
+        "herd" => herd(),
+        "pending" => pending(),
         "caller" => caller(),
         "scheduler" => scheduler(),
         "seed1" => seed1(),
@@ -53,15 +59,81 @@ pub fn run() {
     process::exit(0);
 }
 
-/// Offers everything in this file.
+/// Offers everything in this file, until it is killed or terminated.
 fn callee() {
     match builder().start() {
         Ok(g) => {
+            let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM]).unwrap();
+            let stopped = g.clone();
+            thread::spawn(move || {
+                signals.forever().next();
+                stopped.stop().unwrap();
+                println!("stopped");
+                process::exit(0);
+            });
             println!("ready");
             g.join().unwrap();
+            // Whoever stopped it ends the process.
+            thread::park();
         }
         Err(error) => println!("failed to start: {error:?}"),
     }
+}
+
+/// As many nodes as it is told, each of which offers everything in this file.
+fn herd() {
+    let nodes: Vec<_> = (0..setting(COUNT))
+        .map(|number| builder().process_name(format!("{}-{number}", name())).start().unwrap())
+        .collect();
+    println!("ready");
+    nodes[0].join().unwrap();
+}
+
+/// Has as many calls as it is told waiting for an answer that never comes, and says what that took.
+fn pending() {
+    let count = setting(COUNT);
+    let timeout = Duration::from_millis(setting(TIMEOUT));
+    let limits = Limits { calls_in_flight_max: 1 << 20, ..limits() };
+    let g = builder().limits(limits).link_time_callbacks(false).start().unwrap();
+    let held = || (resident_kib("self", "VmRSS"), fs::read_dir("/proc/self/task").unwrap().count());
+    // What is there once and for all, such as what the first burst leaves with the allocator.
+    let round = || {
+        let begun = Instant::now();
+        let calls: Vec<_> = (0..count).map(|nonce| g.call.never(nonce) & BG.timeout(timeout)).collect();
+        let sent = begun.elapsed();
+        let most = held();
+        let mut expired = 0;
+        for call in &calls {
+            match call.get() {
+                Err(Error::Timeout { .. }) => expired += 1,
+                other => println!("unexpected: {other:?}"),
+            }
+        }
+        let late = begun.elapsed().saturating_sub(sent + timeout);
+        assert!(begun.elapsed() >= timeout, "none is early");
+        (expired, late, sent, most)
+    };
+    round();
+    let before = held();
+    let (expired, late, sent, most) = round();
+    let after = held();
+    println!(
+        "expired {expired} late_ms {} sent_ms {} kib {} {} {} threads {} {}",
+        late.as_millis(),
+        sent.as_millis(),
+        before.0,
+        most.0,
+        after.0,
+        before.1,
+        after.1
+    );
+}
+
+/// A number of a process's `/proc/…/status`, in KiB.
+pub fn resident_kib(process: &str, what: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Leaves calls in flight, of `slow` and `slow_async`, and waits to be killed.
@@ -86,11 +158,15 @@ fn scheduler() {
 }
 
 fn builder() -> daffi::GlobalBuilder {
+    at(&env::var(ADDRESS).unwrap().parse().unwrap()).process_name(name()).limits(limits())
+}
+
+fn limits() -> Limits {
     let mut limits = Limits { heartbeat: Duration::from_millis(setting(HEARTBEAT)), ..Limits::default() };
     if env::var(HELD_MAX).is_ok() {
         limits.requests_held_max = setting(HELD_MAX) as usize;
     }
-    at(&env::var(ADDRESS).unwrap().parse().unwrap()).process_name(name()).limits(limits)
+    limits
 }
 
 fn setting(name: &str) -> u64 {
@@ -194,6 +270,9 @@ pub trait Callee {
     fn panics(nonce: u64, text: &str) -> u64;
     fn panics_twice(nonce: u64) -> u64;
     fn panics_twice_async(nonce: u64) -> u64;
+    fn dies(nonce: u64) -> u64;
+    fn overflows(nonce: u64) -> u64;
+    fn never(nonce: u64) -> u64;
     fn tick(nonce: u64);
     fn tick_slow(nonce: u64, millis: u64);
     fn varied(nonce: u64) -> String;
@@ -351,6 +430,30 @@ fn panics_twice(nonce: u64) -> u64 {
 async fn panics_twice_async(nonce: u64) -> u64 {
     note("run", nonce);
     std::panic::panic_any(Bomb)
+}
+
+/// Has done its work when its process dies.
+#[callback]
+fn dies(nonce: u64) -> u64 {
+    note("run", nonce);
+    process::abort()
+}
+
+/// Calls itself until there is no stack left.
+#[callback]
+fn overflows(nonce: u64) -> u64 {
+    fn deeper(level: u64) -> u64 {
+        let frame = std::hint::black_box([level; 64]);
+        if frame[0] == u64::MAX { 0 } else { deeper(level + 1) + frame[1] }
+    }
+    note("run", nonce);
+    deeper(nonce)
+}
+
+/// Never answers, and writes nothing down.
+#[callback]
+async fn never(_nonce: u64) -> u64 {
+    std::future::pending().await
 }
 
 #[callback]

@@ -17,7 +17,7 @@ use std::{
 
 use daffi::{Address, AsyncResult, Error, Global, GlobalBuilder, Limits};
 
-use crate::roles;
+use crate::{overload, roles};
 
 /// How long anything may take before it counts as never.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -114,6 +114,10 @@ impl Process {
         let stdin = child.stdin.take();
         CHILDREN.lock().unwrap().insert(child.id());
         Self { title: title.to_owned(), child, _stdin: stdin, printed, status: None }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn printed(&self) -> Vec<String> {
@@ -223,6 +227,8 @@ pub struct World {
     controller: Option<Process>,
     pub address: Address,
     options: Vec<String>,
+    /// How many descriptors the controller may have, if not as many as this process.
+    descriptors: Option<usize>,
     pub heartbeat: Duration,
     pub directory: Directory,
     _watchdog: Watchdog,
@@ -246,6 +252,12 @@ impl World {
         Self::at(Directory::new(), address, &[], Limits::default().heartbeat)
     }
 
+    /// With a controller that may have no more descriptors than this.
+    pub fn over_tcp_with_descriptors(count: usize) -> Self {
+        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        Self::start(Directory::new(), address, &[], Limits::default().heartbeat, Some(count))
+    }
+
     /// Everybody in it looks after everybody else often.
     pub fn watchful() -> Self {
         let directory = Directory::new();
@@ -255,10 +267,27 @@ impl World {
     }
 
     fn at(directory: Directory, address: Address, options: &[&str], heartbeat: Duration) -> Self {
+        Self::start(directory, address, options, heartbeat, None)
+    }
+
+    fn start(
+        directory: Directory,
+        address: Address,
+        options: &[&str],
+        heartbeat: Duration,
+        descriptors: Option<usize>,
+    ) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let watchdog = Watchdog::new();
-        let mut world =
-            Self { controller: None, address, options, heartbeat, directory, _watchdog: watchdog };
+        let mut world = Self {
+            controller: None,
+            address,
+            options,
+            descriptors,
+            heartbeat,
+            directory,
+            _watchdog: watchdog,
+        };
         world.start_controller();
         world
     }
@@ -266,7 +295,10 @@ impl World {
     /// Starts a controller, where the last one was.
     pub fn start_controller(&mut self) {
         assert!(self.controller.is_none());
-        let mut command = Command::new(controller_program());
+        let mut command = match self.descriptors {
+            Some(count) => overload::with_descriptors(count, controller_program()),
+            None => Command::new(controller_program()),
+        };
         command.arg("--listen").arg(self.address.to_string()).args(&self.options);
         let controller = Process::spawn("controller", command.env("RUST_LOG", "info"));
         let line = controller.line("listening on ");
@@ -305,6 +337,11 @@ impl World {
         let mut command = roles::command(role, name, self.heartbeat, &self.log());
         command.env(roles::ADDRESS, self.address.to_string());
         Process::spawn(name, command.envs(env.iter().copied()))
+    }
+
+    /// As [`child`](Self::child), with the controller at another address.
+    pub fn child_at(&self, role: &str, name: &str, address: &Address) -> Process {
+        self.child(role, name, &[(roles::ADDRESS, &address.to_string())])
     }
 
     /// A node in this process that offers nothing.

@@ -1,0 +1,209 @@
+//! Many calls, many nodes, and one death among them.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use daffi::{BG, Error, FG, RemoteError};
+
+use crate::{
+    roles::{self, Callee},
+    support::{Outcome, World, nonce, until},
+};
+
+/// The time below which this share of them are.
+pub fn percentile(times: &mut [Duration], share: f64) -> Duration {
+    times.sort();
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+/// A thousand calls in flight on a callee that is killed: each has its outcome soon after.
+#[test]
+fn a_thousand_calls_on_a_killed_callee_are_over_soon() {
+    for (wire, world) in [("a UNIX socket", World::new()), ("TCP", World::over_tcp())] {
+        let mut doomed = world.callee("doomed");
+        let g = world.caller();
+        let calls: Vec<_> = (0..1_000)
+            .map(|_| nonce())
+            .map(|call| (call, g.call.slow_async(call, 60_000) & BG.on("doomed")))
+            .collect();
+        until("all calls run", || world.executions().len() == calls.len());
+        let over = Mutex::new(Vec::new());
+        let killed = Mutex::new(None);
+        thread::scope(|scope| {
+            // Each is waited for by itself, as callers do.
+            for chunk in calls.chunks(50) {
+                let (over, killed) = (&over, &killed);
+                scope.spawn(move || {
+                    for (call, result) in chunk {
+                        let error = result.outcome().unwrap_err();
+                        assert!(matches!(&error, Error::RemoteStopped { .. }), "{call}: {error:?}");
+                        let since: Instant = killed.lock().unwrap().unwrap();
+                        over.lock().unwrap().push(since.elapsed());
+                    }
+                });
+            }
+            let mut killed = killed.lock().unwrap();
+            doomed.kill();
+            *killed = Some(Instant::now());
+        });
+        let mut over = over.into_inner().unwrap();
+        println!("over {wire}: p50 {:?}, p99 {:?}", percentile(&mut over, 0.5), percentile(&mut over, 0.99));
+        assert!(over.len() == 1_000 && over[999] < Duration::from_secs(2), "{:?}", over.last());
+        assert!(world.executions().values().all(|count| *count == 1));
+    }
+}
+
+/// All nodes find a controller that was restarted, and each can be called again.
+fn nodes_are_back(count: usize, within: Duration) {
+    let mut world = World::new();
+    let nodes: Vec<_> = (0..count)
+        .map(|number| {
+            let name = format!("node-{number}");
+            let own = name.clone();
+            world.builder(&name).callback("own_name", move || own.clone()).start().unwrap()
+        })
+        .collect();
+    let g = world.caller();
+    let all = || g.processes().unwrap().len() == count + 1;
+    assert!(all());
+    world.kill_controller();
+    world.start_controller();
+    let begun = Instant::now();
+    until("all nodes are back", all);
+    let took = begun.elapsed();
+    println!("{count} nodes were back after {took:?}");
+    assert!(took < within, "{took:?}");
+    for number in 0..count {
+        let name = format!("node-{number}");
+        let call = g.call.by_name::<String, _>("own_name", ()).on(name.as_str());
+        assert_eq!(call.fg().unwrap(), name);
+    }
+    drop(nodes);
+}
+
+#[test]
+fn a_hundred_nodes_are_back_after_a_restart() {
+    nodes_are_back(100, Duration::from_secs(15));
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture a_thousand_nodes`, with `ulimit -n 8192`.
+#[test]
+#[ignore = "takes 2,000 threads and 5,000 descriptors"]
+fn a_thousand_nodes_are_back_after_a_restart() {
+    nodes_are_back(1_000, Duration::from_secs(15));
+}
+
+/// SIGTERM for ten nodes, one after the other, under load: what runs is finished, what is not started goes elsewhere,
+/// and no call is lost.
+#[test]
+fn a_rolling_restart_loses_no_call() {
+    const NODES: usize = 10;
+    let world = World::new();
+    let name = |number: usize| format!("node-{number}");
+    let mut nodes: Vec<_> = (0..NODES).map(|number| world.callee(&name(number))).collect();
+    let g = world.caller();
+    let over = AtomicBool::new(false);
+    let history = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (g, over, history) = (&g, &over, &history);
+            scope.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    let calls: Vec<_> = (0..25)
+                        .map(|at| {
+                            let call = nonce();
+                            let millis = call % 20;
+                            (
+                                call,
+                                match (thread + at) % 4 {
+                                    0 => g.call.work(call) & BG,
+                                    1 => g.call.work_async(call) & BG,
+                                    2 => g.call.slow(call, millis) & BG,
+                                    _ => g.call.slow_async(call, millis) & BG,
+                                },
+                            )
+                        })
+                        .collect();
+                    let outcomes = calls.iter().map(|(call, result)| (*call, result.outcome()));
+                    history.lock().unwrap().extend(outcomes);
+                }
+            });
+        }
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let _over = Over(&over);
+        for (number, node) in nodes.iter_mut().enumerate() {
+            let before = history.lock().unwrap().len();
+            until("there is load", || history.lock().unwrap().len() > before + 200);
+            node.terminate();
+            assert!(node.exit().success(), "{number}");
+            node.line("stopped");
+            *node = world.callee(&name(number));
+        }
+    });
+    let history = history.into_inner().unwrap();
+    let executions = world.executions();
+    for (call, outcome) in &history {
+        assert_eq!(outcome.as_ref().ok(), Some(call), "{outcome:?}");
+        assert_eq!(executions[call], 1, "{call}");
+    }
+    println!("{} calls in a rolling restart of {NODES} nodes, none lost", history.len());
+}
+
+/// A callee that dies after it has done the work and before it answers: it was done once, and the caller is told that it
+/// may have been. So it is with a stack that overflows, which ends the process, too.
+#[test]
+fn a_callee_that_dies_when_it_is_done_has_done_it_once() {
+    let world = World::new();
+    let g = world.caller();
+    let first = world.callee("callee");
+    let call = nonce();
+    let error = (g.call.dies(call) & FG).unwrap_err();
+    assert!(matches!(&error, Error::RemoteStopped { .. }) && error.may_have_executed(), "{error:?}");
+    drop(first);
+    let second = world.callee("callee");
+    // Whoever sent it again would send it to this one.
+    let other = nonce();
+    assert_eq!((g.call.work(other) & FG).unwrap(), other);
+    assert_eq!((world.count("run", call), world.count("run", other)), (1, 1));
+
+    let call = nonce();
+    let error = (g.call.overflows(call) & FG).unwrap_err();
+    assert!(matches!(&error, Error::RemoteStopped { .. }), "{error:?}");
+    second.line("has overflowed its stack");
+    assert_eq!(world.count("run", call), 1);
+}
+
+/// A thousand panics among other calls: each is one failed call, and nothing is lost or left behind.
+#[test]
+fn a_thousand_panics_are_a_thousand_failed_calls() {
+    let world = World::new();
+    let callee = world.callee("callee");
+    let g = world.caller();
+    let storm = |count: u64| {
+        let calls: Vec<_> =
+            (0..count).map(|_| (g.call.panics(nonce(), "boom") & BG, g.call.work(nonce()) & BG)).collect();
+        for (panics, works) in calls {
+            let Err(Error::Remote(error)) = panics.outcome() else { panic!("{panics:?}") };
+            let error: &RemoteError = &error;
+            assert!(error.to_string().contains("boom"), "{error}");
+            works.outcome().unwrap();
+        }
+        roles::resident_kib(&callee.id().to_string(), "VmRSS")
+    };
+    storm(200);
+    let before = storm(1_000);
+    let after = storm(1_000);
+    println!("{before} KiB before a thousand panics, {after} KiB after");
+    assert!(after < before + 16 * 1024, "{before} KiB, then {after} KiB");
+}

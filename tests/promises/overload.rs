@@ -1,0 +1,271 @@
+//! More than anybody can take: it is bounded, refused with an error, and over when it is over.
+//!
+//! What takes long at full size is `#[ignore]`d, and its command stands in docs/FAULTS.md.
+
+use std::{
+    fs,
+    net::TcpStream,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use daffi::{Address, BG, Error, FG, Global, Limits};
+
+use crate::{
+    crowds::percentile,
+    roles::{self, Callee},
+    support::{Outcome, Process, World, nonce, until},
+};
+
+/// As many nodes in a process of their own, named `herd-0` and so on.
+fn herd(world: &World, count: usize) -> Process {
+    let herd = world.child("herd", "herd", &[(roles::COUNT, &count.to_string())]);
+    herd.line("ready");
+    herd
+}
+
+/// The most memory that the controller has had, in MiB.
+fn controller_peak_mib(world: &World) -> u64 {
+    roles::resident_kib(&world.controller().id().to_string(), "VmHWM") / 1024
+}
+
+/// One consumer that does not read, and ninety-nine that do: these do not notice.
+#[test]
+fn one_frozen_consumer_among_a_hundred_holds_up_nobody() {
+    let world = World::new();
+    let _herd = herd(&world, 99);
+    let frozen = world.callee("frozen");
+    let g = world.caller();
+    let round = || {
+        let mut times: Vec<_> = (0..99 * 10)
+            .map(|number| {
+                let begun = Instant::now();
+                let call = g.call.work(number).on(format!("herd-{}", number % 99));
+                assert_eq!(call.fg().unwrap(), number);
+                begun.elapsed()
+            })
+            .collect();
+        (percentile(&mut times, 0.5), percentile(&mut times, 0.99))
+    };
+    round();
+    let before = round();
+    frozen.freeze();
+    // More than it is allowed to have waiting.
+    let offered: Vec<_> = (0..300).map(|_| g.call.echo(nonce(), &[7; 60_000]) & BG.on("frozen")).collect();
+    until("what is too much is refused", || {
+        offered.iter().any(|result| {
+            matches!(result.get_timeout(Duration::ZERO), Err(Error::Overloaded { node }) if node == "frozen")
+        })
+    });
+    let meanwhile = round();
+    println!("p50 and p99 of calls to the others: {before:?} before, {meanwhile:?} with a frozen one");
+    frozen.thaw();
+    let told = offered.into_iter().map(|result| result.outcome());
+    let (taken, refused): (Vec<_>, Vec<_>) = told.partition(Result::is_ok);
+    assert!(!taken.is_empty() && !refused.is_empty());
+    for error in refused {
+        assert!(matches!(&error, Err(Error::Overloaded { .. })), "{error:?}");
+    }
+}
+
+/// Frozen consumers that are offered so much in all: what waits for them is bounded for all of them together, and what
+/// is too much is refused. Gives the controller's peak.
+fn offered_to_the_frozen(world: &World, consumers: usize, bytes: u64) -> u64 {
+    const PIECE: usize = 60_000;
+    /// No more than the caller's own way to the controller takes.
+    const AT_A_TIME: usize = 100;
+    let herd = herd(world, consumers);
+    let limits = Limits { heartbeat: world.heartbeat, calls_in_flight_max: 1 << 20, ..Limits::default() };
+    let g = world.builder("caller").limits(limits).start().unwrap();
+    herd.freeze();
+    let pieces = bytes / PIECE as u64;
+    let payload = vec![7; PIECE];
+    let mut waiting = Vec::new();
+    let mut refused = 0;
+    for first in (0..pieces).step_by(AT_A_TIME) {
+        let calls: Vec<_> = (first..(first + AT_A_TIME as u64).min(pieces))
+            .map(|piece| {
+                let consumer = format!("herd-{}", piece % consumers as u64);
+                (piece, g.call.serial_answered(piece, &payload) & BG.on(consumer))
+            })
+            .collect();
+        // The controller answers questions in their turn: what came before has been put somewhere, or refused.
+        g.processes().unwrap();
+        for (piece, call) in calls {
+            match call.get_timeout(Duration::ZERO) {
+                Err(Error::Overloaded { .. }) => refused += 1,
+                Err(Error::Timeout { .. }) => waiting.push((piece, call)),
+                other => panic!("{piece}: {other:?}"),
+            }
+        }
+    }
+    let peak = controller_peak_mib(world);
+    println!(
+        "{consumers} frozen consumers were offered {} MiB in {pieces} calls: {refused} refused, {} waiting, \
+         the controller's peak is {peak} MiB",
+        bytes >> 20,
+        waiting.len()
+    );
+    assert!(refused > 0 && !waiting.is_empty());
+    // And what it took, it delivers.
+    herd.thaw();
+    for (piece, call) in waiting {
+        assert_eq!(call.outcome().unwrap(), piece);
+    }
+    let call = nonce();
+    assert_eq!((g.call.work(call) & FG.on("herd-0")).unwrap(), call);
+    peak
+}
+
+#[test]
+fn frozen_consumers_are_bounded_together() {
+    let world = World::with(&["--queue-max", "512KiB", "--queue-total-max", "4MiB", "--heartbeat", "1m"]);
+    let peak = offered_to_the_frozen(&world, 20, 48 << 20);
+    assert!(peak < 32, "{peak} MiB");
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture ten_gigabytes`
+#[test]
+#[ignore = "10 GB take their time"]
+fn a_hundred_frozen_consumers_are_offered_ten_gigabytes() {
+    let world = World::with(&["--heartbeat", "1m"]);
+    let peak = offered_to_the_frozen(&world, 100, 10_000_000_000);
+    assert!(peak < 400, "{peak} MiB");
+}
+
+/// Calls that wait for an answer that never comes: each expires in time, and then nothing of them is left, neither at the
+/// caller, nor at the callee, nor at the controller.
+fn pending_calls_expire(count: usize, timeout: Duration) {
+    let world = World::new();
+    let held_max = (2 * count).to_string();
+    let callee = world.child("callee", "callee", &[(roles::HELD_MAX, &held_max)]);
+    callee.line("ready");
+    let kib = |process: &Process| roles::resident_kib(&process.id().to_string(), "VmRSS");
+    let millis = timeout.as_millis().to_string();
+    let settings = [(roles::COUNT, count.to_string()), (roles::TIMEOUT, millis)];
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let round = || {
+        let mut caller = world.child("pending", "pending", &settings);
+        assert!(caller.exit().success());
+        let line = caller.line("expired ");
+        assert!(!caller.said("unexpected"));
+        (line, kib(world.controller()), kib(&callee))
+    };
+    let (_, controller_before, callee_before) = round();
+    let (line, controller_after, callee_after) = round();
+    println!(
+        "{line}; KiB of the controller {controller_before}, then {controller_after}; of the callee \
+         {callee_before}, then {callee_after}"
+    );
+    let words: Vec<&str> = line.split(' ').collect();
+    let number = |after: &str, at: usize| -> u64 {
+        let from = words.iter().position(|word| *word == after).unwrap();
+        words[from + at].parse().unwrap()
+    };
+    assert_eq!(number("expired", 1), count as u64);
+    // On a machine that has time, it is within 100 ms.
+    assert!(number("late_ms", 1) < 3_000, "{line}");
+    let (before, after) = (number("kib", 1), number("kib", 3));
+    assert!(after < before + before / 10 + 8 * 1024, "{line}");
+    assert_eq!(number("threads", 1), number("threads", 2), "{line}");
+    for (before, after) in [(controller_before, controller_after), (callee_before, callee_after)] {
+        assert!(after < before + before / 10 + 8 * 1024, "{before} KiB, then {after} KiB");
+    }
+}
+
+#[test]
+fn ten_thousand_pending_calls_expire() {
+    pending_calls_expire(10_000, Duration::from_secs(2));
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture hundred_thousand`
+#[test]
+#[ignore = "a hundred thousand take their time without optimization"]
+fn a_hundred_thousand_pending_calls_expire() {
+    pending_calls_expire(100_000, Duration::from_secs(5));
+}
+
+/// No descriptors are left for another connection: the controller goes on, does not spin, and lets others in as soon as
+/// there are some again.
+#[test]
+fn a_controller_without_descriptors_goes_on() {
+    let world = World::over_tcp_with_descriptors(64);
+    let Address::Tcp { host, port } = &world.address else { unreachable!() };
+    let g = world.caller();
+    let callee = world.callee("callee");
+    let strangers: Vec<_> = (0..80).map(|_| TcpStream::connect((host.as_str(), *port)).unwrap()).collect();
+    world.controller().line("cannot accept connections for now");
+    // Who is in already does not notice.
+    let call = nonce();
+    assert_eq!((g.call.work(call) & FG).unwrap(), call);
+    let (before, begun) = (cpu_ticks(world.controller()), Instant::now());
+    while begun.elapsed() < Duration::from_secs(1) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let spent = cpu_ticks(world.controller()) - before;
+    println!("{spent} ticks of 10 ms in {:?} without descriptors", begun.elapsed());
+    // One that spins has a hundred in a second.
+    assert!(spent < 30, "{spent} ticks of 10 ms in {:?}", begun.elapsed());
+    drop(strangers);
+    let begun = Instant::now();
+    let late = world.builder("late").start().unwrap();
+    println!("a node was let in {:?} after there were descriptors again", begun.elapsed());
+    assert_eq!((late.call.who() & FG).unwrap(), "callee");
+    drop(callee);
+}
+
+/// How much CPU a process has had, in hundredths of a second.
+fn cpu_ticks(process: &Process) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// A small call's time while 64 MiB travel on the same link, next to what it is when nothing else does.
+#[test]
+fn small_calls_pass_large_ones() {
+    let world = World::new();
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    let measure = |g: &Global, count: u64| {
+        let mut times: Vec<_> = (0..count)
+            .map(|_| {
+                let begun = Instant::now();
+                (g.call.work(nonce()) & FG).unwrap();
+                begun.elapsed()
+            })
+            .collect();
+        (percentile(&mut times, 0.5), percentile(&mut times, 0.99))
+    };
+    measure(&g, 200);
+    let idle = measure(&g, 500);
+    let large = vec![7; 60 << 20];
+    let flowing = AtomicUsize::new(0);
+    let busy = thread::scope(|scope| {
+        let (g, large, flowing) = (&g, &large, &flowing);
+        scope.spawn(move || {
+            for _ in 0..3 {
+                assert!((g.call.echo(nonce(), large) & FG).unwrap() == *large);
+                flowing.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let mut times = Vec::new();
+        while flowing.load(Ordering::SeqCst) < 3 {
+            let begun = Instant::now();
+            (g.call.work(nonce()) & FG).unwrap();
+            times.push(begun.elapsed());
+        }
+        assert!(times.len() > 10, "only {} small calls passed three large ones", times.len());
+        (percentile(&mut times, 0.5), percentile(&mut times, 0.99))
+    });
+    println!("p50 and p99 of small calls: {idle:?} when idle, {busy:?} beside payloads of 60 MiB");
+}
+
+/// A program that runs with no more descriptors than this.
+pub fn with_descriptors(count: usize, program: &std::path::Path) -> Command {
+    let mut command = Command::new("bash");
+    command.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\"")).arg(program);
+    command
+}
