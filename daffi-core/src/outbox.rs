@@ -1,19 +1,15 @@
 //! The sending side of a connection, shared by every thread that has frames for it.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-};
-
-use parking_lot::Mutex;
+use std::{io, sync::Arc};
 
 use crate::{
     controller::{FramePort, PortError},
     frame::Frame,
     queue::{Lane, OutQueue},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     transport::Stream,
 };
 

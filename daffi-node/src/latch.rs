@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 /// A value that arrives once.
 pub(crate) struct Latch<T> {

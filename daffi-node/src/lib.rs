@@ -57,6 +57,7 @@ pub use scheduled_task::{ScheduledTask, TaskState, TaskStatus};
 mod settling;
 mod singleton;
 mod streams;
+mod sync;
 
 pub use daffi_core::{Error, RemoteError, Result};
 

@@ -3,7 +3,6 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -16,10 +15,15 @@ use daffi_core::{
     payload::Codec,
     signature::Signature,
 };
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use crate::latch::Latch;
+use crate::{
+    latch::Latch,
+    sync::{
+        Mutex,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+};
 
 /// A call in flight.
 #[derive(Debug)]

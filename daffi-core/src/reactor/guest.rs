@@ -5,15 +5,16 @@
 //! but such threads depends on the reactor, its own thread rests, and whoever waits leads. Between two such visits
 //! nobody leads: for so short a time that it does no harm, after which the reactor's own thread is back.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     CURRENT, Handle, Shared,
     driver::{Driver, Stay, survive},
     lead::{Lead, Role, State},
+};
+use crate::sync::{
+    atomic::{AtomicBool, Ordering},
+    thread_local,
 };
 
 /// How often the thread that rests looks whether there are guests still. Up to twice that passes until it leads again.
