@@ -19,7 +19,7 @@ use crate::sync::{
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// After how many looks without any work the thread that stands by goes to sleep.
-const LOOKS_WITHOUT_WORK: u32 = 200;
+const LOOKS_WITHOUT_WORK: u32 = if cfg!(all(test, shuttle)) { 0 } else { 200 };
 
 /// Which thread leads, and who would take over.
 #[derive(Debug, Default)]
@@ -239,3 +239,6 @@ impl Lead {
         self.signal.notify_all();
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
