@@ -245,3 +245,6 @@ impl FramePort for Outbox {
         self.finish();
     }
 }
+
+#[cfg(all(test, shuttle))]
+pub(crate) mod interleavings;

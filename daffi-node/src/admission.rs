@@ -159,6 +159,9 @@ impl fmt::Debug for Admission {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;

@@ -181,6 +181,9 @@ impl<T> fmt::Debug for Latch<T> {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, thread, time::Duration};

@@ -46,3 +46,6 @@ impl Bell {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
