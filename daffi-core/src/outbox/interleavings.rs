@@ -9,7 +9,7 @@ use daffi_test_sync::shuttle::{self, thread};
 use super::*;
 use crate::{limits::FRAME_BYTES_MAX, sync::Condvar, transport::Stream};
 
-const RUNS: usize = 5_000;
+const RUNS: usize = 3_000;
 
 /// A kernel's side of a socket, with room for less than two frames.
 #[derive(Debug, Default)]

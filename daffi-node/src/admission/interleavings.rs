@@ -10,7 +10,7 @@ use daffi_test_sync::shuttle::{self, thread};
 use super::*;
 use crate::outgoing::Ask;
 
-const RUNS: usize = 5_000;
+const RUNS: usize = 3_000;
 
 /// A node's side of it: as many calls as there are threads, one place.
 #[derive(Debug)]
@@ -88,6 +88,28 @@ fn all_calls_get_in_one_by_one() {
             thread.join().unwrap();
         }
         assert_eq!(calls.begun.load(SeqCst), 3);
+        calls.assert_idle();
+    };
+    shuttle::check_random(run, RUNS);
+    shuttle::check_pct(run, RUNS, 3);
+}
+
+#[test]
+fn a_call_that_is_given_up_does_not_wait() {
+    let run = || {
+        let calls = Calls::new(false);
+        let call = |pending| Admitted { pending, id: CallId(1), call: Outgoing::ask(Ask::Processes, "") };
+        let Entry::Now(first, _) = calls.admission.enter(call(pending())) else { panic!("there is a place") };
+        assert!(first.pending.admit());
+        let given_up = pending();
+        let enters = {
+            let (calls, given_up) = (calls.clone(), given_up.clone());
+            thread::spawn(move || calls.call(&given_up))
+        };
+        calls.end(&given_up);
+        enters.join().unwrap();
+        assert_eq!(calls.admission.queued.lock().len(), 0, "it waits for a place that it does not want");
+        calls.end(&first.pending);
         calls.assert_idle();
     };
     shuttle::check_random(run, RUNS);

@@ -2,7 +2,8 @@
 //!
 //! That these find mistakes was seen with each of these planted: `stand_by` takes the lead without ending the step;
 //! `step_aside` gives the lead away without ending it; `take_lead` leaves `watched` up; `be_watched` does not signal;
-//! `resign` lets every thread stand by.
+//! `stand_by` goes to sleep without looking once more; `step` asks to be watched before it has begun. The last two were
+//! in the code, in which a callback that blocked could hold up everything.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +17,7 @@ use daffi_test_sync::shuttle::{self, thread};
 
 use super::*;
 
-const RUNS: usize = 3_000;
+const RUNS: usize = 2_000;
 
 /// A piece of work.
 #[derive(Clone, Copy)]
