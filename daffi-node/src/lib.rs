@@ -61,5 +61,9 @@ mod sync;
 
 pub use daffi_core::{Error, RemoteError, Result};
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[doc(hidden)]
 pub mod private;
