@@ -27,6 +27,7 @@ pub mod payload;
 mod queue;
 pub mod reactor;
 pub mod signature;
+mod sync;
 pub mod transport;
 
 /// What macros of this crate expand to. Not part of the API.

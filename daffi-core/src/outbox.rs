@@ -1,19 +1,15 @@
 //! The sending side of a connection, shared by every thread that has frames for it.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-};
-
-use parking_lot::Mutex;
+use std::{io, sync::Arc};
 
 use crate::{
     controller::{FramePort, PortError},
     frame::Frame,
     queue::{Lane, OutQueue},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     transport::Stream,
 };
 
@@ -370,3 +366,5 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 }
+#[cfg(all(test, shuttle))]
+pub(crate) mod interleavings;

@@ -4,6 +4,9 @@
 //! [`Handle::wait`]. Other threads hand over connections, listeners and services, and wake
 //! it; frames they write themselves, through the [`Outbox`].
 
+mod bell;
+use bell::Bell;
+
 mod driver;
 use driver::{Driver, Patience, Stay, survive};
 
@@ -81,10 +84,7 @@ struct Shared {
     driver: Mutex<Option<Driver>>,
     registry: Registry,
     waker: Waker,
-    /// The thread is, or is about to be, waiting in `poll`.
-    sleeping: AtomicBool,
-    /// Somebody wants a turn.
-    woken: AtomicBool,
+    bell: Bell,
     stopped: AtomicBool,
     /// `None` once everything is closed: what would wait for ever here might keep the reactor alive itself.
     commands: Mutex<Option<Vec<Command>>>,
@@ -130,8 +130,7 @@ impl Reactor {
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
             driver: Mutex::new(Some(Driver::new(poll, patience))),
-            sleeping: AtomicBool::new(false),
-            woken: AtomicBool::new(false),
+            bell: Bell::default(),
             stopped: AtomicBool::new(false),
             commands: Mutex::new(Some(Vec::new())),
             token: AtomicUsize::new(WAKE.0 + 1),
@@ -212,7 +211,7 @@ impl Handle {
 
     /// Lets every service have a turn soon. Cheap while the thread is busy.
     pub fn wake(&self) {
-        self.shared.woken.store(true, Ordering::SeqCst);
+        self.shared.bell.mark();
         if self.shared.lead.is_vacant() {
             self.shared.lead.call();
         } else {
@@ -223,7 +222,7 @@ impl Handle {
     /// The same, within a few milliseconds: while the last one to lead was a guest, it may be about to lead again.
     pub fn wake_soon(&self) {
         if self.is_vacant() {
-            self.shared.woken.store(true, Ordering::SeqCst);
+            self.shared.bell.mark();
         } else {
             self.wake();
         }
@@ -285,11 +284,11 @@ impl Handle {
 impl Shared {
     /// Makes the thread that leads return from waiting.
     fn rouse(&self) {
-        if self.sleeping.swap(false, Ordering::SeqCst)
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::error!(%error, "cannot wake the I/O thread");
-        }
+        self.bell.rouse(|| {
+            if let Err(error) = self.waker.wake() {
+                tracing::error!(%error, "cannot wake the I/O thread");
+            }
+        });
     }
 
     /// Starts a thread of the reactor.
@@ -313,8 +312,7 @@ impl Shared {
         self.lead.begin();
         let mut services = self.driver.lock().as_ref().map(Driver::services).unwrap_or_default();
         loop {
-            // Whoever wakes the thread from here on wants more than the work and the turn that begin now.
-            self.woken.store(false, Ordering::SeqCst);
+            self.bell.answer();
             for service in services.iter() {
                 survive(|| service.work());
                 if !self.lead.leads() {

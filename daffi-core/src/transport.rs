@@ -18,6 +18,9 @@ pub enum Stream {
     /// Over a UNIX socket.
     #[cfg(unix)]
     Unix(mio::net::UnixStream),
+    /// What tests that shuttle schedules write to.
+    #[cfg(all(test, shuttle))]
+    Model(std::sync::Arc<crate::outbox::interleavings::Pipe>),
 }
 
 /// A listening socket, non-blocking.
@@ -40,6 +43,9 @@ macro_rules! each {
             $kind::Tcp($inner) => $do,
             #[cfg(unix)]
             $kind::Unix($inner) => $do,
+            #[cfg(all(test, shuttle))]
+            #[allow(unreachable_patterns, reason = "listeners have no such variant")]
+            _ => unreachable!("a model is written to and closed, and nothing else"),
         }
     };
 }
@@ -97,12 +103,20 @@ impl Stream {
 
     /// Ends both directions; a reader sees the end, also on another thread.
     pub fn shutdown(&self) {
+        #[cfg(all(test, shuttle))]
+        if let Self::Model(pipe) = self {
+            return pipe.close();
+        }
         // A peer that closed first makes this fail, which is what was wanted.
         let _ = each!(self, Self, stream => stream.shutdown(Shutdown::Both));
     }
 
     /// Ends the writing direction: the peer sees the end after what was written.
     pub fn shutdown_write(&self) {
+        #[cfg(all(test, shuttle))]
+        if let Self::Model(pipe) = self {
+            return pipe.end();
+        }
         let _ = each!(self, Self, stream => stream.shutdown(Shutdown::Write));
     }
 
@@ -119,6 +133,10 @@ impl Stream {
     /// # Errors
     /// As [`Write::write_vectored`]; `WouldBlock` if it takes nothing now.
     pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        #[cfg(all(test, shuttle))]
+        if let Self::Model(pipe) = self {
+            return pipe.write(slices);
+        }
         match slices {
             [one] => each!(self, Self, stream => (&*stream).write(one)),
             many => each!(self, Self, stream => (&*stream).write_vectored(many)),
@@ -134,6 +152,8 @@ impl Stream {
                 socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
                 socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)
             }
+            #[cfg(all(test, shuttle))]
+            Self::Model(_) => Ok(()),
         }
     }
 }

@@ -1,17 +1,16 @@
 //! How many calls are in flight, and those that wait until fewer are. Pure: sending is somebody else's.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use crate::{
+    in_flight::CallId,
+    outgoing::Outgoing,
+    pending::Pending,
     sync::{
-        Arc,
+        Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
-
-use parking_lot::Mutex;
-
-use crate::{in_flight::CallId, outgoing::Outgoing, pending::Pending};
 
 /// Lets so many calls in at once; the others wait in order.
 pub(crate) struct Admission {
@@ -159,6 +158,9 @@ impl fmt::Debug for Admission {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 /// A value that arrives once.
 pub(crate) struct Latch<T> {
@@ -180,6 +180,9 @@ impl<T> fmt::Debug for Latch<T> {
         f.debug_struct("Latch").field("set", &self.is_set()).finish()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

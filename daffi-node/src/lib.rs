@@ -57,8 +57,13 @@ pub use scheduled_task::{ScheduledTask, TaskState, TaskStatus};
 mod settling;
 mod singleton;
 mod streams;
+mod sync;
 
 pub use daffi_core::{Error, RemoteError, Result};
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 #[doc(hidden)]
 pub mod private;

@@ -3,7 +3,6 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -16,10 +15,15 @@ use daffi_core::{
     payload::Codec,
     signature::Signature,
 };
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use crate::latch::Latch;
+use crate::{
+    latch::Latch,
+    sync::{
+        Mutex,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+};
 
 /// A call in flight.
 #[derive(Debug)]
@@ -155,7 +159,8 @@ impl Assembly {
     /// More or less came than was announced.
     pub(crate) fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Payload>, &'static str> {
         let length = self.received + chunk.body.len();
-        if length > self.total || (!chunk.more && length < self.total) {
+        let fits = if chunk.more { length < self.total } else { length == self.total };
+        if !fits {
             return Err("its size is not the announced one");
         }
         self.received = length;
@@ -292,6 +297,10 @@ impl Pending {
                 Gathering::One(_) if !reply.more => return Step::Finish(Ok(Answer::One(whole()))),
                 Gathering::One(assembly) => *assembly = Some(Box::new(begun())),
                 Gathering::Broadcast { targets: Some(parts), .. } if reply.more => {
+                    // One of a node that was not asked would be kept for nobody.
+                    if !matches!(parts.answers.get(reply.part as usize), Some(None)) {
+                        return Step::Wait(Progress::Open);
+                    }
                     // The others' results are wanted, and only all of them can be cancelled.
                     let exceeding = || Assembly::exceeding(reply.total, reply.body.as_slice());
                     parts.assemblies.insert(reply.part, if exceeds { exceeding() } else { begun() });

@@ -45,7 +45,7 @@ struct Stream {
 }
 
 /// How many bytes of one link's large payloads are on their way, so that they fit the queue of a peer behind it.
-const LINK_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
+pub(crate) const LINK_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
 impl Streams {
     /// Goes on with a payload whose first frame, with `CHUNK_BYTES` of it, is sent.

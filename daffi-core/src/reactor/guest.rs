@@ -5,16 +5,14 @@
 //! but such threads depends on the reactor, its own thread rests, and whoever waits leads. Between two such visits
 //! nobody leads: for so short a time that it does no harm, after which the reactor's own thread is back.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     CURRENT, Handle, Shared,
     driver::{Driver, Stay, survive},
     lead::{Lead, Role, State},
 };
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// How often the thread that rests looks whether there are guests still. Up to twice that passes until it leads again.
 const REST: Duration = Duration::from_millis(1);
@@ -94,7 +92,7 @@ impl Handle {
         let may_lead = CURRENT.get() == 0;
         let rouse = || {
             // It may be on its way into the wait.
-            shared.woken.store(true, Ordering::SeqCst);
+            shared.bell.mark();
             shared.rouse();
         };
         match shared.lead.visit(may_lead, rouse) {
@@ -123,7 +121,7 @@ impl Shared {
         impl Drop for Visit<'_> {
             fn drop(&mut self) {
                 CURRENT.set(0);
-                self.0.lead.leave(|| self.0.woken.load(Ordering::SeqCst));
+                self.0.lead.leave(|| self.0.bell.is_marked());
             }
         }
         CURRENT.set(self.address());
@@ -135,7 +133,7 @@ impl Shared {
             && self.lead.guests.welcome.load(Ordering::SeqCst)
             && deadline.is_none_or(|deadline| Instant::now() < deadline)
         {
-            self.woken.store(false, Ordering::SeqCst);
+            self.bell.answer();
             for service in services.iter() {
                 survive(|| service.work());
             }

@@ -5,22 +5,21 @@
 //! thread that stands by takes the lead, and the one that was held up is an ordinary thread from then on. So nothing
 //! that a callback does stops heartbeats or other calls for longer than [`PATIENCE`].
 
-use std::{
-    cell::Cell,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{cell::Cell, time::Duration};
 
 use super::guest::Guests;
-
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{
+    Condvar, Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    thread_local,
+};
 
 /// How long a piece of work may take before another thread takes the lead; up to twice that, since it is looked at
 /// once in so long.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// After how many looks without any work the thread that stands by goes to sleep.
-const LOOKS_WITHOUT_WORK: u32 = 200;
+const LOOKS_WITHOUT_WORK: u32 = if cfg!(all(test, shuttle)) { 0 } else { 200 };
 
 /// Which thread leads, and who would take over.
 #[derive(Debug, Default)]
@@ -240,3 +239,6 @@ impl Lead {
         self.signal.notify_all();
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

@@ -1,6 +1,7 @@
 //! The exact bytes of every kind of frame. They change with the protocol's version and never else.
 
 use super::*;
+use crate::frame::layout::{ask as asks, flag};
 
 /// What a frame says, as [`describe`] puts it, and its bytes. The head is on a line of its own.
 pub(super) const GOLDEN: &[(&str, &str)] = &[
@@ -279,6 +280,26 @@ fn every_kind_is_here() {
     let mut kinds: Vec<_> = samples().iter().map(|bytes| bytes[4]).collect();
     kinds.dedup();
     assert_eq!(kinds, (1..=16).collect::<Vec<_>>());
+}
+
+/// So are every question and every flag, with and without.
+#[test]
+fn every_question_and_flag_is_here() {
+    let samples = samples();
+    let asked = |question| samples.iter().any(|bytes| bytes[4] == kind::ASK && bytes[HEAD_BYTES] == question);
+    assert!((asks::WAIT_PROCESS..=asks::TASK_STATUS).all(asked));
+    for (kind, flags) in [
+        (kind::REGISTER, &[flag::MORE][..]),
+        (kind::REQUEST, &[flag::MORE, flag::ONE_WAY, flag::BROADCAST]),
+        (kind::REPLY, &[flag::MORE]),
+        (kind::CHUNK, &[flag::MORE, flag::REPLY]),
+        (kind::CREDIT, &[flag::REPLY]),
+    ] {
+        for flag in flags {
+            let has = |set| samples.iter().any(|bytes| bytes[4] == kind && (bytes[5] & flag != 0) == set);
+            assert!(has(true) && has(false), "kind {kind}, flag {flag}");
+        }
+    }
 }
 
 /// A body is a slice of the buffer that the frame came in, not a copy.

@@ -256,6 +256,19 @@ fn random_bytes_never_panic() {
 }
 
 #[test]
+fn frames_with_any_one_bit_flipped_never_panic() {
+    for sample in samples() {
+        for bit in 0..sample.len() * 8 {
+            let mut bytes = sample.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(Some((frame, _))) = Frame::decode(&bytes.into(), 0, FRAME_BYTES_MAX) {
+                look_at(&frame);
+            }
+        }
+    }
+}
+
+#[test]
 fn frames_with_flipped_bits_never_panic() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let samples = samples();

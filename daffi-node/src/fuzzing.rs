@@ -1,0 +1,114 @@
+//! What fuzz targets reach of this crate: payloads in chunks, on their way in and out. Not part of the API.
+
+use bytes::Bytes;
+use daffi_core::{
+    Result,
+    controller::PortError,
+    frame::{Chunk, Frame},
+};
+
+use crate::{
+    pending::{Answer, Assembly, Pending, Progress},
+    streams::{StreamId, Streams},
+};
+
+/// The link's window for all payloads that it sends.
+pub const LINK_WINDOW_BYTES: usize = crate::streams::LINK_WINDOW_BYTES;
+
+/// Payloads that are being sent.
+#[derive(Debug, Default)]
+pub struct Sending(Streams);
+
+impl Sending {
+    /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent.
+    pub fn start(&self, call: u64, reply: bool, body: &Bytes) {
+        self.0.start(StreamId { call, reply }, body);
+    }
+
+    /// The receiver takes `bytes` more.
+    pub fn credit(&self, call: u64, reply: bool, bytes: u32) {
+        self.0.credit(StreamId { call, reply }, bytes);
+    }
+
+    /// Nobody wants the rest of it.
+    pub fn cancel(&self, call: u64, reply: bool) {
+        self.0.cancel(StreamId { call, reply });
+    }
+
+    /// Sends what may be sent.
+    pub fn pump(&self, has_room: impl Fn() -> bool, send: impl Fn(&Frame<'_>) -> Result<(), PortError>) {
+        self.0.pump(has_room, send);
+    }
+
+    /// Whether any payload is being sent.
+    pub fn is_active(&self) -> bool {
+        self.0.is_active()
+    }
+}
+
+/// Arguments that come in chunks, at the callee.
+#[derive(Debug)]
+pub struct Arguments(Assembly);
+
+impl Arguments {
+    /// `total` bytes of which the first came.
+    pub fn new(total: u32, first: &[u8]) -> Self {
+        Self(Assembly::new(0, total, first))
+    }
+
+    /// Adds what came; gives them when they are whole.
+    ///
+    /// # Errors
+    /// More or less came than was announced.
+    pub fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Bytes>, &'static str> {
+        Ok(self.0.add(chunk)?.map(|payload| payload.body))
+    }
+
+    /// How many bytes more may be sent, if it is time to say so.
+    pub fn take_credit(&mut self) -> Option<u32> {
+        self.0.take_credit()
+    }
+}
+
+/// What comes back of a call, at its caller.
+#[derive(Debug)]
+pub struct Results {
+    pending: Pending,
+    limit: u64,
+}
+
+impl Results {
+    /// Of a call to one node, or to several; of so many bytes at most.
+    pub fn new(broadcast: bool, limit: u64) -> Self {
+        let callback = "f".into();
+        let pending = match broadcast {
+            true => Pending::broadcast(callback, None, true),
+            false => Pending::new(callback, None),
+        };
+        Self { pending, limit }
+    }
+
+    /// Takes a frame; gives the credit that is to be sent for it.
+    pub fn take(&self, frame: Frame<'_>) -> Option<u32> {
+        let progress = match frame {
+            Frame::Reply(reply) => self.pending.reply(&reply, self.limit),
+            Frame::Chunk(chunk) => self.pending.chunk(&chunk, self.limit),
+            Frame::Failure(failure) => self.pending.failure(failure),
+            Frame::Targets(targets) => self.pending.targets(&targets).ok()?,
+            _ => return None,
+        };
+        match progress {
+            Progress::Credit(bytes) => Some(bytes),
+            Progress::Done | Progress::Open | Progress::Refused => None,
+        }
+    }
+
+    /// The outcome, if there is one: the one result, or that of each node.
+    pub fn outcome(&self) -> Option<Result<Vec<Result<Bytes>>>> {
+        let answer = self.pending.outcome.get()?;
+        Some(answer.map(|answer| match answer {
+            Answer::One(payload) => vec![Ok(payload.body)],
+            Answer::Many(parts) => parts.into_values().map(|part| part.map(|part| part.body)).collect(),
+        }))
+    }
+}
