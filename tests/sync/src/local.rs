@@ -18,6 +18,11 @@ impl<T: Copy> LocalCell<T> {
         self.0.with(Cell::get)
     }
 
+    /// Sets this thread's value; gives the one before.
+    pub fn replace(&'static self, value: T) -> T {
+        self.0.with(|cell| cell.replace(value))
+    }
+
     /// Sets this thread's value.
     pub fn set(&'static self, value: T) {
         self.0.with(|cell| cell.set(value));

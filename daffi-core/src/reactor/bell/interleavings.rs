@@ -1,8 +1,7 @@
 //! Threads that ring for the one that leads, in orders that shuttle picks; see `tests/sync`.
 //!
-//! That this finds mistakes was seen with each of these planted: `sleep` looks for a ring before it says that it
-//! sleeps; `ring` looks whether the thread sleeps before it says that it rings; `answer` comes after the look at what
-//! there is to do.
+//! That this finds mistakes was seen with each of these planted: `sleep` looks for a mark before it says that it
+//! sleeps; the thread is roused before the mark is there; `answer` comes after the look at what there is to do.
 
 use std::sync::Arc;
 
@@ -27,7 +26,8 @@ struct Counter {
 impl Counter {
     fn command(&self) {
         *self.commands.lock() += 1;
-        self.bell.ring(|| {
+        self.bell.mark();
+        self.bell.rouse(|| {
             *self.event.lock() = true;
             self.came.notify_one();
         });
