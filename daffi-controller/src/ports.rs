@@ -10,7 +10,7 @@ use bytes::Bytes;
 use daffi_core::{
     controller::{FramePort, PortError},
     frame::Frame,
-    outbox::Outbox,
+    outbox::{Batch, Outbox},
 };
 
 use crate::router::{LogLine, Outbound, PeerId};
@@ -21,7 +21,13 @@ pub(crate) struct Ports {
     /// By [`PeerId::place`].
     slots: Vec<Option<Slot>>,
     inboxes: Vec<Inbox>,
-    work: Work,
+    /// Sockets that there are frames for.
+    gathered: Vec<Gathered>,
+    /// Batches that have been queued, for their memory.
+    spare: Vec<Batch>,
+    finish: Vec<Arc<Outbox>>,
+    /// What is to be logged.
+    log: Vec<LogLine>,
     /// Sockets that were told to end, and when they are ended by force.
     lingering: VecDeque<(Instant, Weak<Outbox>)>,
     /// How many sockets each of the reactors has, told to end or not.
@@ -40,10 +46,18 @@ struct Slot {
 enum Port {
     Socket {
         outbox: Arc<Outbox>,
-        /// It is in the list of those to flush.
-        dirty: bool,
+        /// Where its frames are gathered, if there are any.
+        gathered: Option<usize>,
     },
     Memory,
+}
+
+/// Frames for a socket. They are queued together, because each look at an outbox's lock costs as much as encoding a frame.
+#[derive(Debug)]
+struct Gathered {
+    peer: PeerId,
+    outbox: Arc<Outbox>,
+    batch: Batch,
 }
 
 /// Frames for a node in this process. They wait here because the node may send some in turn, which takes the lock.
@@ -69,11 +83,14 @@ pub(crate) struct Delivery {
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     /// The first one apart, because mostly there is no other and then nothing is allocated.
-    first: Option<(PeerId, Arc<Outbox>)>,
-    more: Vec<(PeerId, Arc<Outbox>)>,
+    first: Option<Arc<Outbox>>,
+    more: Vec<Arc<Outbox>>,
     finish: Vec<Arc<Outbox>>,
     log: Vec<LogLine>,
 }
+
+/// How many batches are kept for their memory: as many as one read of a busy controller fills at once.
+const SPARE_MAX: usize = 16;
 
 /// How long a peer may take to notice that it was told to end.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -83,7 +100,10 @@ impl Ports {
         Self {
             slots: Vec::new(),
             inboxes: Vec::new(),
-            work: Work::default(),
+            gathered: Vec::new(),
+            spare: Vec::new(),
+            finish: Vec::new(),
+            log: Vec::new(),
             lingering: VecDeque::new(),
             open: vec![0; reactors],
             queue_bytes_max,
@@ -91,7 +111,7 @@ impl Ports {
     }
 
     pub(crate) fn add_socket(&mut self, peer: PeerId, outbox: Arc<Outbox>) {
-        self.add(Slot { peer, port: Port::Socket { outbox, dirty: false } });
+        self.add(Slot { peer, port: Port::Socket { outbox, gathered: None } });
     }
 
     pub(crate) fn add_memory(&mut self, peer: PeerId, node: Arc<dyn FramePort>) {
@@ -134,7 +154,7 @@ impl Ports {
     /// Ends a socket once what waits for it has left, or after a while by force.
     pub(crate) fn finish(&mut self, outbox: Arc<Outbox>) {
         self.lingering.push_back((Instant::now() + LINGER, Arc::downgrade(&outbox)));
-        self.work.finish.push(outbox);
+        self.finish.push(outbox);
     }
 
     /// How many sockets were told to end lately.
@@ -156,14 +176,24 @@ impl Ports {
         self.lingering.front().map(|(until, _)| *until)
     }
 
+    /// Queues what was gathered, and gives the sockets to write to.
     pub(crate) fn take_work(&mut self) -> Work {
-        let work = std::mem::take(&mut self.work);
-        for (peer, _) in work.first.iter().chain(&work.more) {
+        let mut work = Work {
+            finish: std::mem::take(&mut self.finish),
+            log: std::mem::take(&mut self.log),
+            ..Work::default()
+        };
+        for Gathered { peer, outbox, mut batch } in self.gathered.drain(..) {
+            outbox.push_all(&mut batch);
+            if self.spare.len() < SPARE_MAX {
+                self.spare.push(batch);
+            }
+            work.flush(outbox);
             let slot = self.slots.get_mut(peer.place()).and_then(Option::as_mut);
-            if let Some(Slot { port: Port::Socket { dirty, .. }, .. }) =
-                slot.filter(|slot| slot.peer == *peer)
+            if let Some(Slot { port: Port::Socket { gathered, .. }, .. }) =
+                slot.filter(|slot| slot.peer == peer)
             {
-                *dirty = false;
+                *gathered = None;
             }
         }
         work
@@ -212,17 +242,14 @@ impl Outbound for Ports {
     fn send(&mut self, to: PeerId, frame: &Frame<'_>, must: bool) -> Result<(), PortError> {
         let slot = self.slots.get_mut(to.place()).and_then(Option::as_mut).filter(|slot| slot.peer == to);
         match slot.map(|slot| &mut slot.port) {
-            Some(Port::Socket { outbox, dirty }) => {
-                if must {
-                    outbox.push(frame)?;
-                } else {
-                    outbox.try_push(frame)?;
-                }
-                if !*dirty {
-                    *dirty = true;
-                    self.work.flush(to, outbox.clone());
-                }
-                Ok(())
+            Some(Port::Socket { outbox, gathered }) => {
+                let at = *gathered.get_or_insert_with(|| {
+                    let batch = self.spare.pop().unwrap_or_default();
+                    self.gathered.push(Gathered { peer: to, outbox: outbox.clone(), batch });
+                    self.gathered.len() - 1
+                });
+                let batch = &mut self.gathered[at].batch;
+                if must { outbox.add(batch, frame) } else { outbox.try_add(batch, frame) }
             }
             Some(Port::Memory) => {
                 let inbox = self.inboxes.iter_mut().find(|inbox| inbox.peer == to);
@@ -251,7 +278,7 @@ impl Outbound for Ports {
     }
 
     fn log(&mut self, line: LogLine) {
-        self.work.log.push(line);
+        self.log.push(line);
     }
 }
 
@@ -262,18 +289,18 @@ impl Inbox {
 }
 
 impl Work {
-    fn flush(&mut self, peer: PeerId, outbox: Arc<Outbox>) {
+    fn flush(&mut self, outbox: Arc<Outbox>) {
         if self.first.is_none() {
-            self.first = Some((peer, outbox));
+            self.first = Some(outbox);
         } else {
-            self.more.push((peer, outbox));
+            self.more.push(outbox);
         }
     }
 
     /// Writes.
     pub(crate) fn run(self) {
         let Self { first, more, finish, log } = self;
-        for (_, outbox) in first.iter().chain(&more) {
+        for outbox in first.iter().chain(&more) {
             outbox.flush();
         }
         for outbox in finish {

@@ -43,6 +43,14 @@ struct State {
     finishing: bool,
 }
 
+/// Frames for one outbox that are going to be queued together, with one look at its lock and budget for all of them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    queue: OutQueue,
+    /// How many bytes waited in the outbox before the first of these frames.
+    before: usize,
+}
+
 /// How many bytes wait in all outboxes that share it, those that are being written included.
 #[derive(Debug)]
 pub struct Budget {
@@ -113,14 +121,67 @@ impl Outbox {
     /// # Errors
     /// The connection is closed, or was closed just now.
     pub fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        match self.push_within(frame, self.must_bytes_max(), usize::MAX) {
-            Err(PortError::Full) => {
-                self.slow.store(true, Ordering::Relaxed);
-                self.close();
-                Err(PortError::Closed)
-            }
-            pushed => pushed,
+        let pushed = self.push_within(frame, self.must_bytes_max(), usize::MAX);
+        pushed.map_err(|error| self.give_up_if_full(error))
+    }
+
+    /// Ends the connection of a peer that has left a frame without room which it must not miss.
+    fn give_up_if_full(&self, error: PortError) -> PortError {
+        if error == PortError::Full {
+            self.slow.store(true, Ordering::Relaxed);
+            self.close();
         }
+        PortError::Closed
+    }
+
+    /// Adds a frame to a batch for this outbox, unless the queue would be at its limit.
+    ///
+    /// # Errors
+    /// The frame was not taken, see [`PortError`].
+    pub fn try_add(&self, batch: &mut Batch, frame: &Frame<'_>) -> Result<(), PortError> {
+        self.add_within(batch, frame, self.bytes_max, self.budget.max)
+    }
+
+    /// Adds a frame that nobody could send again to a batch for this outbox, as [`push`](Self::push) queues it.
+    ///
+    /// # Errors
+    /// The connection is closed, or was closed just now.
+    pub fn add(&self, batch: &mut Batch, frame: &Frame<'_>) -> Result<(), PortError> {
+        let added = self.add_within(batch, frame, self.must_bytes_max(), usize::MAX);
+        added.map_err(|error| self.give_up_if_full(error))
+    }
+
+    /// Queues the frames of a batch, which is empty then. Those for a connection that is closed are dropped.
+    pub fn push_all(&self, batch: &mut Batch) {
+        let mut state = self.state.lock();
+        if state.closed || state.finishing {
+            batch.queue = OutQueue::default();
+        } else {
+            self.budget.used.fetch_add(batch.queue.len(), Ordering::Relaxed);
+            state.queue.append(&mut batch.queue);
+        }
+    }
+
+    fn add_within(
+        &self,
+        batch: &mut Batch,
+        frame: &Frame<'_>,
+        bytes_max: usize,
+        total_max: usize,
+    ) -> Result<(), PortError> {
+        if batch.queue.is_empty() {
+            let state = self.state.lock();
+            if state.closed || state.finishing {
+                return Err(PortError::Closed);
+            }
+            batch.before = state.queue.len() + self.unwritten.load(Ordering::Relaxed);
+        }
+        let added = batch.queue.len();
+        if batch.before + added >= bytes_max || self.budget.used().saturating_add(added) >= total_max {
+            return Err(PortError::Full);
+        }
+        batch.queue.push(frame, self.blocked.load(Ordering::Relaxed));
+        Ok(())
     }
 
     /// How many bytes may wait before a frame that cannot be refused ends the connection.

@@ -94,6 +94,16 @@ impl OutQueue {
         grown
     }
 
+    /// Moves all frames of `other` behind those of this queue.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        if self.is_empty() {
+            return std::mem::swap(self, other);
+        }
+        self.frames.append(&mut other.frames);
+        self.chunks.append(&mut other.chunks);
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Moves what goes next into `lane`, which has to be empty.
     pub(crate) fn next(&mut self, lane: &mut Lane) {
         debug_assert!(lane.is_empty());
@@ -136,6 +146,18 @@ impl Lane {
         if !body.is_empty() {
             self.push_shared(body);
         }
+    }
+
+    /// Moves the frames of `other`, of which nothing has been written, behind those of this lane.
+    fn append(&mut self, other: &mut Self) {
+        self.flat.append(&mut other.flat);
+        for segment in other.segments.drain(..) {
+            match segment {
+                Segment::Flat(length) => self.grow_flat(length),
+                Segment::Shared(body) => self.push_shared(body),
+            };
+        }
+        other.bytes = 0;
     }
 
     fn grow_flat(&mut self, grown: usize) -> usize {
@@ -268,6 +290,36 @@ mod tests {
             }
             assert_eq!(queue.len(), grown);
             assert_eq!(drain(&mut queue, step), expected);
+        }
+    }
+
+    #[test]
+    fn queues_that_are_joined_keep_their_order() {
+        let small = Bytes::from_static(b"small");
+        let large = Bytes::from(vec![7; 10_000]);
+        // Each of them begins and ends with a small or a large frame, or is empty.
+        for (first, second) in [(0, 5), (5, 0), (1, 1), (3, 4), (4, 3), (6, 6)] {
+            let (mut queue, mut other) = (OutQueue::default(), OutQueue::default());
+            let mut expected = Vec::new();
+            for id in 0..first + second {
+                let frame = reply(id, if id % 3 == 0 { &large } else { &small });
+                frame.encode(&mut expected);
+                if id < first {
+                    queue.push(&frame, false)
+                } else {
+                    other.push(&frame, false)
+                };
+            }
+            let chunked = chunk(100, &large);
+            chunked.encode(&mut expected);
+            other.push(&chunked, false);
+            queue.append(&mut other);
+            assert!(other.is_empty());
+            assert_eq!(queue.len(), expected.len());
+            assert_eq!(drain(&mut queue, usize::MAX), expected);
+            // What is left of the other one can be used again.
+            other.push(&reply(1, &small), false);
+            assert_eq!(drain(&mut other, 7), reply(1, &small).to_bytes());
         }
     }
 
