@@ -92,10 +92,10 @@ fn a_hundred_nodes_are_back_after_a_restart() {
     nodes_are_back(100, Duration::from_secs(15));
 }
 
-/// `cargo test --release --test promises -- --ignored --nocapture a_thousand_nodes`, with `ulimit -n 8192`.
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_thousand_nodes`, with `ulimit -n 8192`.
 #[test]
 #[ignore = "takes 2,000 threads and 5,000 descriptors"]
-fn a_thousand_nodes_are_back_after_a_restart() {
+fn full_size_a_thousand_nodes_are_back_after_a_restart() {
     nodes_are_back(1_000, Duration::from_secs(15));
 }
 

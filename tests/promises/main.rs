@@ -21,6 +21,7 @@ mod controller_loss;
 mod crowds;
 mod deadlines;
 mod names;
+mod networks;
 mod order;
 mod outcomes;
 mod overload;

@@ -5,7 +5,6 @@
 use std::{
     fs,
     net::TcpStream,
-    process::Command,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -126,10 +125,10 @@ fn frozen_consumers_are_bounded_together() {
     assert!(peak < 32, "{peak} MiB");
 }
 
-/// `cargo test --release --test promises -- --ignored --nocapture ten_gigabytes`
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_ten_gigabytes`
 #[test]
 #[ignore = "10 GB take their time"]
-fn a_hundred_frozen_consumers_are_offered_ten_gigabytes() {
+fn full_size_ten_gigabytes_for_a_hundred_frozen_consumers() {
     let world = World::with(&["--heartbeat", "1m"]);
     let peak = offered_to_the_frozen(&world, 100, 10_000_000_000);
     assert!(peak < 400, "{peak} MiB");
@@ -180,10 +179,10 @@ fn ten_thousand_pending_calls_expire() {
     pending_calls_expire(10_000, Duration::from_secs(2));
 }
 
-/// `cargo test --release --test promises -- --ignored --nocapture hundred_thousand`
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_hundred_thousand`
 #[test]
 #[ignore = "a hundred thousand take their time without optimization"]
-fn a_hundred_thousand_pending_calls_expire() {
+fn full_size_a_hundred_thousand_pending_calls_expire() {
     pending_calls_expire(100_000, Duration::from_secs(5));
 }
 
@@ -191,7 +190,8 @@ fn a_hundred_thousand_pending_calls_expire() {
 /// there are some again.
 #[test]
 fn a_controller_without_descriptors_goes_on() {
-    let world = World::over_tcp_with_descriptors(64);
+    let shell = ["bash", "-c", "ulimit -n 64; exec \"$0\" \"$@\""];
+    let world = World::within(&shell, "127.0.0.1");
     let Address::Tcp { host, port } = &world.address else { unreachable!() };
     let g = world.caller();
     let callee = world.callee("callee");
@@ -261,11 +261,4 @@ fn small_calls_pass_large_ones() {
         (percentile(&mut times, 0.5), percentile(&mut times, 0.99))
     });
     println!("p50 and p99 of small calls: {idle:?} when idle, {busy:?} beside payloads of 60 MiB");
-}
-
-/// A program that runs with no more descriptors than this.
-pub fn with_descriptors(count: usize, program: &std::path::Path) -> Command {
-    let mut command = Command::new("bash");
-    command.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\"")).arg(program);
-    command
 }

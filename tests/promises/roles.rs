@@ -50,6 +50,7 @@ pub fn run() {
         "callee" => callee(),
         "herd" => herd(),
         "pending" => pending(),
+        "prober" => prober(),
         "caller" => caller(),
         "scheduler" => scheduler(),
         "seed1" => seed1(),
@@ -89,17 +90,39 @@ fn herd() {
     nodes[0].join().unwrap();
 }
 
+/// Calls `work` all the time, and says how each call ended and after how many milliseconds.
+fn prober() {
+    let g = builder().link_time_callbacks(false).start().unwrap();
+    println!("ready");
+    for nonce in 1.. {
+        let begun = Instant::now();
+        let what = match g.call.work(nonce) & FG {
+            Ok(value) if value == nonce => "ok",
+            Ok(_) => "wrong",
+            Err(Error::ControllerLost { .. }) => "ControllerLost",
+            Err(Error::RemoteStopped { .. }) => "RemoteStopped",
+            Err(_) => "other",
+        };
+        println!("call {what} {}", begun.elapsed().as_millis());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Has as many calls as it is told waiting for an answer that never comes, and says what that took.
 fn pending() {
     let count = setting(COUNT);
     let timeout = Duration::from_millis(setting(TIMEOUT));
-    let limits = Limits { calls_in_flight_max: 1 << 20, ..limits() };
-    let g = builder().limits(limits).link_time_callbacks(false).start().unwrap();
+    // Two nodes, for the controller lets one have so many calls in flight and no more.
+    let nodes = ["one", "two"]
+        .map(|part| format!("{}-{part}", name()))
+        .map(|name| builder().process_name(name).link_time_callbacks(false).start().unwrap());
     let held = || (resident_kib("self", "VmRSS"), fs::read_dir("/proc/self/task").unwrap().count());
     // What is there once and for all, such as what the first burst leaves with the allocator.
     let round = || {
         let begun = Instant::now();
-        let calls: Vec<_> = (0..count).map(|nonce| g.call.never(nonce) & BG.timeout(timeout)).collect();
+        let calls: Vec<_> = (0..count)
+            .map(|nonce| nodes[nonce as usize % 2].call.never(nonce) & BG.timeout(timeout))
+            .collect();
         let sent = begun.elapsed();
         let most = held();
         let mut expired = 0;

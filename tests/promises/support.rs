@@ -17,7 +17,7 @@ use std::{
 
 use daffi::{Address, AsyncResult, Error, Global, GlobalBuilder, Limits};
 
-use crate::{overload, roles};
+use crate::roles;
 
 /// How long anything may take before it counts as never.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -227,8 +227,8 @@ pub struct World {
     controller: Option<Process>,
     pub address: Address,
     options: Vec<String>,
-    /// How many descriptors the controller may have, if not as many as this process.
-    descriptors: Option<usize>,
+    /// What the controller's command begins with.
+    prefix: Vec<String>,
     pub heartbeat: Duration,
     pub directory: Directory,
     _watchdog: Watchdog,
@@ -252,10 +252,10 @@ impl World {
         Self::at(Directory::new(), address, &[], Limits::default().heartbeat)
     }
 
-    /// With a controller that may have no more descriptors than this.
-    pub fn over_tcp_with_descriptors(count: usize) -> Self {
-        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
-        Self::start(Directory::new(), address, &[], Limits::default().heartbeat, Some(count))
+    /// With a controller whose command begins with this, on this address.
+    pub fn within(prefix: &[&str], host: &str) -> Self {
+        let address = Address::Tcp { host: host.to_owned(), port: 0 };
+        Self::start(Directory::new(), address, &[], Limits::default().heartbeat, prefix)
     }
 
     /// Everybody in it looks after everybody else often.
@@ -267,7 +267,7 @@ impl World {
     }
 
     fn at(directory: Directory, address: Address, options: &[&str], heartbeat: Duration) -> Self {
-        Self::start(directory, address, options, heartbeat, None)
+        Self::start(directory, address, options, heartbeat, &[])
     }
 
     fn start(
@@ -275,19 +275,13 @@ impl World {
         address: Address,
         options: &[&str],
         heartbeat: Duration,
-        descriptors: Option<usize>,
+        prefix: &[&str],
     ) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
         let watchdog = Watchdog::new();
-        let mut world = Self {
-            controller: None,
-            address,
-            options,
-            descriptors,
-            heartbeat,
-            directory,
-            _watchdog: watchdog,
-        };
+        let mut world =
+            Self { controller: None, address, options, prefix, heartbeat, directory, _watchdog: watchdog };
         world.start_controller();
         world
     }
@@ -295,10 +289,7 @@ impl World {
     /// Starts a controller, where the last one was.
     pub fn start_controller(&mut self) {
         assert!(self.controller.is_none());
-        let mut command = match self.descriptors {
-            Some(count) => overload::with_descriptors(count, controller_program()),
-            None => Command::new(controller_program()),
-        };
+        let mut command = within(&self.prefix, Command::new(controller_program()));
         command.arg("--listen").arg(self.address.to_string()).args(&self.options);
         let controller = Process::spawn("controller", command.env("RUST_LOG", "info"));
         let line = controller.line("listening on ");
@@ -334,9 +325,14 @@ impl World {
 
     /// A process in this role, just started.
     pub fn child(&self, role: &str, name: &str, env: &[(&str, &str)]) -> Process {
+        self.child_within(&[], role, name, env)
+    }
+
+    /// The same, with a command that begins with this.
+    pub fn child_within(&self, prefix: &[&str], role: &str, name: &str, env: &[(&str, &str)]) -> Process {
         let mut command = roles::command(role, name, self.heartbeat, &self.log());
-        command.env(roles::ADDRESS, self.address.to_string());
-        Process::spawn(name, command.envs(env.iter().copied()))
+        command.env(roles::ADDRESS, self.address.to_string()).envs(env.iter().copied());
+        Process::spawn(name, &mut within(prefix, command))
     }
 
     /// As [`child`](Self::child), with the controller at another address.
@@ -422,6 +418,15 @@ pub fn at(address: &Address) -> GlobalBuilder {
         Address::Unix(path) => builder.unix_sock_path(path),
         Address::Tcp { host, port } => builder.host(host.as_str()).port(*port),
     }
+}
+
+/// A command as the arguments of another one, which becomes it: `ip netns exec NAME`, for instance.
+fn within<S: AsRef<str>>(prefix: &[S], command: Command) -> Command {
+    let Some((first, others)) = prefix.split_first() else { return command };
+    let mut outer = Command::new(first.as_ref());
+    outer.args(others.iter().map(AsRef::as_ref)).arg(command.get_program()).args(command.get_args());
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer
 }
 
 /// The `daffi-controller` program, as it is now.

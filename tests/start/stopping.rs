@@ -614,17 +614,40 @@ fn a_call_that_stops_while_it_blocks_the_caller_returns() {
     });
 }
 
+/// How often the child starts and stops.
+const CYCLES: &str = "DAFFI_TEST_CYCLES";
+
 #[test]
 fn starting_and_stopping_leaves_nothing_behind() {
+    starts_and_stops(200);
+}
+
+/// `cargo test --release --test start -- --ignored --nocapture full_size`
+#[test]
+#[ignore = "a thousand take their time"]
+fn full_size_a_thousand_starts_and_stops_leave_nothing_behind() {
+    starts_and_stops(1_000);
+}
+
+fn starts_and_stops(cycles: usize) {
     if cfg!(target_os = "linux") {
         let child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "stopping::child_that_starts_and_stops", "--ignored", "--nocapture"])
+            .env(CYCLES, cycles.to_string())
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&child.stdout);
         let errors = String::from_utf8_lossy(&child.stderr);
         assert!(child.status.success() && text.contains("1 passed"), "{text}{errors}");
+        text.lines().filter(|line| line.contains("KiB")).for_each(|line| println!("{line}"));
     }
+}
+
+/// Memory of this process in KiB.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Threads and open files of this process.
@@ -679,13 +702,15 @@ fn child_that_starts_and_stops() {
             let late = builder().unix_sock_path(&socket).connect_timeout(Duration::from_millis(1));
             assert!(late.start().is_err());
         };
-        // Whatever is there once and for all.
-        cycle(0);
+        let Ok(cycles) = env::var(CYCLES).map(|cycles| cycles.parse::<usize>().unwrap()) else { return };
+        // Whatever is there once and for all, and what the allocator keeps for each thread that there was at a time.
+        (0..cycles / 4).for_each(cycle);
         until("the first threads are gone", || held().0 <= 3);
-        let before = held();
-        for number in 0..200 {
-            cycle(number);
-        }
+        let (before, memory) = (held(), resident());
+        (0..cycles).for_each(cycle);
+        let more = resident().saturating_sub(memory);
+        println!("{more} KiB more than {memory} KiB after {cycles} starts and stops");
+        assert!(more < 8 * 1024, "{more} KiB more than {memory} KiB");
         until(&format!("{before:?} are there again, not {:?}", held()), || {
             let now = held();
             now.0 <= before.0 && now.1 <= before.1

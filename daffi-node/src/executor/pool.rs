@@ -24,15 +24,19 @@ pub(crate) struct Pool {
     name: String,
     /// How many threads may be busy; those that wait inside daffi do not count.
     busy_max: usize,
+    /// How long a thread stays without work.
+    keep_alive: Duration,
     state: Mutex<State>,
-    work: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Work>,
-    /// Threads that have nothing to do.
-    idle: usize,
+    /// Threads that have nothing to do, by what wakes each. The last to come is the first to go: with any other order a
+    /// little work keeps all threads that there ever were, since each has some of it now and then.
+    idle: Vec<Arc<Condvar>>,
+    /// Threads that were woken for a job and are not there yet.
+    waking: usize,
     /// Threads that run a job and do not wait inside daffi.
     busy: usize,
     /// When a job was last taken, or began to wait in an empty queue.
@@ -49,7 +53,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 impl Pool {
     pub(crate) fn new(name: String, busy_max: usize) -> Arc<Self> {
-        Arc::new(Self { name, busy_max, state: Mutex::default(), work: Condvar::new() })
+        Self::with_keep_alive(name, busy_max, KEEP_ALIVE)
+    }
+
+    fn with_keep_alive(name: String, busy_max: usize, keep_alive: Duration) -> Arc<Self> {
+        Arc::new(Self { name, busy_max, keep_alive, state: Mutex::default() })
     }
 
     /// Runs `job` on a thread of the pool, in the order of submission as far as there are threads.
@@ -64,8 +72,9 @@ impl Pool {
             state.moved = Some(Instant::now());
         }
         state.queue.push_back(job);
-        if state.idle > 0 {
-            self.work.notify_one();
+        if let Some(thread) = state.idle.pop() {
+            state.waking += 1;
+            thread.notify_one();
         } else if state.busy < THREADS_AT_ONCE.min(self.busy_max) {
             self.add_thread(&mut state);
         }
@@ -101,7 +110,8 @@ impl Pool {
         {
             let mut state = self.state.lock();
             state.busy -= 1;
-            if !state.queue.is_empty() && state.idle == 0 {
+            // Whoever is idle was not needed, and whoever wakes has its job already.
+            if state.queue.len() > state.waking && state.idle.is_empty() {
                 self.add_thread(&mut state);
             }
         }
@@ -114,9 +124,13 @@ impl Pool {
         let queue = {
             let mut state = self.state.lock();
             state.stopped = true;
+            let idle = std::mem::take(&mut state.idle);
+            state.waking += idle.len();
+            for thread in &idle {
+                thread.notify_one();
+            }
             std::mem::take(&mut state.queue)
         };
-        self.work.notify_all();
         drop(queue);
     }
 
@@ -134,6 +148,7 @@ impl Pool {
 
     /// What a thread does; it counts as busy when it comes here.
     fn work(&self) {
+        let work = Arc::new(Condvar::new());
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {
@@ -150,11 +165,16 @@ impl Pool {
             if state.stopped {
                 return;
             }
-            state.idle += 1;
-            let timed_out = self.work.wait_for(&mut state, KEEP_ALIVE).timed_out();
-            state.idle -= 1;
-            if timed_out && state.queue.is_empty() {
-                return;
+            state.idle.push(work.clone());
+            work.wait_for(&mut state, self.keep_alive);
+            match state.idle.iter().position(|other| Arc::ptr_eq(other, &work)) {
+                // Nobody had a job for it.
+                Some(at) => {
+                    state.idle.remove(at);
+                    return;
+                }
+                // It was woken, perhaps as its time was over.
+                None => state.waking -= 1,
             }
             state.busy += 1;
         }
@@ -164,7 +184,11 @@ impl Pool {
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { queue, idle, busy, .. } = self;
-        f.debug_struct("State").field("queue", &queue.len()).field("idle", idle).field("busy", busy).finish()
+        f.debug_struct("State")
+            .field("queue", &queue.len())
+            .field("idle", &idle.len())
+            .field("busy", busy)
+            .finish()
     }
 }
 
@@ -220,6 +244,36 @@ mod tests {
             outer_in.send(waited).unwrap();
         }));
         assert_eq!(outer.recv_timeout(Duration::from_secs(10)).unwrap(), Ok(7));
+    }
+
+    /// A little work, one job after the other, does not keep the threads of a burst.
+    #[test]
+    fn threads_of_a_burst_go_although_there_is_work() {
+        let keep_alive = Duration::from_millis(200);
+        let pool = Pool::with_keep_alive("test".into(), 64, keep_alive);
+        let barrier = Arc::new(Barrier::new(20));
+        let (done_in, done) = channel();
+        for _ in 0..20 {
+            let (barrier, done_in) = (barrier.clone(), done_in.clone());
+            pool.submit(Box::new(move || {
+                barrier.wait();
+                done_in.send(()).unwrap();
+            }));
+        }
+        let mut count = 0;
+        turn_until(&pool, || {
+            count += done.try_iter().count();
+            count == 20
+        });
+        // More often than each of twenty would have to work to stay.
+        turn_until(&pool, || {
+            let (done_in, done) = channel();
+            pool.submit(Box::new(move || done_in.send(()).unwrap()));
+            done.recv_timeout(Duration::from_secs(10)).unwrap();
+            thread::sleep(keep_alive / 40);
+            let state = pool.state.lock();
+            state.idle.len() + state.busy + state.waking <= 2
+        });
     }
 
     #[test]
