@@ -9,7 +9,7 @@ from .variants import WORKLOADS, variant
 _COLOURS = {"daffi": "#d1495b", "relay": "#8d99ae", "zeromq": "#66a182", "nats": "#2e86ab", "zenoh": "#a37c27",
             "tarpc": "#7a5195", "tonic": "#b58db6", "python": "#444444"}
 _FONT = 'font-family="sans-serif" font-size="12"'
-_LABEL_WIDTH, _PLOT_WIDTH, _RIGHT, _ROW = 330, 520, 90, 20
+_LABEL_WIDTH, _PLOT_WIDTH, _RIGHT, _ROW = 390, 520, 90, 20
 #: What the lines over the calls outstanding are for: one of each peer.
 _LINES = ["relay-unix", "daffi-async-tasks-unix", "daffi-async-thread-unix", "zeromq-unix", "nats", "zenoh-unix",
           "tarpc-unix", "tonic", "python"]
@@ -19,17 +19,17 @@ _OUTSTANDING = [(1, "latency"), (64, "calls-64"), (512, "calls-512"), (4096, "ca
 def plots(run):
     """Each plot by its file's name."""
     figures = Figures(run)
-    found = {f"{one.name}.svg": _bars(figures, one.name, one.metric, one.title) for one in WORKLOADS
+    found = {f"{one.name}.svg": _dots(figures, one.name, one.metric, one.title) for one in WORKLOADS
              if one.name != "memory"}
     largest = f"kib_per_node@{run['settings']['nodes'][-1]}"
     title = f"Memory of the router with {run['settings']['nodes'][-1]} idle nodes"
-    found["memory.svg"] = _bars(figures, "memory", largest, title)
+    found["memory.svg"] = _dots(figures, "memory", largest, title)
     found["outstanding.svg"] = _lines(figures)
     return {name: svg for name, svg in found.items() if svg}
 
 
-def _bars(figures, workload, metric, title):
-    """One bar for each variant, from the least to the most on a scale of powers of ten."""
+def _dots(figures, workload, metric, title):
+    """A dot for each variant's median, on a line from the least to the most; the scale is one of powers of ten."""
     names = figures.measured(workload, metric)
     found = [figures.get(name, workload, metric) for name in names]
     shown = [(name, figure) for name, figure in zip(names, found) if figure.low > 0]
@@ -43,13 +43,12 @@ def _bars(figures, workload, metric, title):
         y = 40 + _ROW * row
         one = variant(name)
         parts.append(_text(_LABEL_WIDTH - 8, y + 13, one.label, "end", "bold" if one.peer == "daffi" else "normal"))
-        width = scale(figure.median) - _LABEL_WIDTH
-        parts.append(f'<rect x="{_LABEL_WIDTH}" y="{y + 2}" width="{width:.1f}" height="{_ROW - 6}" '
-                     f'fill="{_COLOURS[one.peer]}"/>')
         low, high, middle = scale(figure.low), scale(figure.high), y + _ROW / 2 - 1
-        parts.append(f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 4}v8M{high:.1f} {middle - 4}v8" '
-                     'stroke="#222"/>')
-        parts.append(_text(high + 6, y + 13, f"{figure.median:,.{decimals}f}"))
+        colour = _COLOURS[one.peer]
+        parts.append(f'<path d="M{_LABEL_WIDTH} {middle}H{low:.1f}" stroke="#ccc" stroke-dasharray="1 3"/>')
+        parts.append(f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="{colour}" stroke-width="3"/>')
+        parts.append(f'<circle cx="{scale(figure.median):.1f}" cy="{middle}" r="5" fill="{colour}"/>')
+        parts.append(_text(high + 10, y + 13, f"{figure.median:,.{decimals}f}"))
     return _svg(_LABEL_WIDTH + _PLOT_WIDTH + _RIGHT, height, parts)
 
 
@@ -98,7 +97,9 @@ class Scale:
         return self.begin + (log10(value) - self.low) / (self.high - self.low) * self.width
 
     def ticks(self):
-        return [10.0 ** power for power in range(self.low, self.high + 1)]
+        steps = (1, 2, 5) if self.high - self.low < 3 else (1,)
+        every = [step * 10.0 ** power for power in range(self.low, self.high) for step in steps]
+        return [*every, 10.0 ** self.high]
 
     def grid(self, top, bottom):
         for tick in self.ticks():

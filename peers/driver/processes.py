@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 READY_SECONDS = 30
-#: How long connecting idle nodes may take, and how long their router may take to settle.
-NODES_SECONDS = 90
+#: One process cannot have more descriptors than the system lets it, and some peers' nodes need several.
+NODES_OF_PROCESS = 1000
+#: How long connecting those may take, and how long their router may take to settle.
+NODES_SECONDS = 60
 SETTLE_SECONDS = 1.0
 #: Beyond warm-up and window, for connecting and for what is waited for in vain.
 CALLER_SECONDS = 40
@@ -58,7 +60,6 @@ class Cast:
 
     def __enter__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="peers-"))
-        self.log = open(self.folder / "log", "w+")
         self.options = {**self._addresses(), **dict(self.variant.options)}
         self.options["broadcast"] = "yes" if self.workload.name == "broadcast" else "no"
         return self
@@ -68,9 +69,7 @@ class Cast:
             process.kill()
         for process in self.processes:
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                pipe.close()
-        self.log.close()
+            process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, callees):
@@ -88,16 +87,18 @@ class Cast:
         try:
             return json.loads(line)
         except ValueError:
-            raise self._failed("the caller", f"printed {line!r}") from None
+            raise self._failed(caller, f"printed {line!r}") from None
 
     def memory(self, counts):
         """Connects idle nodes, and gives the router's KiB by their number; and why there are not more."""
         router = self.processes[0]
-        memory, before = {0: resident_kib(router.pid)}, descriptors(router.pid)
+        connected, before, memory = 0, descriptors(router.pid), {0: resident_kib(router.pid)}
         try:
-            nodes = self._spawn("nodes", {"counts": ",".join(map(str, counts))})
             for count in counts:
-                self._line(nodes, NODES_SECONDS)
+                while connected < count:
+                    new = min(count - connected, NODES_OF_PROCESS)
+                    self._start("nodes", NODES_SECONDS, first=connected, count=new)
+                    connected += new
                 deadline = time.monotonic() + READY_SECONDS
                 while descriptors(router.pid) < before + count:
                     if time.monotonic() > deadline:
@@ -105,8 +106,6 @@ class Cast:
                     time.sleep(0.05)
                 time.sleep(SETTLE_SECONDS)
                 memory[count] = resident_kib(router.pid)
-                nodes.stdin.write("\n")
-                nodes.stdin.flush()
         except (Failed, OSError) as problem:
             return memory, f"{count} idle nodes: {problem}"
         return memory, None
@@ -125,10 +124,10 @@ class Cast:
         address, back = (pattern.format(place) for place in (paths if unix else tcp))
         return {"address": address, "back": back}
 
-    def _start(self, role, **options):
+    def _start(self, role, seconds=READY_SECONDS, **options):
         process = self._spawn(role, options)
         if self.programs.command(self.variant, role, self.options)[1]:
-            self._line(process, READY_SECONDS)
+            self._line(process, seconds)
         else:
             self._wait_listening(process)
 
@@ -142,18 +141,18 @@ class Cast:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-                                   preexec_fn=prepare, cwd=self.folder)
+        with open(self._log(len(self.processes)), "w") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+                                       preexec_fn=prepare, cwd=self.folder)
         self.processes.append(process)
         return process
 
     def _line(self, process, seconds):
-        who = f"{Path(process.args[0]).name} ({process.args[1]})"
         if not select.select([process.stdout], [], [], seconds)[0]:
-            raise self._failed(who, f"said nothing for {seconds:.0f} s")
+            raise self._failed(process, f"said nothing for {seconds:.0f} s")
         line = process.stdout.readline()
         if not line:
-            raise self._failed(who, f"ended with code {process.wait()}")
+            raise self._failed(process, f"ended with code {process.wait()}")
         return line.strip()
 
     def _wait_listening(self, process):
@@ -164,13 +163,18 @@ class Cast:
                 return socket.create_connection((host, int(port)), 1).close()
             except OSError:
                 if time.monotonic() > deadline or process.poll() is not None:
-                    raise self._failed(process.args[0], "does not listen") from None
+                    raise self._failed(process, "does not listen") from None
                 time.sleep(0.02)
 
-    def _failed(self, who, what):
-        self.log.seek(0)
-        last = [line for line in self.log.read().splitlines() if line.strip() and "RUST_BACKTRACE" not in line][-3:]
-        return Failed(" | ".join([f"{who} {what}", *last])[:500])
+    def _failed(self, process, what):
+        log = self._log(self.processes.index(process)).read_text(errors="replace").splitlines()
+        # The panic, if there was one, and not its backtrace.
+        begin = next((place for place, line in enumerate(log) if " panicked at " in line), max(0, len(log) - 3))
+        told = " | ".join(line.strip() for line in log[begin:begin + 3] if line.strip())
+        return Failed(f"{Path(process.args[0]).name} {process.args[1]} {what}: {told or 'it gave no reason'}"[:500])
+
+    def _log(self, place):
+        return self.folder / f"{place}.log"
 
 
 def free_ports(count):

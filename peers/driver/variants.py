@@ -72,15 +72,14 @@ def _daffi(callback, caller, transport, controller, workloads):
     return Variant(name, label, "daffi", transport, tuple(workloads), controller == "standalone", options)
 
 
-def _peer(name, label, peer, transport, routed=True, lacks=(), memory=True):
-    workloads = _CALLS + (["memory"] if memory else [])
+def _peer(name, label, peer, transport, workloads=(*_CALLS, "memory"), routed=True, lacks=()):
     without = {workload for workload, _ in lacks}
     return Variant(name, label, peer, transport, tuple(w for w in workloads if w not in without), routed, (), lacks)
 
 
 def _variants():
-    for transport, name in _TRANSPORTS.items():
-        yield _peer(f"relay-{transport}", f"raw relay, {name}", "relay", transport)
+    yield _peer("relay-unix", "raw relay, UNIX", "relay", "unix")
+    yield _peer("relay-tcp", "raw relay, TCP", "relay", "tcp", _CALLS)
     for transport in _TRANSPORTS:
         yield _daffi("async", "tasks", transport, "standalone", [*_CALLS, "memory"])
         yield _daffi("async", "thread", transport, "standalone", _CALLS)
@@ -94,14 +93,14 @@ def _variants():
         yield _daffi("async", "tasks", "tcp", controller, _BASICS)
     yield _peer("nats", "NATS, TCP", "nats", "tcp")
     one_callee = (("broadcast", "its proxy passes a message on to one callee"),)
-    for transport, name in _TRANSPORTS.items():
-        yield _peer(f"zeromq-{transport}", f"ZeroMQ, {name}", "zeromq", transport, lacks=one_callee)
-    for transport, name in _TRANSPORTS.items():
-        yield _peer(f"zenoh-{transport}", f"Zenoh, {name}", "zenoh", transport)
+    yield _peer("zeromq-unix", "ZeroMQ, UNIX", "zeromq", "unix", lacks=one_callee)
+    yield _peer("zeromq-tcp", "ZeroMQ, TCP", "zeromq", "tcp", _CALLS, lacks=one_callee)
+    yield _peer("zenoh-unix", "Zenoh, UNIX", "zenoh", "unix")
+    yield _peer("zenoh-tcp", "Zenoh, TCP", "zenoh", "tcp", _BASICS)
     direct = (("broadcast", "it calls one callee"),)
-    for transport, name in _TRANSPORTS.items():
-        yield _peer(f"tarpc-{transport}", f"tarpc, direct, {name}", "tarpc", transport, False, direct)
-    yield _peer("tonic", "tonic, direct, TCP", "tonic", "tcp", False, direct)
+    yield _peer("tarpc-unix", "tarpc, direct, UNIX", "tarpc", "unix", routed=False, lacks=direct)
+    yield _peer("tarpc-tcp", "tarpc, direct, TCP", "tarpc", "tcp", _BASICS, routed=False)
+    yield _peer("tonic", "tonic, direct, TCP", "tonic", "tcp", routed=False, lacks=direct)
     yield _peer("python", "daffi 3 for Python, TCP", "python", "tcp")
 
 

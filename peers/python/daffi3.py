@@ -42,13 +42,12 @@ def callee():
 
 
 def nodes():
-    clients = []
-    for count in map(int, OPTIONS["counts"].split(",")):
-        for number in range(len(clients), count):
-            clients.append(Client(app_name=f"idle {number}", **address()))
-            clients[-1].connect()
-        print(count, flush=True)
-        sys.stdin.readline()
+    first, clients = int(OPTIONS["first"]), []
+    for number in range(first, first + int(OPTIONS["count"])):
+        clients.append(Client(app_name=f"idle {number}", **address()))
+        clients[-1].connect()
+    print("ready", flush=True)
+    clients[0].join()
 
 
 def caller():

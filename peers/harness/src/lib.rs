@@ -1,7 +1,7 @@
 //! What the programs of the comparison share: their options, payloads, load, and what the kernel counted meanwhile.
 //!
-//! Each program is started by `run` as `peer-NAME ROLE key=value …`. A router and a callee print `ready` once they can be
-//! used, a caller prints one line of JSON, and idle nodes print how many there are.
+//! Each program is started by `run` as `peer-NAME ROLE key=value …`. A caller prints one line of JSON, all others print
+//! `ready` once they can be used or are connected.
 
 mod load;
 mod nodes;
@@ -15,7 +15,7 @@ pub use nodes::{idle_nodes, idle_nodes_async};
 pub use options::{Options, Role};
 pub use payload::{check, payload};
 
-/// Tells the driver that this router or callee can be used.
+/// Tells the driver that this router or callee can be used, or that these nodes are connected.
 pub fn ready() {
     println!("ready");
 }

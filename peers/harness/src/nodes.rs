@@ -1,29 +1,22 @@
-use std::io;
+use std::{future::pending, thread};
 
-use crate::Options;
+use crate::{Options, ready};
 
-/// Connects as many nodes as each step wants, and keeps them until the driver has seen enough.
-pub fn idle_nodes<N>(options: &Options, mut connect: impl FnMut(usize) -> N) {
-    let mut nodes = Vec::new();
-    for count in options.counts() {
-        nodes.extend((nodes.len()..count).map(&mut connect));
-        println!("{count}");
-        wait_for_driver();
+/// Connects nodes, and keeps them until this process is ended.
+pub fn idle_nodes<N>(options: &Options, connect: impl FnMut(usize) -> N) {
+    let _nodes: Vec<N> = options.nodes().map(connect).collect();
+    ready();
+    loop {
+        thread::park();
     }
 }
 
 /// As [`idle_nodes`], in an asynchronous program, which goes on meanwhile.
 pub async fn idle_nodes_async<N>(options: &Options, mut connect: impl AsyncFnMut(usize) -> N) {
     let mut nodes = Vec::new();
-    for count in options.counts() {
-        for number in nodes.len()..count {
-            nodes.push(connect(number).await);
-        }
-        println!("{count}");
-        tokio::task::spawn_blocking(wait_for_driver).await.expect("the driver's line");
+    for number in options.nodes() {
+        nodes.push(connect(number).await);
     }
-}
-
-fn wait_for_driver() {
-    io::stdin().read_line(&mut String::new()).expect("a line from the driver");
+    ready();
+    pending().await
 }

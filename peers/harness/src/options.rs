@@ -1,4 +1,4 @@
-use std::{collections::HashMap, env, str::FromStr, time::Duration};
+use std::{collections::HashMap, env, ops::Range, str::FromStr, time::Duration};
 
 use crate::{Load, Workload};
 
@@ -71,9 +71,10 @@ impl Options {
         }
     }
 
-    /// How many idle nodes there are to be, step by step.
-    pub fn counts(&self) -> Vec<usize> {
-        self.numbers("counts")
+    /// The numbers of the idle nodes that this process has.
+    pub fn nodes(&self) -> Range<usize> {
+        let first = self.number("first");
+        first..first + self.number::<usize>("count")
     }
 
     fn numbers<T: FromStr>(&self, key: &str) -> Vec<T> {

@@ -1,5 +1,7 @@
 //! Four numbers and a payload: its length, where it goes, where it came from, and one for the caller.
 
+use std::ops::Range;
+
 pub const HEAD_BYTES: usize = 16;
 
 /// A destination: any of the callees, in turn. With an empty payload the sender becomes one of them.
@@ -10,6 +12,8 @@ pub const ALL: u32 = u32::MAX;
 const LENGTH: usize = 0;
 const TO: usize = 4;
 const FROM: usize = 8;
+/// Where both of them are.
+pub const ADDRESSES: Range<usize> = TO..FROM + 4;
 
 /// The bytes of a whole frame, if its head is there.
 pub fn frame_bytes(frame: &[u8]) -> Option<usize> {

@@ -11,6 +11,7 @@ use harness::{Options, ready as ready_to_serve};
 use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, EventData, EventFlags},
+    io::retry_on_intr,
 };
 
 use crate::{
@@ -35,7 +36,7 @@ pub fn run(options: &Options) {
     let mut events = Vec::with_capacity(256);
     loop {
         events.clear();
-        epoll::wait(&relay.epoll, spare_capacity(&mut events), None).expect("events");
+        retry_on_intr(|| epoll::wait(&relay.epoll, spare_capacity(&mut events), None)).expect("events");
         for event in &events {
             // A packed struct: its fields have to be copied.
             let (id, flags) = (event.data.u64(), event.flags);
@@ -125,16 +126,15 @@ impl Relay {
         if bytes == Some(0) {
             return self.remove(id);
         }
-        let partial = if partial.is_empty() {
+        if partial.is_empty() {
             let all = &mut buffer[..bytes.unwrap_or(0)];
             let used = self.route(id, all);
-            all[used..].to_vec()
+            partial.extend_from_slice(&all[used..]);
         } else {
             let used = self.route(id, &mut partial);
             partial.drain(..used);
-            // An idle connection keeps nothing.
-            if partial.is_empty() { Vec::new() } else { partial }
-        };
+        }
+        // It keeps its memory, if it ever had some: frames that are cut are likely to be cut again.
         if let Some(connection) = self.connection(id) {
             connection.partial = partial;
         }
