@@ -1,0 +1,117 @@
+//! What is called: once for each way in which daffi runs callbacks, with text for small calls and bytes for large ones.
+
+use daffi::{Call, Caller, callback, fetcher};
+
+/// How bytes travel best.
+pub type Bytes = Vec<u8>;
+
+#[callback]
+async fn async_text(text: String) -> String {
+    text
+}
+
+#[callback]
+fn sync_text(text: String) -> String {
+    text
+}
+
+#[callback(inline)]
+fn inline_text(text: String) -> String {
+    text
+}
+
+#[callback]
+async fn async_bytes(bytes: Bytes) -> Bytes {
+    bytes
+}
+
+#[callback]
+fn sync_bytes(bytes: Bytes) -> Bytes {
+    bytes
+}
+
+#[callback(inline)]
+fn inline_bytes(bytes: Bytes) -> Bytes {
+    bytes
+}
+
+mod remote {
+    use super::{Bytes, fetcher};
+
+    #[fetcher]
+    pub trait Echo {
+        fn async_text(text: String) -> String;
+        fn sync_text(text: String) -> String;
+        fn inline_text(text: String) -> String;
+        fn async_bytes(bytes: Bytes) -> Bytes;
+        fn sync_bytes(bytes: Bytes) -> Bytes;
+        fn inline_bytes(bytes: Bytes) -> Bytes;
+    }
+}
+use remote::Echo;
+
+/// Which kind of callback is called.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Async,
+    Sync,
+    Inline,
+}
+
+impl Kind {
+    /// As the comparison calls it.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn from_text(text: &str) -> Self {
+        match text {
+            "async" => Self::Async,
+            "fn" => Self::Sync,
+            "inline" => Self::Inline,
+            other => panic!("no such kind of callback: {other}"),
+        }
+    }
+}
+
+/// What a call takes and gives back.
+pub trait Body: serde::de::DeserializeOwned + Send + 'static {
+    fn new(payload: Vec<u8>) -> Self;
+    fn echo(self, kind: Kind, caller: &Caller) -> Call<Self>;
+    fn as_bytes(&self) -> &[u8];
+}
+
+impl Body for String {
+    fn new(payload: Vec<u8>) -> Self {
+        Self::from_utf8(payload).expect("payloads are printable")
+    }
+
+    fn echo(self, kind: Kind, caller: &Caller) -> Call<Self> {
+        match kind {
+            Kind::Async => caller.async_text(self),
+            Kind::Sync => caller.sync_text(self),
+            Kind::Inline => caller.inline_text(self),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl Body for Bytes {
+    fn new(payload: Vec<u8>) -> Self {
+        payload
+    }
+
+    fn echo(self, kind: Kind, caller: &Caller) -> Call<Self> {
+        match kind {
+            Kind::Async => caller.async_bytes(self),
+            Kind::Sync => caller.sync_bytes(self),
+            Kind::Inline => caller.inline_bytes(self),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self
+    }
+}
