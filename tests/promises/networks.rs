@@ -2,6 +2,7 @@
 
 use std::{
     process::Command,
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -24,8 +25,9 @@ struct Network {
 
 impl Network {
     fn new() -> Self {
-        let pid = std::process::id();
-        let network = Self { inside: format!("daffi-in-{pid}"), outside: format!("daffi-out-{pid}") };
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let network = Self { inside: format!("daffi-in-{number}"), outside: format!("daffi-out-{number}") };
         let Self { inside, outside } = &network;
         for line in [
             format!("ip netns add {inside}"),
