@@ -144,6 +144,7 @@ class Cast:
         with open(self._log(len(self.processes)), "w") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
                                        preexec_fn=prepare, cwd=self.folder)
+        process.role = role
         self.processes.append(process)
         return process
 
@@ -171,7 +172,7 @@ class Cast:
         # The panic, if there was one, and not its backtrace.
         begin = next((place for place, line in enumerate(log) if " panicked at " in line), max(0, len(log) - 3))
         told = " | ".join(line.strip() for line in log[begin:begin + 3] if line.strip())
-        return Failed(f"{Path(process.args[0]).name} {process.args[1]} {what}: {told or 'it gave no reason'}"[:500])
+        return Failed(f"the {process.role} {what}: {told or 'it gave no reason'}"[:500])
 
     def _log(self, place):
         return self.folder / f"{place}.log"
