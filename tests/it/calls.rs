@@ -624,6 +624,23 @@ fn a_node_holds_no_more_requests_than_its_limit() {
     assert_eq!(entered.get(), 4);
 }
 
+#[callback(name = "it.calls.in line", max_concurrency = 1)]
+fn in_line() {}
+
+#[test]
+fn calls_that_are_over_take_no_room_wherever_they_ran() {
+    let net = Net::new();
+    let limits = Limits { requests_held_max: 3, ..Limits::default() };
+    // With its linked callbacks.
+    let _b = net.node("b").link_time_callbacks(true).limits(limits).start().unwrap();
+    let a = net.caller();
+    // Some run on threads of their own, and the rest, once they have shown to be quick, on the I/O thread.
+    for _ in 0..200 {
+        (a.call.by_name::<(), _>("it.calls.in line", ()) & FG).unwrap();
+        (a.call.it_calls_inline() & FG).unwrap();
+    }
+}
+
 #[test]
 fn calls_wait_for_a_lost_controller_and_take_no_room_when_given_up() {
     let mut limited = limited();

@@ -69,7 +69,7 @@ pub(crate) struct Executor {
 }
 
 /// A request whose payload is whole.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) id: u64,
     pub(crate) callback: u32,
@@ -167,7 +167,9 @@ impl Executor {
     /// [`work`](Self::work): a process that was frozen finds requests that expired meanwhile, and behind them that
     /// they were cancelled.
     pub(crate) fn arrived(&self, arrival: Arrival) {
-        self.requests.lock().push(arrival);
+        let has_gate = |job: &Job| self.registry.get(job.callback).is_some_and(|entry| entry.gate.is_some());
+        let in_order = matches!(&arrival, Arrival::Whole(job) if has_gate(job));
+        self.requests.lock().push(arrival, in_order);
     }
 
     /// Runs what has come, as far as it runs on the I/O thread, which this is; has the rest run elsewhere. Replies leave
@@ -177,19 +179,20 @@ impl Executor {
             return;
         }
         let Some(home) = home() else { return };
+        // Before any work that another thread may take over, or that might overtake what this one has in hand.
+        self.line_up(&home);
         let role = Role::InPlace(self.reactor.clone());
         with_role(role, || {
             self.reactor.step(|step| {
                 let mut entered = None;
                 for done in 1..=RUNS_IN_A_ROW {
-                    let run = loop {
-                        match self.next(&home) {
-                            None => return,
-                            Some(Next::Reserve(reservation)) => self.reserve(reservation),
-                            Some(Next::Forgo(job)) => self.forgo(&job),
-                            Some(Next::Place(job)) => self.run(job, home.clone()),
-                            Some(Next::Run(run)) => break run,
+                    let run = match self.next(&home) {
+                        None => return,
+                        Some(Next::Place(job)) => {
+                            self.run(job, home.clone());
+                            continue;
                         }
+                        Some(Next::Run(run)) => run,
                     };
                     let Some(entry) = self.registry.get(run.callback()) else { continue };
                     match entry.callback.handler() {
@@ -219,17 +222,30 @@ impl Executor {
         });
     }
 
+    /// Puts what has come for callbacks that keep an order in line.
+    fn line_up(&self, home: &Arc<dyn Home>) {
+        loop {
+            // Not in the condition, where the lock would be held on.
+            let next = self.requests.lock().next_in_order();
+            match next {
+                None => return,
+                Some(Arrival::Begun(reservation)) => self.reserve(reservation),
+                Some(Arrival::Dropped(job)) => self.forgo(&job),
+                Some(Arrival::Whole(job)) => self.run(job, home.clone()),
+            }
+        }
+    }
+
     /// What the I/O thread is to do next.
     fn next(&self, home: &Arc<dyn Home>) -> Option<Next> {
         let is_quick = |job: &Job| {
-            let entry = self.check(job).ok()?;
-            (entry.gate.is_none() && entry.is_quick()).then_some(())
+            let quick = self.check(job).is_ok_and(Entry::is_quick);
+            if quick {
+                self.held.fetch_add(1, Ordering::AcqRel);
+            }
+            quick
         };
-        let next = self.requests.lock().next(|job| is_quick(job).is_some(), home);
-        if let Some(Next::Run(_)) = &next {
-            self.held.fetch_add(1, Ordering::AcqRel);
-        }
-        next
+        self.requests.lock().next(is_quick, home)
     }
 
     /// Has a request run where it belongs. Called on the I/O thread, and returns at once.
@@ -300,12 +316,9 @@ impl Executor {
 
     /// The link is gone, and nobody waits for anything any more. What nobody waited for anyway still runs.
     pub(crate) fn cancel_all(&self) {
-        let (all, unstarted) = self.requests.lock().cancel_all();
+        let all = self.requests.lock().cancel_all();
         for held in all {
             held.cancel();
-        }
-        for job in unstarted {
-            self.forgo(&job);
         }
     }
 

@@ -14,11 +14,13 @@ use crate::context::Incoming;
 /// The requests of one node.
 #[derive(Default)]
 pub(super) struct Requests {
-    /// What has come, in order, and has not been looked at.
-    arrived: VecDeque<Arrival>,
-    /// How many have been taken from the front of those.
-    taken: u64,
-    /// The ids that nobody waits for any more, of those that had come by then: so many in all.
+    /// How many have come.
+    come: u64,
+    /// What has come for callbacks that keep an order, each with its number.
+    in_order: VecDeque<(u64, Arrival)>,
+    /// Requests that have come for others.
+    ready: VecDeque<(u64, Job)>,
+    /// The ids among those that nobody waits for any more, and how many had come by then.
     cancelled: HashMap<u64, u64, FixedState>,
     /// What may run on the I/O thread now, after it has waited for others.
     released: VecDeque<Run>,
@@ -40,12 +42,8 @@ pub(crate) enum Arrival {
     Dropped(Job),
 }
 
-/// What is to be done with what has come.
+/// What the I/O thread does next.
 pub(super) enum Next {
-    /// Keep a place for a request.
-    Reserve(Reservation),
-    /// Give up the place of a request.
-    Forgo(Job),
     /// Have a request run where it belongs.
     Place(Job),
     /// Run a request here.
@@ -61,9 +59,16 @@ pub(super) struct Held {
 }
 
 impl Requests {
-    /// Something has come.
-    pub(super) fn push(&mut self, arrival: Arrival) {
-        self.arrived.push_back(arrival);
+    /// Something has come, for a callback that keeps an order or for one that does not.
+    pub(super) fn push(&mut self, arrival: Arrival, in_order: bool) {
+        self.come += 1;
+        if self.has_none() {
+            self.cancelled.clear();
+        }
+        match arrival {
+            Arrival::Whole(job) if !in_order => self.ready.push_back((self.come, job)),
+            arrival => self.in_order.push_back((self.come, arrival)),
+        }
     }
 
     /// Something may run on the I/O thread, after it has waited for others.
@@ -72,7 +77,16 @@ impl Requests {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !(self.arrived.is_empty() && self.released.is_empty())
+        !(self.has_none() && self.released.is_empty())
+    }
+
+    /// What has come next for a callback that keeps an order. A request that is cancelled by now is dropped.
+    pub(super) fn next_in_order(&mut self) -> Option<Arrival> {
+        let (number, arrival) = self.in_order.pop_front()?;
+        Some(match arrival {
+            Arrival::Whole(job) if self.is_cancelled(number, &job) => Arrival::Dropped(job),
+            arrival => arrival,
+        })
     }
 
     /// What the I/O thread does next. A request that `is_quick` runs there.
@@ -84,30 +98,33 @@ impl Requests {
         if let Some(run) = self.released.pop_front() {
             return Some(Next::Run(run));
         }
-        let arrival = self.arrived.pop_front()?;
-        self.taken += 1;
-        let next = match arrival {
-            Arrival::Begun(reservation) => Next::Reserve(reservation),
-            Arrival::Dropped(job) => Next::Forgo(job),
-            Arrival::Whole(job) if !job.one_way && self.is_cancelled(job.id) => Next::Forgo(job),
-            Arrival::Whole(job) if is_quick(&job) => {
-                let incoming = Incoming::new(job.caller.clone(), job.deadline);
-                if !job.one_way {
-                    self.current = Some((job.id, incoming.clone()));
-                }
-                Next::Run(Run::new(home.clone(), job, incoming))
+        let job = loop {
+            let (number, job) = self.ready.pop_front()?;
+            if !self.is_cancelled(number, &job) {
+                break job;
             }
-            Arrival::Whole(job) => Next::Place(job),
         };
-        if self.arrived.is_empty() && !self.cancelled.is_empty() {
-            self.cancelled.clear();
+        if !is_quick(&job) {
+            return Some(Next::Place(job));
         }
-        Some(next)
+        let incoming = Incoming::new(job.caller.clone(), job.deadline);
+        if !job.one_way {
+            self.current = Some((job.id, incoming.clone()));
+        }
+        Some(Next::Run(Run::new(home.clone(), job, incoming)))
     }
 
-    /// Whether the request that was taken last is cancelled. A later one may have its id.
-    fn is_cancelled(&mut self, id: u64) -> bool {
-        !self.cancelled.is_empty() && self.cancelled.remove(&id).is_some_and(|come| self.taken <= come)
+    /// Whether the request that was taken just now, and came as this number, is cancelled. A later one may have its id.
+    fn is_cancelled(&mut self, number: u64, job: &Job) -> bool {
+        if self.cancelled.is_empty() || job.one_way {
+            return false;
+        }
+        self.cancelled.remove(&job.id).is_some_and(|come| number <= come)
+    }
+
+    /// Whether everything that has come has been looked at.
+    fn has_none(&self) -> bool {
+        self.in_order.is_empty() && self.ready.is_empty()
     }
 
     /// Keeps a request where it can be cancelled.
@@ -154,33 +171,33 @@ impl Requests {
             return Some(Held { incoming, abort: None });
         }
         let held = self.held.remove(&id);
-        if held.is_none() && !self.arrived.is_empty() {
-            self.cancelled.insert(id, self.taken + self.arrived.len() as u64);
+        if held.is_none() && !self.has_none() {
+            self.cancelled.insert(id, self.come);
         }
         held
     }
 
-    /// Nobody waits for anything any more. Gives what ends those that were started, and those that were not.
-    pub(super) fn cancel_all(&mut self) -> (Vec<Held>, Vec<Job>) {
+    /// Nobody waits for anything any more. Gives what ends those that were started.
+    pub(super) fn cancel_all(&mut self) -> Vec<Held> {
         let current = self.current.take().map(|(_, incoming)| Held { incoming, abort: None });
         let started = current.into_iter().chain(self.held.drain().map(|(_, held)| held)).collect();
-        let mut unstarted = Vec::new();
         // Those that nobody waits for may run.
-        let arrived = self.arrived.drain(..).filter_map(|arrival| match arrival {
-            Arrival::Whole(job) if !job.one_way => {
-                unstarted.push(job);
-                None
+        self.ready.retain(|(_, job)| job.one_way);
+        for (_, arrival) in &mut self.in_order {
+            if let Arrival::Whole(job) = arrival
+                && !job.one_way
+            {
+                *arrival = Arrival::Dropped(job.clone());
             }
-            arrival => Some(arrival),
-        });
-        self.arrived = arrived.collect();
+        }
         self.cancelled.clear();
-        (started, unstarted)
+        started
     }
 
     /// Nothing that waits here is to run.
     pub(super) fn clear(&mut self) -> VecDeque<Run> {
-        self.arrived.clear();
+        self.in_order.clear();
+        self.ready.clear();
         self.cancelled.clear();
         std::mem::take(&mut self.released)
     }
@@ -198,5 +215,113 @@ impl Held {
         if let Some(abort) = self.abort {
             abort.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use bytes::Bytes;
+    use daffi_core::payload::Codec;
+
+    use super::*;
+    use crate::{callback::Outcome, caller::Caller, executor::Executor};
+
+    /// Nothing runs here.
+    struct Nowhere;
+
+    impl Home for Nowhere {
+        fn executor(&self) -> &Arc<Executor> {
+            unreachable!()
+        }
+
+        fn outcome(&self, _: u64, _: Codec, _: Outcome) {}
+
+        fn forget(&self, _: u64) {}
+
+        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
+            Caller::detached()
+        }
+    }
+
+    fn request(id: u64) -> Arrival {
+        Arrival::Whole(Job {
+            id,
+            callback: 0,
+            one_way: false,
+            codec: 0,
+            hops: 1,
+            fingerprint: 0,
+            deadline: None,
+            timeout_us: 0,
+            caller: "caller".into(),
+            body: Bytes::new(),
+        })
+    }
+
+    /// The ids of all requests that are to run, none of which is quick.
+    fn placed(requests: &mut Requests) -> Vec<u64> {
+        let home: Arc<dyn Home> = Arc::new(Nowhere);
+        std::iter::from_fn(|| match requests.next(|_| false, &home)? {
+            Next::Place(job) => Some(job.id),
+            Next::Run(_) => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_is_cancelled_before_it_is_looked_at_does_not_run() {
+        let mut requests = Requests::default();
+        for id in 1..=4 {
+            requests.push(request(id), false);
+        }
+        assert!(requests.cancel(2).is_none());
+        assert!(requests.cancel(9).is_none());
+        assert_eq!(placed(&mut requests), [1, 3, 4]);
+        // Nothing of it is left for those that come later.
+        requests.push(request(9), false);
+        requests.push(request(2), false);
+        assert_eq!(placed(&mut requests), [9, 2]);
+        assert!(requests.cancelled.is_empty());
+    }
+
+    #[test]
+    fn a_cancellation_is_not_for_a_later_request_of_its_id() {
+        let mut requests = Requests::default();
+        requests.push(request(1), false);
+        // This one had been answered already.
+        assert!(requests.cancel(2).is_none());
+        requests.push(request(2), false);
+        assert_eq!(placed(&mut requests), [1, 2]);
+    }
+
+    #[test]
+    fn what_keeps_an_order_is_taken_apart_and_gives_up_its_place_when_it_is_cancelled() {
+        let mut requests = Requests::default();
+        requests.push(request(1), true);
+        requests.push(request(2), false);
+        requests.push(request(3), true);
+        requests.cancel(1);
+        assert!(matches!(requests.next_in_order(), Some(Arrival::Dropped(job)) if job.id == 1));
+        assert!(matches!(requests.next_in_order(), Some(Arrival::Whole(job)) if job.id == 3));
+        assert!(requests.next_in_order().is_none());
+        assert_eq!(placed(&mut requests), [2]);
+        assert!(!requests.has_work());
+    }
+
+    #[test]
+    fn when_the_link_is_lost_what_nobody_waits_for_still_runs() {
+        let mut requests = Requests::default();
+        for id in 1..=2 {
+            let Arrival::Whole(mut job) = request(id) else { unreachable!() };
+            job.one_way = id == 2;
+            requests.push(Arrival::Whole(job.clone()), false);
+            requests.push(Arrival::Whole(job), true);
+        }
+        assert!(requests.cancel_all().is_empty());
+        assert_eq!(placed(&mut requests), [2]);
+        assert!(matches!(requests.next_in_order(), Some(Arrival::Dropped(job)) if job.id == 1));
+        assert!(matches!(requests.next_in_order(), Some(Arrival::Whole(job)) if job.id == 2));
     }
 }
