@@ -75,7 +75,10 @@ impl History {
             Record::Invoke { id, way: Way::Task, value } => {
                 self.calls[Way::Task as usize] += 1;
                 if let Some(window) = self.window(id) {
-                    window.tasks.entry(id).or_default().period = value;
+                    let task = window.tasks.entry(id).or_default();
+                    task.period = value;
+                    // Another child may have told of its first runs already.
+                    task.runs += window.calls.remove(&id).map_or(0, |call| u64::from(call.runs));
                 }
             }
             Record::Invoke { id, way, .. } => {

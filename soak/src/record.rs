@@ -177,7 +177,7 @@ pub fn class_of(error: &Error) -> Class {
 }
 
 /// The outcomes by number, as the report has them.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "value",
     "Remote",
     "RemoteStopped",
@@ -190,6 +190,7 @@ pub const NAMES: [&str; 13] = [
     "NoProcess",
     "Overloaded",
     "NoTask",
+    "Stopped",
     "unexpected",
 ];
 
@@ -207,12 +208,14 @@ pub fn code_of(error: &Error) -> u8 {
         Error::NoProcess { .. } => 9,
         Error::Overloaded { .. } => 10,
         Error::NoTask { .. } => 11,
+        // A callback that still runs when its process is told to end calls onwards.
+        Error::Stopped { .. } => 12,
         _ => UNEXPECTED,
     }
 }
 
 /// The number of what never has to happen.
-pub const UNEXPECTED: u8 = 12;
+pub const UNEXPECTED: u8 = 13;
 
 #[cfg(test)]
 mod tests {
