@@ -175,6 +175,47 @@ fn large_payloads_without_return_arrive() {
     sum.wait(4);
 }
 
+/// The caller is done once the controller has passed a broadcast on, and most of the payload leaves after that.
+fn broadcast_without_results_arrives(net: &Net, a: &Global) {
+    let whole = Count::new();
+    let expected = bytes(5 * MIB);
+    let nodes: Vec<_> = ["b", "c", "d"]
+        .into_iter()
+        .map(|name| {
+            let (whole, same) = (whole.clone(), expected.clone());
+            let check = move |bytes: Blob| {
+                if bytes == same {
+                    whole.add();
+                }
+            };
+            net.node(name).callback("check", check).start().unwrap()
+        })
+        .collect();
+    for node in &nodes {
+        a.wait_process(node.process_name()).unwrap();
+    }
+    for round in 1..=3 {
+        (a.call.by_name::<(), _>("check", (&expected,)) & BROADCAST).unwrap();
+        whole.wait(3 * round);
+    }
+    // Whoever cannot take it holds up nobody.
+    (a.call.by_name::<(), _>("check", (&expected, 1)) & BROADCAST).unwrap();
+    (a.call.by_name::<(), _>("check", (&expected,)) & BROADCAST.eta(Duration::from_millis(5))).unwrap();
+    whole.wait(12);
+}
+
+#[test]
+fn large_broadcasts_without_results_arrive() {
+    let net = Net::new();
+    broadcast_without_results_arrives(&net, &net.caller());
+}
+
+#[test]
+fn large_broadcasts_without_results_arrive_from_beside_the_controller() {
+    let (net, a) = Net::embedded("caller");
+    broadcast_without_results_arrives(&net, &a);
+}
+
 /// A payload that nobody takes, or that is refused on the way, must not keep its share of the link's window.
 #[test]
 fn large_payloads_that_nobody_takes_hold_up_no_others() {
