@@ -221,6 +221,8 @@ fn large_broadcasts_without_results_arrive_from_beside_the_controller() {
 fn large_payloads_that_nobody_takes_hold_up_no_others() {
     let net = Net::new();
     let _b = callee(net.node("b"));
+    let limits = Limits { payload_bytes_max: 200 * KIB as u64, ..Limits::default() };
+    let _c = net.node("c").limits(limits).callback("strict", |_: Blob| ()).start().unwrap();
     let a = net.caller();
     let payload = bytes(3 * MIB);
     for _ in 0..10 {
@@ -229,6 +231,9 @@ fn large_payloads_that_nobody_takes_hold_up_no_others() {
         assert!(matches!(refused, Err(Error::NoCandidate { .. })), "{refused:?}");
         // Known, and refused for its types.
         (a.call.by_name::<u8, _>("echo", (&payload, 1)) & NO_RETURN).unwrap();
+        // Refused by the callee, while as much as may be is on its way.
+        (a.call.by_name::<(), _>("strict", (&payload,)) & NO_RETURN).unwrap();
+        (a.call.by_name::<(), _>("strict", (&payload,)) & BROADCAST).unwrap();
     }
     let echoed = a.call.by_name::<Blob, _>("echo", (&payload,)) & FG.timeout(BOUND);
     assert!(echoed.unwrap() == payload);
