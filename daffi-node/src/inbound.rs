@@ -129,14 +129,15 @@ impl Inbound {
         if !targets.nodes.split('\n').all(|name| !name.is_empty() && seen.insert(name)) {
             return Err("a TARGETS frame names nobody, or somebody twice".to_owned());
         }
-        let mut fits = true;
-        self.answer(targets.id, false, 0, |pending| {
-            pending.targets(targets).unwrap_or_else(|OutOfTurn| {
-                fits = false;
-                Progress::Open
-            })
-        });
-        if fits { Ok(()) } else { Err("a TARGETS frame came twice, or for a call to one node".to_owned()) }
+        let id = CallId(targets.id);
+        let Some(pending) = self.node.calls.get(id) else { return Ok(()) };
+        match pending.targets(targets) {
+            // One without results is over for its caller with this, and goes on without it.
+            Ok(Progress::Done) => self.node.let_go(id),
+            Ok(_) => {}
+            Err(OutOfTurn) => return Err("a TARGETS frame came twice, or for a call to one node".to_owned()),
+        }
+        Ok(())
     }
 
     /// Whether a request has the id of another one that is not whole yet. Those that nobody waits for have no ids of

@@ -29,7 +29,7 @@ use crate::{
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
-    outgoing::Outgoing,
+    outgoing::{Kind, Outgoing},
     pending::{Payload, Pending},
     settling::{self, Settling},
     streams::StreamId,
@@ -222,7 +222,7 @@ impl Node {
             // Whoever called this lets the next one in.
             self.admission.leave(pending);
             pending.fail(self.overloaded());
-        } else if large && !self.is_wanted(id) {
+        } else if large && !self.is_wanted(id) && !goes_on_alone(call, pending) {
             // It was over before the rest of its arguments was known to the link.
             self.link.cancel_stream(StreamId { call: id.0, reply: false });
         }
@@ -244,6 +244,14 @@ impl Node {
         let number = self.delayed_last.fetch_add(1, Ordering::Relaxed);
         self.delayed.lock().push(Reverse(Delayed { at, number, again, id, call }));
         self.watch(at);
+    }
+
+    /// Takes a call out of the table that goes on without its caller: the rest of its arguments is still sent.
+    pub(crate) fn let_go(&self, id: CallId) {
+        if let Some(pending) = self.calls.remove(id) {
+            self.settling.forget(id);
+            self.release(&pending);
+        }
     }
 
     /// Takes a call out of the table, if nobody was faster.
@@ -407,6 +415,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether a call goes on although its caller is done with it: a broadcast without results that was passed on.
+fn goes_on_alone(call: &Outgoing, pending: &Pending) -> bool {
+    matches!(call.kind, Kind::Broadcast { results: false }) && matches!(pending.outcome.get(), Some(Ok(_)))
 }
 
 impl Service for Node {

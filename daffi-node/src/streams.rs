@@ -133,6 +133,8 @@ impl State {
     fn remove(&mut self, id: StreamId, count: &AtomicUsize) {
         if let Some(stream) = self.streams.remove(&id) {
             self.on_their_way -= stream.on_its_way;
+            // A call that is sent again has the same id, and two turns for it would be one too many.
+            self.ready.retain(|ready| *ready != id);
             count.store(self.streams.len(), Ordering::Release);
         }
     }
@@ -188,6 +190,18 @@ mod tests {
         streams.credit(FIRST, 100);
         assert!(pump(&streams).is_empty());
         assert!(!streams.is_active());
+    }
+
+    #[test]
+    fn a_call_that_is_sent_again_has_one_turn_at_a_time() {
+        let streams = Streams::default();
+        let body = Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]);
+        streams.start(FIRST, &body);
+        streams.cancel(FIRST);
+        streams.start(FIRST, &body);
+        let sent = pump(&streams);
+        assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - CHUNK_BYTES);
+        assert!(sent.iter().all(|(_, bytes, _)| *bytes > 0), "an empty chunk would end the connection");
     }
 
     #[test]

@@ -175,11 +175,54 @@ fn large_payloads_without_return_arrive() {
     sum.wait(4);
 }
 
+/// The caller is done once the controller has passed a broadcast on, and most of the payload leaves after that.
+fn broadcast_without_results_arrives(net: &Net, a: &Global) {
+    let whole = Count::new();
+    let expected = bytes(5 * MIB);
+    let nodes: Vec<_> = ["b", "c", "d"]
+        .into_iter()
+        .map(|name| {
+            let (whole, same) = (whole.clone(), expected.clone());
+            let check = move |bytes: Blob| {
+                if bytes == same {
+                    whole.add();
+                }
+            };
+            net.node(name).callback("check", check).start().unwrap()
+        })
+        .collect();
+    for node in &nodes {
+        a.wait_process(node.process_name()).unwrap();
+    }
+    for round in 1..=3 {
+        (a.call.by_name::<(), _>("check", (&expected,)) & BROADCAST).unwrap();
+        whole.wait(3 * round);
+    }
+    // Whoever cannot take it holds up nobody.
+    (a.call.by_name::<(), _>("check", (&expected, 1)) & BROADCAST).unwrap();
+    (a.call.by_name::<(), _>("check", (&expected,)) & BROADCAST.eta(Duration::from_millis(5))).unwrap();
+    whole.wait(12);
+}
+
+#[test]
+fn large_broadcasts_without_results_arrive() {
+    let net = Net::new();
+    broadcast_without_results_arrives(&net, &net.caller());
+}
+
+#[test]
+fn large_broadcasts_without_results_arrive_from_beside_the_controller() {
+    let (net, a) = Net::embedded("caller");
+    broadcast_without_results_arrives(&net, &a);
+}
+
 /// A payload that nobody takes, or that is refused on the way, must not keep its share of the link's window.
 #[test]
 fn large_payloads_that_nobody_takes_hold_up_no_others() {
     let net = Net::new();
     let _b = callee(net.node("b"));
+    let limits = Limits { payload_bytes_max: 200 * KIB as u64, ..Limits::default() };
+    let _c = net.node("c").limits(limits).callback("strict", |_: Blob| ()).start().unwrap();
     let a = net.caller();
     let payload = bytes(3 * MIB);
     for _ in 0..10 {
@@ -188,6 +231,9 @@ fn large_payloads_that_nobody_takes_hold_up_no_others() {
         assert!(matches!(refused, Err(Error::NoCandidate { .. })), "{refused:?}");
         // Known, and refused for its types.
         (a.call.by_name::<u8, _>("echo", (&payload, 1)) & NO_RETURN).unwrap();
+        // Refused by the callee, while as much as may be is on its way.
+        (a.call.by_name::<(), _>("strict", (&payload,)) & NO_RETURN).unwrap();
+        (a.call.by_name::<(), _>("strict", (&payload,)) & BROADCAST).unwrap();
     }
     let echoed = a.call.by_name::<Blob, _>("echo", (&payload,)) & FG.timeout(BOUND);
     assert!(echoed.unwrap() == payload);

@@ -13,7 +13,7 @@ use super::{
     Now, Outbound, PeerId, Router,
     calls::{Call, Origin, Route},
     fail,
-    streams::Stream,
+    streams::{Stream, send_to_nobody},
 };
 
 /// A call to several nodes.
@@ -29,8 +29,6 @@ pub(super) struct Broadcast {
     pub(super) parts: Vec<Part>,
     /// How many parts have a route.
     pending: usize,
-    /// How many bytes of credit the caller has been given.
-    granted: u64,
 }
 
 /// A broadcast's call to one node.
@@ -39,7 +37,7 @@ pub(super) struct Part {
     /// Where it runs; `None` once it has an outcome.
     pub(super) route: Option<(PeerId, u64)>,
     /// How many bytes of credit the node has given.
-    granted: u64,
+    granted: u32,
 }
 
 struct Target {
@@ -85,7 +83,6 @@ impl Router {
             request: Stream::new(request.total, request.body.len()),
             parts: vec![Part::default(); targets.len()],
             pending: 0,
-            granted: 0,
         });
         let kept = !request.one_way || request.more;
         for (part, target) in targets.into_iter().enumerate() {
@@ -126,11 +123,14 @@ impl Router {
             return;
         }
         broadcast.pending -= 1;
-        let pending = broadcast.pending;
-        if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
+        let &mut Broadcast { caller, id, one_way, request, pending, .. } = broadcast;
+        if let Some(caller) = self.peers.get_mut(caller.0) {
             caller.parts -= 1;
         }
         if pending == 0 {
+            if one_way {
+                send_to_nobody(caller, id, request, out);
+            }
             self.end_broadcast(key);
         } else {
             // It may have been the slowest one.
@@ -142,7 +142,7 @@ impl Router {
     pub(super) fn part_credit(&mut self, key: u64, part: u32, bytes: u32, out: &mut impl Outbound) {
         let Some(broadcast) = self.broadcasts.get_mut(key) else { return };
         let granted = &mut broadcast.parts[part as usize].granted;
-        *granted = granted.saturating_add(bytes.into());
+        *granted = granted.saturating_add(bytes);
         self.grant(key, out);
     }
 
@@ -154,10 +154,9 @@ impl Router {
         };
         let pending = broadcast.parts.iter().filter(|part| part.route.is_some());
         let slowest = pending.map(|part| part.granted).min().unwrap_or(0);
-        let more = slowest.saturating_sub(broadcast.granted).min(u32::MAX.into());
-        if more > 0 {
-            broadcast.granted += more;
-            let credit = Frame::Credit { id: broadcast.id, reply: false, part: 0, bytes: more as u32 };
+        let bytes = broadcast.request.credit_up_to(slowest);
+        if bytes > 0 {
+            let credit = Frame::Credit { id: broadcast.id, reply: false, part: 0, bytes };
             let _ = out.send(broadcast.caller, &credit, true);
         }
     }

@@ -13,7 +13,11 @@ use daffi_core::{
     signature::Signature,
 };
 
-use super::{Breach, LogLine, Now, Outbound, PeerId, Router, fail, registry::Callback, streams::Stream};
+use super::{
+    Breach, LogLine, Now, Outbound, PeerId, Router, fail,
+    registry::Callback,
+    streams::{Stream, send_to_nobody},
+};
 
 /// A call at its callee. Its place in the callee's table is the id that the callee sees.
 #[derive(Debug)]
@@ -207,7 +211,7 @@ impl Router {
         };
         // Who failed is known here; what the callee says about it is not needed.
         let fault = Box::new((*failure.fault).clone().on(&*callee.name));
-        self.fail_origin(route.origin, route.one_way, fault, now, out);
+        self.fail_origin(&route, fault, now, out);
         Ok(())
     }
 
@@ -363,24 +367,25 @@ impl Router {
     ) {
         let Some(closed) = self.close_route(callee, route) else { return };
         self.send_cancel(callee, route, out);
-        self.fail_origin(closed.origin, closed.one_way, fault, now, out);
+        self.fail_origin(&closed, fault, now, out);
     }
 
     /// Tells the origin of a route that is closed.
     pub(super) fn fail_origin(
         &mut self,
-        origin: Origin,
-        one_way: bool,
+        route: &Route,
         fault: Box<Fault>,
         now: Now,
         out: &mut impl Outbound,
     ) {
-        match origin {
+        let one_way = route.one_way;
+        match route.origin {
             Origin::Caller { peer, id } => {
                 if let Some(caller) = self.peers.get_mut(peer.0) {
                     caller.calls.remove(&id);
                 }
                 if one_way {
+                    send_to_nobody(peer, id, route.request, out);
                     self.undeliverable(peer, &fault, now, out);
                 } else {
                     fail(peer, id, 0, fault, out);

@@ -114,7 +114,7 @@ impl Router {
         self.in_flight -= gone.routes.len();
         for (_, route) in gone.routes.iter() {
             let fault = Fault::new(FaultKind::RemoteStopped, "it stopped before it answered").on(&*gone.name);
-            self.fail_origin(route.origin, route.one_way, Box::new(fault), now, out);
+            self.fail_origin(route, Box::new(fault), now, out);
         }
         // In order, because the map's own differs from process to process.
         let mut calls: Vec<_> = gone.calls.into_iter().collect();

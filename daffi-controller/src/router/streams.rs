@@ -16,17 +16,36 @@ use super::{
 pub(super) struct Stream {
     total: u32,
     passed: u32,
+    /// How much of it the sender has been given credit for.
+    credited: u32,
 }
 
 impl Stream {
     /// A payload of `total` bytes whose first `passed` came with the request or reply.
     pub(super) fn new(total: u32, passed: usize) -> Self {
-        Self { total, passed: passed.try_into().unwrap_or(u32::MAX) }
+        Self { total, passed: passed.try_into().unwrap_or(u32::MAX), credited: 0 }
     }
 
     /// Whether nothing more comes.
     pub(super) fn is_over(self) -> bool {
         self.passed >= self.total
+    }
+
+    /// Counts what the sender is given credit for.
+    pub(super) fn credit(&mut self, bytes: u32) {
+        self.credited = self.credited.saturating_add(bytes);
+    }
+
+    /// Counts credit of so many bytes in all; gives how many of them are new.
+    pub(super) fn credit_up_to(&mut self, bytes: u32) -> u32 {
+        let more = bytes.saturating_sub(self.credited);
+        self.credited += more;
+        more
+    }
+
+    /// What the sender could still be given credit for, if it has more to send.
+    fn uncredited(self) -> u32 {
+        if self.is_over() { 0 } else { self.passed.saturating_sub(self.credited) }
     }
 
     /// Counts a chunk.
@@ -183,9 +202,12 @@ impl Router {
 
     /// A callee takes more of a request.
     pub(super) fn request_credit(&mut self, from: PeerId, id: u64, bytes: u32, out: &mut impl Outbound) {
-        let Some(route) = self.peers.get(from.0).and_then(|callee| callee.routes.get(id)) else { return };
+        let Some(route) = self.peers.get_mut(from.0).and_then(|callee| callee.routes.get_mut(id)) else {
+            return;
+        };
         match route.origin {
             Origin::Caller { peer, id } => {
+                route.request.credit(bytes);
                 let _ = out.send(peer, &Frame::Credit { id, reply: false, part: 0, bytes }, true);
             }
             Origin::Broadcast { key, part } => self.part_credit(key, part, bytes, out),
@@ -216,6 +238,15 @@ impl Router {
         if let Some((callee, id)) = route {
             let _ = out.send(callee, &Frame::Credit { id, reply: true, part: 0, bytes }, true);
         }
+    }
+}
+
+/// Nobody takes a payload any more, and its sender is not told: it may have sent all that it was allowed to, and gets
+/// that back, or else it would keep the rest, and its share of the link, for ever.
+pub(super) fn send_to_nobody(to: PeerId, id: u64, request: Stream, out: &mut impl Outbound) {
+    let bytes = request.uncredited();
+    if bytes > 0 {
+        let _ = out.send(to, &Frame::Credit { id, reply: false, part: 0, bytes }, true);
     }
 }
 

@@ -176,6 +176,21 @@ fn a_long_broadcast_without_answers_ends_with_its_last_chunk() {
 }
 
 #[test]
+fn a_long_broadcast_that_nobody_answers_or_takes_gets_its_credit_back() {
+    let (mut world, caller, peers) = world();
+    let request = everybody(1);
+    let first = request.body.len();
+    world.send(caller, &Frame::Request(Request { more: true, one_way: true, total: 20, ..request }));
+    assert_eq!(world.said(caller), ["TARGETS 1: x y z"]);
+    for peer in peers {
+        assert_eq!(world.said(caller), [""; 0]);
+        world.gone(peer);
+    }
+    assert_eq!(world.said(caller), [format!("CREDIT 1.0 request: {first}")]);
+    world.assert_idle();
+}
+
+#[test]
 fn more_names_than_a_frame_holds_are_refused() {
     let mut world = World::new();
     let caller = world.join("caller", &[]);

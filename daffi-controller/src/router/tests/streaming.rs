@@ -122,8 +122,37 @@ fn a_long_call_without_answer_is_remembered_until_its_last_chunk() {
 
     world.send(a, &Frame::Request(Request { one_way: true, ..long(2, 10) }));
     world.gone(b);
-    assert_eq!(world.said(a), [""; 0]);
+    assert_eq!(world.said(a), ["CREDIT 2.0 request: 4"], "what it may send goes on to nobody");
     assert_eq!(world.router.counters().undelivered, 1);
+    world.assert_idle();
+}
+
+#[test]
+fn a_long_call_that_nobody_answers_or_takes_gets_its_credit_back() {
+    let (mut world, a, b) = pair();
+    for id in [1, 2] {
+        world.send(a, &Frame::Request(Request { one_way: true, ..long(id, 20) }));
+    }
+    let ids: Vec<_> = world.out.sent[&b]
+        .iter()
+        .map(|bytes| {
+            let Frame::Request(request) = decode(bytes) else { panic!("{bytes:?} is no request") };
+            request.id
+        })
+        .collect();
+    world.send(a, &chunk(1, false, true, "one"));
+    world.send(b, &Frame::Credit { id: ids[0], reply: false, part: 0, bytes: 2 });
+    assert_eq!(world.said(a), ["CREDIT 1.0 request: 2"]);
+    // Refused in the middle: the caller may have sent all that it was allowed to.
+    world.send(b, &failure(ids[0], FaultKind::Overloaded));
+    assert_eq!(world.said(a), ["CREDIT 1.0 request: 5"]);
+    // What was on its way meanwhile.
+    world.send(a, &chunk(1, false, true, "two"));
+    world.send(a, &chunk(1, false, false, "end"));
+    world.send(b, &Frame::Credit { id: ids[0], reply: false, part: 0, bytes: 3 });
+    assert_eq!(world.said(a), ["CREDIT 1.0 request: 3"]);
+    world.gone(b);
+    assert_eq!(world.said(a), ["CREDIT 2.0 request: 4"]);
     world.assert_idle();
 }
 
