@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token};
 
 use super::{Acceptor, Command, Connection, Service, Shared};
 use crate::{
+    host,
     limits::{FRAME_TIMEOUT, WRITE_TIMEOUT},
     outbox::Outbox,
     transport::Listener,
@@ -109,7 +110,7 @@ impl Driver {
     /// It does not wait if `stay` says so, once everything that is due has been done, nor for longer than it says.
     pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
-        let now = Instant::now();
+        let now = host::now();
         let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
         match stay() {
             Stay::Long => self.wait(shared, next, now),
@@ -125,6 +126,28 @@ impl Driver {
             self.read(token);
         }
         self.services.clone()
+    }
+
+    /// As [`turn`](Self::turn), without waiting: everything is tried that an event might allow.
+    #[cfg(feature = "simulation")]
+    pub(super) fn simulate(&mut self, shared: &Shared) -> Option<Instant> {
+        self.commands(shared);
+        let next = self.turns(host::now());
+        self.ready.clear();
+        // In the order in which they came, which is the same each time.
+        let mut tokens: Vec<_> = self.connections.keys().copied().collect();
+        tokens.sort_unstable();
+        for token in tokens {
+            if let Some(open) = self.connections.get(&token) {
+                open.outbox.writable();
+            }
+            self.read(token);
+        }
+        let mut tokens: Vec<_> = self.listeners.keys().copied().collect();
+        tokens.sort_unstable();
+        tokens.into_iter().for_each(|token| self.accept(token));
+        let resting = self.resting.iter().map(|(until, _)| *until).min();
+        next.into_iter().chain(resting).min()
     }
 
     /// Everything that wants turns.
@@ -287,12 +310,12 @@ impl Driver {
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections for now");
-                    self.resting.push((Instant::now() + ACCEPT_REST, token));
+                    self.resting.push((host::now() + ACCEPT_REST, token));
                     return;
                 }
             }
         }
-        self.resting.push((Instant::now(), token));
+        self.resting.push((host::now(), token));
     }
 }
 
