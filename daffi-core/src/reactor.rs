@@ -289,11 +289,7 @@ impl Handle {
         CURRENT.set(self.shared.address());
         self.shared.woken.store(false, Ordering::SeqCst);
         let mut driver = self.shared.driver.lock().take();
-        let mut next = None;
-        if let Some(running) = &mut driver {
-            running.services().iter().for_each(|service| service.work());
-            next = running.simulate(&self.shared);
-        }
+        let next = driver.as_mut().and_then(|driver| driver.simulate(&self.shared));
         *self.shared.driver.lock() = driver;
         CURRENT.set(0);
         if self.shared.stopped.load(Ordering::SeqCst) {

@@ -128,11 +128,9 @@ impl Driver {
         self.services.clone()
     }
 
-    /// As [`turn`](Self::turn), without waiting: everything is tried that an event might allow.
+    /// From one wait to the next: takes whatever events might bring, does the work, and says until when to wait.
     #[cfg(feature = "simulation")]
     pub(super) fn simulate(&mut self, shared: &Shared) -> Option<Instant> {
-        self.commands(shared);
-        let next = self.turns(host::now());
         self.ready.clear();
         // In the order in which they came, which is the same each time.
         let mut tokens: Vec<_> = self.connections.keys().copied().collect();
@@ -146,6 +144,15 @@ impl Driver {
         let mut tokens: Vec<_> = self.listeners.keys().copied().collect();
         tokens.sort_unstable();
         tokens.into_iter().for_each(|token| self.accept(token));
+        shared.woken.store(false, Ordering::SeqCst);
+        for service in self.services().iter() {
+            survive(|| service.work());
+        }
+        self.commands(shared);
+        let next = self.turns(host::now());
+        if !self.ready.is_empty() {
+            shared.woken.store(true, Ordering::SeqCst);
+        }
         let resting = self.resting.iter().map(|(until, _)| *until).min();
         next.into_iter().chain(resting).min()
     }
