@@ -254,13 +254,12 @@ impl Handle {
     /// that is left.
     pub fn step(&self, work: impl FnOnce(&Step<'_>)) {
         debug_assert_eq!(CURRENT.get(), self.shared.address());
-        #[cfg(feature = "simulation")]
-        if simulation::is_on() {
-            // There is no other thread to take over.
-            work();
-            return true;
-        }
         let stand_by = || {
+            // There is no other thread to take over.
+            #[cfg(feature = "simulation")]
+            if simulation::is_on() {
+                return true;
+            }
             let spawned = self.shared.clone().spawn(Role::StandBy);
             if let Err(error) = &spawned {
                 tracing::error!(%error, "no thread to stand by: a callback that blocks holds up everything");
@@ -287,7 +286,6 @@ impl Handle {
     #[doc(hidden)]
     pub fn simulate(&self) -> Option<Instant> {
         CURRENT.set(self.shared.address());
-        self.shared.woken.store(false, Ordering::SeqCst);
         let mut driver = self.shared.driver.lock().take();
         let next = driver.as_mut().and_then(|driver| driver.simulate(&self.shared));
         *self.shared.driver.lock() = driver;
@@ -302,7 +300,7 @@ impl Handle {
     #[cfg(feature = "simulation")]
     #[doc(hidden)]
     pub fn is_woken(&self) -> bool {
-        self.shared.woken.load(Ordering::SeqCst)
+        self.shared.bell.is_marked()
     }
 
     fn token(&self) -> Token {

@@ -384,7 +384,6 @@ impl Node {
         crate::simulation::Sizes {
             calls: self.calls.len(),
             requests: self.executor.held(),
-            arrived: self.arrived.lock().len(),
             streams: self.link.has_streams(),
             late_replies: self.late_replies.load(Ordering::Relaxed),
         }

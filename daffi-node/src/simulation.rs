@@ -16,8 +16,6 @@ pub struct Sizes {
     pub calls: usize,
     /// Requests that run or wait to.
     pub requests: usize,
-    /// Requests that have come and are not looked at.
-    pub arrived: usize,
     /// Whether large payloads are on their way out.
     pub streams: bool,
     /// Answers to calls that were over.

@@ -98,7 +98,7 @@ impl Driver {
             listeners: HashMap::new(),
             services: Services::default(),
             ready: Vec::new(),
-            swept: Instant::now(),
+            swept: host::now(),
             patience,
             resting: Vec::new(),
             buffer: BytesMut::new(),
@@ -144,14 +144,15 @@ impl Driver {
         let mut tokens: Vec<_> = self.listeners.keys().copied().collect();
         tokens.sort_unstable();
         tokens.into_iter().for_each(|token| self.accept(token));
-        shared.woken.store(false, Ordering::SeqCst);
+        shared.bell.answer();
         for service in self.services().iter() {
             survive(|| service.work());
         }
         self.commands(shared);
-        let next = self.turns(host::now());
+        let now = host::now();
+        let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
         if !self.ready.is_empty() {
-            shared.woken.store(true, Ordering::SeqCst);
+            shared.bell.mark();
         }
         let resting = self.resting.iter().map(|(until, _)| *until).min();
         next.into_iter().chain(resting).min()
@@ -367,7 +368,7 @@ impl Open {
         if self.partial.is_empty() {
             self.partial_since = None;
         } else if used > 0 || self.partial_since.is_none() {
-            self.partial_since = Some(Instant::now());
+            self.partial_since = Some(host::now());
         }
         if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
             self.partial = Vec::new();
