@@ -296,11 +296,11 @@ impl Handle {
         next
     }
 
-    /// Whether somebody wants a turn.
+    /// Whether somebody wants a turn, and there is one to be had.
     #[cfg(feature = "simulation")]
     #[doc(hidden)]
     pub fn is_woken(&self) -> bool {
-        self.shared.bell.is_marked()
+        self.shared.bell.is_marked() && self.shared.driver.lock().is_some()
     }
 
     fn token(&self) -> Token {

@@ -93,12 +93,13 @@ pub fn enter(world: Option<Rc<dyn World>>) {
 
 /// Whether this thread is in a simulated world.
 pub fn is_on() -> bool {
-    WORLD.with_borrow(Option::is_some)
+    with(|_| ()).is_some()
 }
 
 /// Asks the world that this thread is in, if it is in one.
 pub fn with<T>(ask: impl FnOnce(&dyn World) -> T) -> Option<T> {
-    let world = WORLD.with_borrow(Clone::clone)?;
+    // A thread that is ending has left it.
+    let world = WORLD.try_with(|world| world.borrow().clone()).ok().flatten()?;
     Some(ask(&*world))
 }
 

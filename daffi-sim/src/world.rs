@@ -40,7 +40,12 @@ pub(crate) struct Sim {
     wall_off: Cell<i64>,
     /// How long threads slept in all, while nothing else went on.
     pub(crate) slept: Cell<Duration>,
+    /// How many steps there were since time last went on.
+    steps: Cell<usize>,
 }
+
+/// More steps than there is ever reason for without time going on.
+const STEPS_MAX: usize = 1_000_000;
 
 /// A process.
 pub(crate) struct Host {
@@ -126,6 +131,7 @@ impl Sim {
             later_last: Cell::new(0),
             wall_off: Cell::new(0),
             slept: Cell::default(),
+            steps: Cell::default(),
         });
         SIM.set(Some(sim.clone()));
         simulation::enter(Some(sim.clone()));
@@ -324,10 +330,18 @@ impl Sim {
                 }
             }
         }
+        if self.steps.replace(self.steps.get() + 1) == STEPS_MAX {
+            let problem = format!("I6: {STEPS_MAX} steps at {now:?}, and still not at rest");
+            self.history.borrow_mut().violations.push(problem);
+            self.steps.set(0);
+            self.network.lock().now = until;
+            return;
+        }
         if !steps.is_empty() {
             let step = self.network.lock().random.one_of(&steps);
             return self.take(step);
         }
+        self.steps.set(0);
         {
             let mut network = self.network.lock();
             let next = next.into_iter().chain(network.next_event()).min();
