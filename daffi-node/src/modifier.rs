@@ -141,7 +141,7 @@ pub struct Broadcast<W = NoResults, T = Anywhere> {
 }
 
 impl<T> Foreground<T> {
-    /// Gives up with [`Error::Timeout`](crate::Error::Timeout) this long after the call was sent, and cancels it.
+    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -156,7 +156,7 @@ impl Foreground {
 }
 
 impl<T> Background<T> {
-    /// Gives up with [`Error::Timeout`](crate::Error::Timeout) this long after the call was sent, and cancels it.
+    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -213,7 +213,7 @@ impl<K> Period<K> {
 }
 
 impl<W, T> Broadcast<W, T> {
-    /// Gives up after this long. A node that has not answered by then has [`Error::Timeout`](crate::Error::Timeout) as
+    /// Gives up after this long. A node that has not answered by then has [`Error::Timeout`] as
     /// its entry; the others' results stay.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);

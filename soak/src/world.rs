@@ -341,6 +341,10 @@ impl World {
                     self.undo.push((back, Undo::Restart(None)));
                     "kill the controller"
                 } else {
+                    // One that is still starting has no ear for the signal yet, and just ends.
+                    if !self.controller.process.as_ref().is_some_and(|process| process.told().listening) {
+                        return Ok(());
+                    }
                     self.terminate(None);
                     "terminate the controller"
                 }
