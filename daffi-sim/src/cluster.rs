@@ -35,8 +35,6 @@ struct Shared {
     impostor: Cell<Option<HostId>>,
     quiet: Cell<bool>,
     wall_jumps: bool,
-    /// A controller did nothing for a while.
-    controller_froze: Cell<bool>,
 }
 
 /// What can go wrong.
@@ -89,7 +87,6 @@ impl Cluster {
             impostor: Cell::new(None),
             quiet: Cell::new(false),
             wall_jumps,
-            controller_froze: Cell::new(false),
         };
         let pause_ms = [20, 100, 400][sim.below(3)];
         Self { shared: Rc::new(shared), pause_ms, large_bytes: [1, 60_000, 1_500_000][sim.below(3)] }
@@ -111,9 +108,9 @@ impl Cluster {
         self.shared.embedded
     }
 
-    /// Whether a controller did nothing for a while.
-    pub(crate) fn controller_froze(&self) -> bool {
-        self.shared.controller_froze.get()
+    /// Whether nodes may get more requests than they take.
+    pub(crate) fn may_refuse_requests(&self) -> bool {
+        self.shared.limits.requests_held_max < Limits::default().requests_held_max
     }
 
     /// The process of the controller, if it lives.
@@ -205,11 +202,9 @@ impl Cluster {
             }
             Fault::NodeFreezes { node, time } => {
                 let id = self.shared.nodes.borrow()[node];
-                self.shared.controller_froze.set(self.controller_froze() || id == self.controller());
                 id.into_iter().for_each(|id| sim.freeze(id, time));
             }
             Fault::ControllerFreezes { time } => {
-                self.shared.controller_froze.set(true);
                 self.controller().into_iter().for_each(|id| sim.freeze(id, time));
             }
             Fault::ImpostorStarts { node } => {

@@ -127,6 +127,13 @@ impl History {
         }
     }
 
+    /// The caller did not look at the outcome before now.
+    pub(crate) fn looks(&mut self, nonce: Nonce, now: Duration) {
+        if let Some(deadline) = self.calls.get_mut(&nonce).and_then(|call| call.deadline.as_mut()) {
+            *deadline = now.max(*deadline);
+        }
+    }
+
     /// Nobody will know how a call ended.
     pub(crate) fn abandon(&mut self, nonce: Nonce) {
         if let Some(call) = self.calls.get_mut(&nonce) {

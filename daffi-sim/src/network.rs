@@ -260,7 +260,7 @@ impl Network {
         if self.blocked.contains(&(self.machines[from], self.machines[to])) {
             return;
         }
-        let mut answer_reset = false;
+        let (mut answer_reset, mut has_room) = (false, false);
         let receiver = connection.ends[1 - lane].state;
         let arriving = &mut connection.lanes[lane];
         while arriving.on_the_way.front().is_some_and(|(at, _)| *at <= self.now) {
@@ -270,6 +270,7 @@ impl Network {
                 Item::Bytes(bytes) if receiver == EndState::Closed => {
                     arriving.bytes -= bytes.len();
                     answer_reset = true;
+                    has_room |= std::mem::take(&mut arriving.full);
                 }
                 // Nobody says that it arrived, so the sender keeps it and gets no room.
                 Item::Bytes(_) => {}
@@ -282,6 +283,10 @@ impl Network {
             }
         }
         self.stirred.insert(to);
+        if has_room {
+            self.wire.unblocked(id, lane);
+            self.stirred.insert(from);
+        }
         if answer_reset {
             self.put(id, 1 - lane, Item::Reset);
         }

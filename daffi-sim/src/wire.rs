@@ -35,8 +35,14 @@ pub(crate) struct Wire {
     /// Calls in the order in which they reached each process, for those that keep it.
     pub(crate) given: BTreeMap<HostId, Vec<(String, Nonce)>>,
     order: u64,
-    /// When the calls of each task left, and whether they may have waited for room before that.
-    pub(crate) fires: BTreeMap<Nonce, Vec<(Duration, bool)>>,
+    /// When the calls of each task left, as far as they left as soon as they were due.
+    pub(crate) fires: BTreeMap<Nonce, Vec<Duration>>,
+    /// The same of those that had to wait for room, which tells nothing of when they were due.
+    pub(crate) delayed_fires: BTreeMap<Nonce, usize>,
+    /// Calls that nobody waits for, by the connection and the id with which they were passed on.
+    handed_over: BTreeMap<(usize, u64), Nonce>,
+    /// When which process did nothing.
+    freezes: Vec<Freeze>,
     tasks: BTreeMap<u64, Nonce>,
     /// When a cancellation was confirmed.
     cancelled: BTreeMap<Nonce, Duration>,
@@ -47,11 +53,21 @@ pub(crate) struct Wire {
     pub(crate) embedded: BTreeSet<String>,
 }
 
+/// A time in which a process did nothing.
+#[derive(Debug)]
+struct Freeze {
+    host: HostId,
+    from: Duration,
+    until: Duration,
+}
+
 /// One connection.
 #[derive(Debug, Default)]
 struct Seen {
     node: HostId,
+    controller: HostId,
     name: String,
+    welcomed: bool,
     /// Callbacks were sent.
     registering: bool,
     /// The controller said so.
@@ -115,8 +131,45 @@ impl Outcome {
 }
 
 impl Wire {
-    pub(crate) fn connected(&mut self, id: usize, node: HostId, _controller: HostId) {
-        self.connections.insert(id, Seen { node, ..Seen::default() });
+    pub(crate) fn connected(&mut self, id: usize, node: HostId, controller: HostId) {
+        self.connections.insert(id, Seen { node, controller, ..Seen::default() });
+    }
+
+    /// A process does nothing for a while.
+    pub(crate) fn froze(&mut self, host: HostId, from: Duration, until: Duration) {
+        self.freezes.push(Freeze { host, from, until });
+    }
+
+    /// All processes go on.
+    pub(crate) fn thawed(&mut self, now: Duration) {
+        for freeze in &mut self.freezes {
+            freeze.until = freeze.until.min(now);
+        }
+    }
+
+    /// How long controllers did nothing in a certain time.
+    pub(crate) fn controllers_froze(&self, from: Duration, until: Duration) -> Duration {
+        let spans =
+            self.freezes_of_controllers().map(|freeze| (freeze.from.max(from), freeze.until.min(until)));
+        spans.map(|(from, until)| until.saturating_sub(from)).sum()
+    }
+
+    /// Whether a controller went on at `at` or just before, after it had done nothing for a while.
+    pub(crate) fn controller_woke(&self, at: Duration) -> bool {
+        self.freezes_of_controllers().any(|freeze| freeze.until <= at && at <= freeze.until + AT_ONCE)
+    }
+
+    fn freezes_of_controllers(&self) -> impl Iterator<Item = &Freeze> {
+        let is_controller = |host| self.connections.values().any(|seen| seen.controller == host);
+        self.freezes.iter().filter(move |freeze| is_controller(freeze.host))
+    }
+
+    /// Calls that nobody waits for, with the processes that got them and still have the connection on which they came.
+    pub(crate) fn handed_over(&self) -> impl Iterator<Item = (Nonce, HostId)> {
+        self.handed_over.iter().filter_map(|((connection, _), nonce)| {
+            let seen = self.connections.get(connection).filter(|seen| seen.over.is_none())?;
+            Some((*nonce, seen.node))
+        })
     }
 
     /// An end was closed, or has seen that the other one was.
@@ -256,13 +309,16 @@ impl Wire {
             Frame::Registered { .. } => seen.registered = true,
             // It has forgotten the node already.
             Frame::Refuse(_) => seen.over = Some(now),
-            // And any older one of this name.
+            // And any older one of this name, but none that has not had its turn.
             Frame::Welcome(_) => {
-                for older in self.connections.values_mut().filter(|older| older.name == seen.name) {
+                seen.welcomed = true;
+                let of_the_name = |older: &&mut Seen| older.welcomed && older.name == seen.name;
+                for older in self.connections.values_mut().filter(of_the_name) {
                     older.over.get_or_insert(now);
                 }
             }
             Frame::Request(request) => self.passed_on(id, seen, request, nonce_of(frame), now),
+            Frame::Cancel { id: route } => drop(self.handed_over.remove(&(id, *route))),
             Frame::Reply(reply) => {
                 self.outcome(id, seen, reply.id, reply.part, false, reply.more, frame, now)
             }
@@ -277,8 +333,7 @@ impl Wire {
             Frame::Targets(targets) => {
                 let nonce = seen.asked.get(&targets.id).and_then(|asked| asked.nonce);
                 let names: BTreeSet<_> = targets.nodes.lines().map(str::to_owned).collect();
-                // What waited for room was decided some time ago.
-                if seen.unblocked[1].is_none_or(|at| at < now) {
+                if !seen.waited(now) {
                     self.complete(id, seen, &names, now);
                 }
                 if let Some(nonce) = nonce {
@@ -303,10 +358,13 @@ impl Wire {
         let Some(nonce) = nonce else { return };
         self.given.entry(seen.node).or_default().push((request.name.to_owned(), nonce));
         if is_task(nonce) {
-            self.fires.entry(nonce).or_default().push((now, seen.unblocked[1].is_some()));
-            // Between a cancellation and its answer nothing is decided; what waited for room was decided before.
+            // What waited for room was decided before.
+            if seen.waited(now) {
+                *self.delayed_fires.entry(nonce).or_default() += 1;
+                return;
+            }
+            self.fires.entry(nonce).or_default().push(now);
             if let Some(cancelled) = self.cancelled.get(&nonce)
-                && seen.unblocked[1].is_none_or(|at| at < *cancelled)
                 && *cancelled < now
             {
                 self.violations.push(format!(
@@ -314,6 +372,9 @@ impl Wire {
                 ));
             }
             return;
+        }
+        if request.one_way {
+            self.handed_over.insert((id, request.id), nonce);
         }
         let Some(&(from, came)) = self.came.get(&nonce) else { return };
         let last = self.went.entry((from, id)).or_insert((came, nonce));
@@ -361,6 +422,13 @@ impl Wire {
         }
     }
 
+    /// From when on this process has done something without a break, at `since` or later.
+    fn awake_since(&self, host: HostId, since: Duration) -> Duration {
+        let freezes =
+            self.freezes.iter().filter(|freeze| freeze.host == host && freeze.from <= since + NOTICED_MAX);
+        freezes.map(|freeze| freeze.until).chain([since]).max().unwrap_or(since)
+    }
+
     /// Whether a broadcast goes to everybody it has to go to, and to nobody else.
     fn complete(&mut self, id: usize, caller: &Seen, names: &BTreeSet<String>, now: Duration) {
         let others = self.connections.values().filter(|seen| seen.name != caller.name);
@@ -368,7 +436,8 @@ impl Wire {
         let mut missing = Vec::new();
         for seen in others {
             // Between the end of a connection and its being noticed there is a moment.
-            if seen.registering && seen.over.is_none_or(|over| over + NOTICED_MAX > now) {
+            let noticed = seen.over.map(|over| self.awake_since(seen.controller, over) + NOTICED_MAX);
+            if seen.registering && noticed.is_none_or(|at| at > now) {
                 may.insert(&seen.name);
             }
             if seen.registered
@@ -389,8 +458,18 @@ impl Wire {
     }
 }
 
-/// How long after its end a connection may still count.
-const NOTICED_MAX: Duration = Duration::from_secs(5);
+impl Seen {
+    /// Whether what the controller writes now may have waited for room, and so tells nothing of when it was decided.
+    fn waited(&self, now: Duration) -> bool {
+        self.unblocked[1] == Some(now)
+    }
+}
+
+/// How long after its end a connection may still count, while the controller does not freeze.
+const NOTICED_MAX: Duration = Duration::from_millis(100);
+
+/// How long what is done at once may take.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// The number of the call that a frame begins.
 fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {

@@ -196,6 +196,7 @@ impl User {
         if self.sim.chance(30) {
             world::sleep(self.sim.millis(0, 300)).await;
             result.cancel();
+            self.sim.history.borrow_mut().looks(nonce, self.sim.now());
         }
         record(nonce, &result.await);
     }

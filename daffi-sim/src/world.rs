@@ -271,6 +271,7 @@ impl Sim {
     pub(crate) fn freeze(&self, id: HostId, time: Duration) {
         let now = self.now();
         self.note(|| format!("process {id} freezes for {time:?}"));
+        self.network.lock().wire.froze(id, now, now + time);
         self.host(id, |host| {
             host.frozen_until = now + time;
             host.frozen += time;
@@ -278,6 +279,8 @@ impl Sim {
     }
 
     pub(crate) fn thaw(&self) {
+        let now = self.now();
+        self.network.lock().wire.thawed(now);
         for host in &mut *self.hosts.borrow_mut() {
             host.frozen_until = Duration::ZERO;
             host.stir();
