@@ -3,13 +3,14 @@
 use std::{
     sync::Arc,
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use daffi_core::{
     Limits,
     controller::{ControllerConfig, PortError},
     frame::Frame,
+    host,
     limits::FRAME_BYTES_MAX,
     outbox::Budget,
     reactor::{Handle, Service},
@@ -210,7 +211,7 @@ impl Service for Hub {
         for outbox in overdue {
             outbox.close();
         }
-        let again = (delivery && self.deliver()).then(|| Instant::now() + DELIVER_AGAIN);
+        let again = (delivery && self.deliver()).then(|| host::now() + DELIVER_AGAIN);
         [next, again].into_iter().flatten().min()
     }
 }
@@ -233,5 +234,5 @@ impl State {
 }
 
 fn now() -> Now {
-    Now { mono: Instant::now(), wall: SystemTime::now() }
+    Now { mono: host::now(), wall: host::wall() }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use daffi_core::{
     controller::{FramePort, PortError},
     frame::Frame,
+    host,
     outbox::{Batch, Outbox},
 };
 
@@ -153,7 +154,7 @@ impl Ports {
 
     /// Ends a socket once what waits for it has left, or after a while by force.
     pub(crate) fn finish(&mut self, outbox: Arc<Outbox>) {
-        self.lingering.push_back((Instant::now() + LINGER, Arc::downgrade(&outbox)));
+        self.lingering.push_back((host::now() + LINGER, Arc::downgrade(&outbox)));
         self.finish.push(outbox);
     }
 

@@ -1,16 +1,12 @@
 //! A controller that listens: starting, accepting, stopping.
 
-use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use daffi_core::{
     Address, Error, Result,
     controller::{Controller, ControllerConfig, FramePort, RunningController},
     frame::{Frame, Refuse},
+    host,
     reactor::{Acceptor, Handle, ListenerGuard, Reactor},
     transport::{Listener, Stream},
 };
@@ -114,8 +110,7 @@ impl Running {
         let bound = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>>>()?;
         let reactors = (1..config.threads).map(|_| start_reactor()).collect::<Result<Vec<_>>>()?;
         let handles = [handle].into_iter().chain(reactors.iter().map(Reactor::handle)).cloned().collect();
-        // The hasher's keys are the randomness that the standard library has.
-        let hub = Hub::new(config, RandomState::new().hash_one(0), handles);
+        let hub = Hub::new(config, host::random(), handles);
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for (listener, address) in bound {
@@ -150,7 +145,7 @@ impl Running {
         }
         if grace.is_some() {
             // Whoever stops it already comes to an end: its waits are bounded.
-            while !hub.wait(Instant::now() + LINGER, |state| matches!(state.stop, Stop::Done(_))) {}
+            while !hub.wait(host::now() + LINGER, |state| matches!(state.stop, Stop::Done(_))) {}
         }
         hub.with(|state, _| if let Stop::Done(cut_off) = state.stop { cut_off } else { 0 })
     }
@@ -158,7 +153,7 @@ impl Running {
     fn stop_now(&self, grace: Option<Duration>) {
         let hub = &self.hub;
         if let Some(grace) = grace {
-            let until = Instant::now().checked_add(grace).unwrap_or_else(|| Instant::now() + FOREVER);
+            let until = host::now().checked_add(grace).unwrap_or_else(|| host::now() + FOREVER);
             hub.wait(until, |state| state.router.is_idle());
         }
         let cut_off = hub.with(|state, now| {
@@ -171,7 +166,7 @@ impl Running {
         }
         if grace.is_some() {
             // Peers see the end after our last frame, and close their side.
-            hub.wait(Instant::now() + LINGER, |state| {
+            hub.wait(host::now() + LINGER, |state| {
                 state.ports.all_sockets_closed() && !state.ports.has_delivery()
             });
         }
@@ -180,12 +175,12 @@ impl Running {
         }
         // The reactor's thread closes the listeners. Once this returns, somebody else can have the addresses.
         if !hub.is_current() {
-            hub.wait(Instant::now() + LINGER, |state| state.doors == 0);
+            hub.wait(host::now() + LINGER, |state| state.doors == 0);
         }
         // That thread does this too, unless it is this one or nobody waited for it. A node that takes no more
         // is not waited for in the end.
-        let until = Instant::now() + LINGER;
-        while !hub.is_current() && hub.with(|state, _| state.ports.has_delivery()) && Instant::now() < until {
+        let until = host::now() + LINGER;
+        while !hub.is_current() && hub.with(|state, _| state.ports.has_delivery()) && host::now() < until {
             hub.deliver();
         }
         hub.handle.remove_service(hub.clone());

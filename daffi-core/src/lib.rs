@@ -18,6 +18,9 @@ pub mod fault;
 pub mod frame;
 pub mod heartbeat;
 
+#[doc(hidden)]
+pub mod host;
+
 pub mod limits;
 pub use limits::Limits;
 
@@ -28,6 +31,11 @@ mod queue;
 pub mod reactor;
 pub mod signature;
 mod sync;
+
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
+
 pub mod transport;
 
 /// What macros of this crate expand to. Not part of the API.

@@ -238,9 +238,10 @@ impl Outbox {
         state.closed || state.finishing
     }
 
-    /// Whether the kernel has taken everything.
+    /// Whether the kernel has taken everything that it will ever take.
     pub fn is_flushed(&self) -> bool {
-        self.is_empty() && self.writing.try_lock().is_some_and(|lane| lane.is_empty())
+        self.state.lock().closed
+            || self.is_empty() && self.writing.try_lock().is_some_and(|lane| lane.is_empty())
     }
 
     /// Writes what waits, until there is nothing or the kernel takes no more.

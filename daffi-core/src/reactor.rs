@@ -31,6 +31,8 @@ use bytes::Bytes;
 use mio::{Interest, Poll, Registry, Token, Waker, event::Source as _};
 use parking_lot::Mutex;
 
+#[cfg(feature = "simulation")]
+use crate::simulation;
 use crate::{
     outbox::{Budget, Outbox},
     transport::{Listener, Stream},
@@ -135,8 +137,13 @@ impl Reactor {
             commands: Mutex::new(Some(Vec::new())),
             token: AtomicUsize::new(WAKE.0 + 1),
         });
-        shared.clone().spawn(Role::Lead)?;
-        Ok(Self { handle: Handle { shared } })
+        let reactor = Self { handle: Handle { shared } };
+        #[cfg(feature = "simulation")]
+        if simulation::with(|world| world.reactor(&reactor.handle)).is_some() {
+            return Ok(reactor);
+        }
+        reactor.handle.shared.clone().spawn(Role::Lead)?;
+        Ok(reactor)
     }
 
     /// A handle for other threads.
@@ -150,6 +157,10 @@ impl Reactor {
         shared.stopped.store(true, Ordering::SeqCst);
         shared.lead.stop();
         self.handle.wake();
+        #[cfg(feature = "simulation")]
+        if simulation::is_on() {
+            return shared.close();
+        }
         if !self.handle.is_current() {
             shared.lead.wait_closed();
         }
@@ -244,6 +255,11 @@ impl Handle {
     pub fn step(&self, work: impl FnOnce(&Step<'_>)) {
         debug_assert_eq!(CURRENT.get(), self.shared.address());
         let stand_by = || {
+            // There is no other thread to take over.
+            #[cfg(feature = "simulation")]
+            if simulation::is_on() {
+                return true;
+            }
             let spawned = self.shared.clone().spawn(Role::StandBy);
             if let Err(error) = &spawned {
                 tracing::error!(%error, "no thread to stand by: a callback that blocks holds up everything");
@@ -262,6 +278,29 @@ impl Handle {
                 }
             });
         }
+    }
+
+    /// What the reactor's thread does from one wait to the next, without waiting: everything is tried that an event might
+    /// allow. Says when the next turn is due at the latest.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn simulate(&self) -> Option<Instant> {
+        CURRENT.set(self.shared.address());
+        let mut driver = self.shared.driver.lock().take();
+        let next = driver.as_mut().and_then(|driver| driver.simulate(&self.shared));
+        *self.shared.driver.lock() = driver;
+        CURRENT.set(0);
+        if self.shared.stopped.load(Ordering::SeqCst) {
+            self.shared.close();
+        }
+        next
+    }
+
+    /// Whether somebody wants a turn, and there is one to be had.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn is_woken(&self) -> bool {
+        self.shared.bell.is_marked() && self.shared.driver.lock().is_some()
     }
 
     fn token(&self) -> Token {
@@ -325,16 +364,21 @@ impl Shared {
             let mut driver = self.driver.lock();
             let Some(running) = &mut *driver else { return Role::End };
             if self.stopped.load(Ordering::SeqCst) {
-                let closing = driver.take();
                 drop(driver);
-                closing.into_iter().for_each(Driver::close);
-                let late = self.commands.lock().take();
-                late.into_iter().flatten().for_each(Command::refuse);
-                self.lead.close();
+                self.close();
                 return Role::End;
             }
             services = running.turn(self, || Stay::Long);
         }
+    }
+
+    /// Closes everything.
+    fn close(&self) {
+        let closing = self.driver.lock().take();
+        closing.into_iter().for_each(Driver::close);
+        let late = self.commands.lock().take();
+        late.into_iter().flatten().for_each(Command::refuse);
+        self.lead.close();
     }
 
     fn address(&self) -> usize {

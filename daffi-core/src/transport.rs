@@ -10,6 +10,9 @@ use mio::{Interest, Registry, Token, event::Source};
 
 use crate::{Address, Error, Result};
 
+#[cfg(feature = "simulation")]
+use crate::simulation::{self, SimulatedListener, SimulatedStream};
+
 /// A connected socket, non-blocking.
 #[derive(Debug)]
 pub enum Stream {
@@ -21,6 +24,10 @@ pub enum Stream {
     /// What tests that shuttle schedules write to.
     #[cfg(all(test, shuttle))]
     Model(std::sync::Arc<crate::outbox::interleavings::Pipe>),
+    /// In a simulated network.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    Simulated(SimulatedStream),
 }
 
 /// A listening socket, non-blocking.
@@ -31,6 +38,10 @@ pub enum Listener {
     /// On a socket file.
     #[cfg(unix)]
     Unix(unix::UnixListener),
+    /// In a simulated network.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    Simulated(SimulatedListener),
 }
 
 /// Kernel buffers of a socket. UNIX sockets have 208 KiB by default, so that 1 MiB crosses in several wake-ups; with
@@ -46,6 +57,8 @@ macro_rules! each {
             #[cfg(all(test, shuttle))]
             #[allow(unreachable_patterns, reason = "listeners have no such variant")]
             _ => unreachable!("a model is written to and closed, and nothing else"),
+            #[cfg(feature = "simulation")]
+            $kind::Simulated($inner) => $do,
         }
     };
 }
@@ -58,6 +71,10 @@ impl Stream {
     /// # Errors
     /// What the last attempt ran into.
     pub fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if let Some(connected) = simulation::with(|world| world.connect(address)) {
+            return connected.map(|pipe| Self::Simulated(SimulatedStream(pipe)));
+        }
         match address {
             Address::Tcp { host, port } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host:?} has no address"));
@@ -154,6 +171,8 @@ impl Stream {
             }
             #[cfg(all(test, shuttle))]
             Self::Model(_) => Ok(()),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => Ok(()),
         }
     }
 }
@@ -174,6 +193,11 @@ impl Listener {
                 Error::AddressUnusable { address: address.clone(), source: source.into() }
             }
         };
+        #[cfg(feature = "simulation")]
+        if let Some(bound) = simulation::with(|world| world.listen(address)) {
+            let door = bound.map_err(unusable)?;
+            return Ok((Self::Simulated(SimulatedListener(door)), address.clone()));
+        }
         match address {
             Address::Tcp { host, port } => {
                 let listener = bind_tcp(host, *port).map_err(unusable)?;
@@ -209,6 +233,11 @@ impl Listener {
                 let stream = Stream::Unix(listener.accept()?);
                 stream.set_options().map_err(gone)?;
                 Ok((stream, "unix socket".to_owned()))
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(listener) => {
+                let (pipe, from) = listener.0.accept()?;
+                Ok((Stream::Simulated(SimulatedStream(pipe)), from))
             }
         }
     }

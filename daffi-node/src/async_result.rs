@@ -6,10 +6,10 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use daffi_core::{Error, Result};
+use daffi_core::{Error, Result, host};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -86,7 +86,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     /// As [`get`](Self::get); [`Error::Timeout`] if the result is not there by then.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R> {
         let flight = self.flight()?;
-        let Some(deadline) = Instant::now().checked_add(timeout) else { return self.get() };
+        let Some(deadline) = host::now().checked_add(timeout) else { return self.get() };
         let waited = match flight.pending.outcome.get() {
             Some(answer) => Some(answer),
             None => block("AsyncResult::get_timeout", "`get_async` with your runtime's timeout", || {

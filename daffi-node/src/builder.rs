@@ -7,12 +7,13 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use daffi_core::{
     Address, Error, Limits, Result,
     controller::{self, Controller, ControllerConfig, RunningController, Strategy},
+    host,
     names::check_name,
     reactor::{Reactor, Service},
 };
@@ -273,7 +274,8 @@ impl GlobalBuilder {
     /// Starts everything but does not wait for a controller.
     fn begin(mut self) -> Result<Starting> {
         let address = self.check()?;
-        let seed = seed();
+        // What tells this node from an earlier one, and what jitter comes from.
+        let seed = host::random();
         let name = self.process_name.take().unwrap_or_else(|| random_name(seed));
         let registry = if self.init_node { Some(self.registry()?) } else { None };
         let reactor = Reactor::start("daffi-io").map_err(|error| no_threads(&error))?;
@@ -400,13 +402,6 @@ fn unix_address(path: &Path) -> Address {
 
 fn no_threads(error: &io::Error) -> Error {
     Error::Configuration { problem: format!("the operating system gives no more threads or files: {error}") }
-}
-
-/// A number that no other start has: what tells this node from an earlier one, and what jitter comes from.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    RandomState::new().hash_one((now, std::process::id()))
 }
 
 fn random_name(seed: u64) -> String {

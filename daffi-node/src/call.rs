@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use daffi_core::{
-    Error, Result,
+    Error, Result, host,
     limits::{AT_TIMES_MAX, CHUNK_BYTES, PERIOD_MIN},
     names::check_length,
     signature::Signature,
@@ -263,7 +263,7 @@ fn schedule(timing: Timing) -> Result<Ask> {
             invalid(format!("at_time has {} times: at most {AT_TIMES_MAX}", times.len()))
         }
         Timing::At(times) => {
-            let now = SystemTime::now();
+            let now = host::wall();
             let mut encoded = BytesMut::with_capacity(times.len() * 8);
             for time in times {
                 if let Ok(past) = now.duration_since(time) {
@@ -415,7 +415,7 @@ fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Ins
     if timeout.is_none() && parent.is_none() {
         return None;
     }
-    let now = Instant::now();
+    let now = host::now();
     // A time that cannot be counted to never comes.
     let own = timeout.and_then(|after| {
         Some(Deadline { at: now.checked_add(eta.unwrap_or_default())?.checked_add(after)?, after })

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +11,7 @@ use daffi_core::{
     controller::RunningController,
     frame::{Frame, Hello, Offers, Register, VERSION},
     heartbeat::Heartbeat,
+    host,
     outbox::Budget,
     transport::Stream,
 };
@@ -183,7 +183,7 @@ impl Node {
             Ok(stream) => node.adopt(stream),
             Err(error) => node.retry(format!("cannot connect to {address}: {error}")),
         };
-        if let Err(error) = thread::Builder::new().name("daffi-connect".to_owned()).spawn(connect) {
+        if let Err(error) = host::spawn("daffi-connect", connect) {
             self.retry(format!("no thread to connect with: {error}"));
         }
     }
@@ -219,7 +219,7 @@ impl Node {
 
     /// A connection is there: says who this is.
     fn greet(&self, port: &Port) {
-        let now = Instant::now();
+        let now = host::now();
         let heartbeat = Heartbeat::default();
         let live = Live { port: port.clone(), since: now, up: false, heartbeat, ping_at: now };
         self.connector.state.lock().connection = Some(live);
@@ -239,7 +239,7 @@ impl Node {
 
     /// The node is registered: calls go out from now on.
     pub(crate) fn registered(&self, port: &Port) {
-        let now = Instant::now();
+        let now = host::now();
         {
             let mut state = self.connector.state.lock();
             state.backoff.reset();
@@ -301,7 +301,7 @@ impl Node {
         }
         let at = {
             let mut state = self.connector.state.lock();
-            let at = Instant::now() + state.backoff.next();
+            let at = host::now() + state.backoff.next();
             if state.last_error != reason {
                 tracing::info!(node = self.name, reason, "waiting for the controller");
             }

@@ -13,6 +13,8 @@ use std::{
     time::Instant,
 };
 
+use daffi_core::host;
+
 use crate::{caller::Caller, latch::Latch};
 
 /// What a running callback knows of its call. Taken as a parameter of type `&Context`, anywhere in the list of a
@@ -98,7 +100,7 @@ impl Context {
     ///
     /// An `fn` callback looks here from time to time. An `async fn` callback is dropped at its next `.await` anyway.
     pub fn is_cancelled(&self) -> bool {
-        self.incoming.is_cancelled() || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+        self.incoming.is_cancelled() || self.deadline().is_some_and(|deadline| deadline <= host::now())
     }
 
     /// Resolves when the call is cancelled.

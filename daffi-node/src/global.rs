@@ -6,8 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use daffi_core::{
@@ -15,6 +14,7 @@ use daffi_core::{
     answer::{CallbackInfo, Process},
     controller::RunningController,
     frame::Frame,
+    host,
     names::check_length,
     reactor::Reactor,
 };
@@ -276,6 +276,11 @@ impl Global {
         self.join_async().await
     }
 
+    #[cfg(feature = "simulation")]
+    pub(crate) fn node(&self) -> Option<&Node> {
+        self.shared.node.as_deref()
+    }
+
     fn begin_stop(&self) {
         if self.shared.stopping.swap(true, Ordering::SeqCst) {
             return;
@@ -285,7 +290,7 @@ impl Global {
         let but = usize::from(self.shared.node.as_ref().is_some_and(own));
         let shared = self.shared.clone();
         let stop = move || shared.stop(shared.grace, but);
-        if let Err(error) = thread::Builder::new().name("daffi-stop".to_owned()).spawn(stop) {
+        if let Err(error) = host::spawn("daffi-stop", stop) {
             tracing::warn!(%error, "no thread to stop with: stopping without grace");
             self.shared.stop(Duration::ZERO, but);
         }
@@ -300,7 +305,7 @@ impl Global {
 impl Shared {
     /// Stops everything within `grace`, but for so many callbacks that wait for just that.
     fn stop(&self, grace: Duration, but: usize) {
-        let deadline = Instant::now() + grace;
+        let deadline = host::now() + grace;
         if let Some(node) = &self.node {
             node.reactor().welcome_guests(false);
             if let Some(port) = node.link.port() {
@@ -313,17 +318,17 @@ impl Shared {
             }
             node.stop();
             if let Some(port) = node.connector.port() {
-                let patience = deadline.max(Instant::now() + DROP_GRACE);
-                while !port.is_flushed() && Instant::now() < patience {
+                let patience = deadline.max(host::now() + DROP_GRACE);
+                while !port.is_flushed() && host::now() < patience {
                     // The I/O thread writes; nothing tells when the kernel has taken the last byte.
-                    thread::sleep(Duration::from_millis(1));
+                    host::sleep(Duration::from_millis(1));
                 }
                 port.finish("stopped");
             }
             node.executor.stop();
         }
         if let Some(controller) = &self.controller {
-            controller.stop(deadline.saturating_duration_since(Instant::now()));
+            controller.stop(deadline.saturating_duration_since(host::now()));
         }
         if let Some(mut reactor) = self.reactor.lock().take() {
             reactor.stop();

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daffi_core::host;
 use parking_lot::Mutex;
 
 use crate::pending::Pending;
@@ -37,7 +38,7 @@ impl Deadline {
     /// The deadline that comes `timeout` from now. A time that cannot be counted to never comes.
     pub(crate) fn after(timeout: Option<Duration>) -> Option<Self> {
         let after = timeout?;
-        Some(Self { at: Instant::now().checked_add(after)?, after })
+        Some(Self { at: host::now().checked_add(after)?, after })
     }
 }
 

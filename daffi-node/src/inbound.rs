@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use daffi_core::{
     controller::{FramePort, PortError},
     fault::{Fault, FaultKind},
     frame::{Chunk, Failure, Frame, Refuse, RefuseCode, Request, Targets},
+    host,
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::Connection,
 };
@@ -167,7 +167,7 @@ impl Inbound {
             codec,
             hops,
             fingerprint,
-            deadline: request.deadline().map(|left| Instant::now() + left),
+            deadline: request.deadline().map(|left| host::now() + left),
             timeout_us: request.deadline_us,
             caller: self.caller.clone(),
             body: Bytes::new(),

@@ -55,6 +55,11 @@ mod scheduled_task;
 pub use scheduled_task::{ScheduledTask, TaskState, TaskStatus};
 
 mod settling;
+
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
+
 mod singleton;
 mod streams;
 mod sync;

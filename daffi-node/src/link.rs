@@ -254,6 +254,11 @@ impl Link {
         self.state.write().take_waiting();
     }
 
+    #[cfg(feature = "simulation")]
+    pub(crate) fn has_streams(&self) -> bool {
+        self.streams.is_active()
+    }
+
     /// What the I/O thread does for the link whenever it has a turn.
     pub(crate) fn turn(&self) {
         if let Some(port) = self.state.read().port() {

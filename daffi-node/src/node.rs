@@ -15,6 +15,7 @@ use daffi_core::{
     Error, Limits, Result,
     fault::Fault,
     frame::{Failure, Frame},
+    host,
     payload::Codec,
     reactor::{self, Service},
 };
@@ -103,7 +104,7 @@ impl Node {
             delayed: Mutex::default(),
             delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
-            epoch: Instant::now(),
+            epoch: host::now(),
             late_replies: AtomicU64::new(0),
             limits,
         })
@@ -240,7 +241,7 @@ impl Node {
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing, again: bool) {
         // A time that cannot be counted to never comes.
-        let Some(at) = Instant::now().checked_add(eta) else { return };
+        let Some(at) = host::now().checked_add(eta) else { return };
         let number = self.delayed_last.fetch_add(1, Ordering::Relaxed);
         self.delayed.lock().push(Reverse(Delayed { at, number, again, id, call }));
         self.watch(at);
@@ -376,6 +377,16 @@ impl Node {
 
     pub(crate) fn reactor(&self) -> &reactor::Handle {
         &self.reactor
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn sizes(&self) -> crate::simulation::Sizes {
+        crate::simulation::Sizes {
+            calls: self.calls.len(),
+            requests: self.executor.held(),
+            streams: self.link.has_streams(),
+            late_replies: self.late_replies.load(Ordering::Relaxed),
+        }
     }
 
     fn nanos(&self, at: Instant) -> u64 {

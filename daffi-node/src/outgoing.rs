@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Instant};
 use bytes::Bytes;
 use daffi_core::{
     frame::{Body, Frame, Question, Request, Schedule, Times, Timing, UNROUTED},
+    host,
     limits::CHUNK_BYTES,
     payload::Codec,
 };
@@ -113,7 +114,7 @@ impl Outgoing {
     /// What is left of the deadline; at least 1, since 0 means none.
     fn remaining_us(&self) -> u64 {
         self.deadline.map_or(0, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now()).as_micros();
+            let left = deadline.saturating_duration_since(host::now()).as_micros();
             u64::try_from(left).unwrap_or(u64::MAX).max(1)
         })
     }

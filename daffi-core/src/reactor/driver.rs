@@ -14,6 +14,7 @@ use mio::{Events, Poll, Token};
 
 use super::{Acceptor, Command, Connection, Service, Shared};
 use crate::{
+    host,
     limits::{FRAME_TIMEOUT, WRITE_TIMEOUT},
     outbox::Outbox,
     transport::Listener,
@@ -97,7 +98,7 @@ impl Driver {
             listeners: HashMap::new(),
             services: Services::default(),
             ready: Vec::new(),
-            swept: Instant::now(),
+            swept: host::now(),
             patience,
             resting: Vec::new(),
             buffer: BytesMut::new(),
@@ -109,7 +110,7 @@ impl Driver {
     /// It does not wait if `stay` says so, once everything that is due has been done, nor for longer than it says.
     pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
-        let now = Instant::now();
+        let now = host::now();
         let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
         match stay() {
             Stay::Long => self.wait(shared, next, now),
@@ -125,6 +126,36 @@ impl Driver {
             self.read(token);
         }
         self.services.clone()
+    }
+
+    /// From one wait to the next: takes whatever events might bring, does the work, and says until when to wait.
+    #[cfg(feature = "simulation")]
+    pub(super) fn simulate(&mut self, shared: &Shared) -> Option<Instant> {
+        self.ready.clear();
+        // In the order in which they came, which is the same each time.
+        let mut tokens: Vec<_> = self.connections.keys().copied().collect();
+        tokens.sort_unstable();
+        for token in tokens {
+            if let Some(open) = self.connections.get(&token) {
+                open.outbox.writable();
+            }
+            self.read(token);
+        }
+        let mut tokens: Vec<_> = self.listeners.keys().copied().collect();
+        tokens.sort_unstable();
+        tokens.into_iter().for_each(|token| self.accept(token));
+        shared.bell.answer();
+        for service in self.services().iter() {
+            survive(|| service.work());
+        }
+        self.commands(shared);
+        let now = host::now();
+        let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
+        if !self.ready.is_empty() {
+            shared.bell.mark();
+        }
+        let resting = self.resting.iter().map(|(until, _)| *until).min();
+        next.into_iter().chain(resting).min()
     }
 
     /// Everything that wants turns.
@@ -287,12 +318,12 @@ impl Driver {
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections for now");
-                    self.resting.push((Instant::now() + ACCEPT_REST, token));
+                    self.resting.push((host::now() + ACCEPT_REST, token));
                     return;
                 }
             }
         }
-        self.resting.push((Instant::now(), token));
+        self.resting.push((host::now(), token));
     }
 }
 
@@ -337,7 +368,7 @@ impl Open {
         if self.partial.is_empty() {
             self.partial_since = None;
         } else if used > 0 || self.partial_since.is_none() {
-            self.partial_since = Some(Instant::now());
+            self.partial_since = Some(host::now());
         }
         if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
             self.partial = Vec::new();

@@ -12,7 +12,10 @@ use super::{
     driver::{Driver, Stay, survive},
     lead::{Lead, Role, State},
 };
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::{
+    host,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// How often the thread that rests looks whether there are guests still. Up to twice that passes until it leads again.
 const REST: Duration = Duration::from_millis(1);
@@ -131,7 +134,7 @@ impl Shared {
         while !done()
             && !self.stopped.load(Ordering::SeqCst)
             && self.lead.guests.welcome.load(Ordering::SeqCst)
-            && deadline.is_none_or(|deadline| Instant::now() < deadline)
+            && deadline.is_none_or(|deadline| host::now() < deadline)
         {
             self.bell.answer();
             for service in services.iter() {
@@ -179,7 +182,7 @@ impl Lead {
         }
         if !is_free(&state) {
             let visits = &mut state.visits;
-            let now = Instant::now();
+            let now = host::now();
             let me = MARK.with(|mark| std::ptr::from_ref(mark) as usize);
             let again = |(last, at): (usize, Instant)| last == me && now < at + AGAIN_WITHIN;
             visits.times = if visits.last.is_some_and(again) { visits.times + 1 } else { 0 };
@@ -225,7 +228,7 @@ impl Lead {
     fn unfollow(&self) {
         let mut state = self.state.lock();
         state.visits.followers -= 1;
-        state.visits.last = state.visits.last.map(|(thread, _)| (thread, Instant::now()));
+        state.visits.last = state.visits.last.map(|(thread, _)| (thread, host::now()));
     }
 
     /// Whether the reactor's own thread, which leads, is to rest, since a guest wants the lead.

@@ -36,6 +36,7 @@ use bytes::Bytes;
 use daffi_core::{
     Limits,
     fault::{Fault, FaultKind},
+    host,
     payload::Codec,
     reactor,
     signature::Signature,
@@ -55,7 +56,7 @@ use crate::{
 pub(crate) struct Executor {
     registry: Registry,
     pool: Arc<Pool>,
-    workers: Mutex<Option<Runtime>>,
+    workers: Arc<Mutex<Option<Runtime>>>,
     worker_handle: Option<Handle>,
     reactor: reactor::Handle,
     requests: Mutex<Requests>,
@@ -131,19 +132,12 @@ impl Executor {
         reactor: reactor::Handle,
     ) -> io::Result<Self> {
         panics::remember_places();
-        let workers = registry.has_async().then(|| {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).max(WORKERS_MIN))
-                .thread_name(format!("daffi-async {name}"))
-                .enable_all()
-                .build()
-        });
-        let workers = workers.transpose()?;
+        let workers = registry.has_async().then(|| workers(name)).transpose()?;
         Ok(Self {
             registry,
             pool: Pool::new(format!("daffi-fn {name}"), limits.threads_max),
             worker_handle: workers.as_ref().map(|workers| workers.handle().clone()),
-            workers: Mutex::new(workers),
+            workers: shared(workers),
             reactor,
             requests: Mutex::default(),
             held: AtomicUsize::new(0),
@@ -394,7 +388,7 @@ impl Executor {
             Function::Sync(_) => {
                 self.pool.submit(Box::new(move || {
                     let (home, callback) = (run.home().clone(), run.callback());
-                    let clock = Instant::now();
+                    let clock = host::now();
                     run.sync();
                     if let Some(entry) = home.executor().registry.get(callback) {
                         entry.pace.ran(Some(clock), true);
@@ -430,6 +424,26 @@ impl Executor {
             self.place_next(entry, gate);
         }
     }
+}
+
+/// Threads for `async fn` callbacks.
+fn workers(name: &str) -> io::Result<Runtime> {
+    #[cfg(feature = "simulation")]
+    if daffi_core::simulation::is_on() {
+        return tokio::runtime::Builder::new_current_thread().build();
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).max(WORKERS_MIN))
+        .thread_name(format!("daffi-async {name}"))
+        .enable_all()
+        .build()
+}
+
+fn shared(workers: Option<Runtime>) -> Arc<Mutex<Option<Runtime>>> {
+    let workers = Arc::new(Mutex::new(workers));
+    #[cfg(feature = "simulation")]
+    crate::simulation::lend(&workers);
+    workers
 }
 
 impl Job {

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daffi_core::host;
+
 /// How quick one callback is.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -40,7 +42,7 @@ impl Pace {
     /// When a run on the I/O thread begins, if it is timed.
     pub(crate) fn clock(&self) -> Option<Instant> {
         let timed = self.runs.fetch_add(1, Ordering::Relaxed).is_multiple_of(TIMED_RUNS);
-        timed.then(Instant::now)
+        timed.then(host::now)
     }
 
     /// A run that began at `clock` is over; it has held up the I/O thread unless that went on in `time`.
@@ -48,7 +50,7 @@ impl Pace {
         if !in_time {
             self.quick_runs.store(-HELD_UP_RUNS, Ordering::Relaxed);
         } else if let Some(clock) = clock {
-            self.took(clock.elapsed());
+            self.took(host::now().saturating_duration_since(clock));
         }
     }
 

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daffi_core::host;
 use parking_lot::{Condvar, Mutex};
 
 use crate::blocking::{Role, with_role};
@@ -68,8 +69,13 @@ impl Pool {
         if state.stopped {
             return;
         }
+        #[cfg(feature = "simulation")]
+        if daffi_core::simulation::is_on() {
+            daffi_core::simulation::with(|world| world.spawn(job));
+            return;
+        }
         if state.queue.is_empty() {
-            state.moved = Some(Instant::now());
+            state.moved = Some(host::now());
         }
         state.queue.push_back(job);
         if let Some(thread) = state.idle.pop() {
@@ -152,7 +158,7 @@ impl Pool {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {
-                state.moved = Some(Instant::now());
+                state.moved = Some(host::now());
                 drop(state);
                 // The callback's own panics end in its run. Any other must not take the thread along, which is counted.
                 if catch_unwind(AssertUnwindSafe(job)).is_err() {

@@ -6,11 +6,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
-    time::Instant,
 };
 
 use daffi_core::{
     fault::{Fault, FaultKind},
+    host,
     limits::CHUNK_BYTES,
     payload::Codec,
 };
@@ -165,7 +165,7 @@ impl Run {
     /// Whether the caller's time is up. Its own clock tells it so, and it began to run before this one: an answer would
     /// come too late, or just in time to pass for a result what a callback left undone because `is_cancelled()`.
     fn is_expired(&self) -> bool {
-        self.job.deadline.is_some_and(|deadline| deadline <= Instant::now())
+        self.job.deadline.is_some_and(|deadline| deadline <= host::now())
     }
 
     /// Takes this run out of the requests that can be cancelled, and says whether it was there: otherwise its caller
@@ -219,7 +219,7 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
         let Self { run, future, timed } = &mut *self;
         let Some(running) = run else { return Poll::Ready(()) };
-        let clock = std::mem::take(timed).then(Instant::now);
+        let clock = std::mem::take(timed).then(host::now);
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let future = match future {
                 Some(future) => future,
@@ -256,7 +256,10 @@ impl Future for Task {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::{
+        sync::mpsc,
+        time::{Duration, Instant},
+    };
 
     use bytes::Bytes;
     use daffi_core::{

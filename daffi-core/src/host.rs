@@ -1,0 +1,65 @@
+//! What the machine gives and tests may want to give instead: time, chance and threads.
+//!
+//! Everything with a deadline asks here what time it is. Without the feature `simulation` these are the functions of
+//! the standard library under another name; with it, a thread that has a simulated world asks that one.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io, thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+#[cfg(feature = "simulation")]
+use crate::simulation;
+
+/// The time by the clock that only goes forward.
+#[inline]
+pub fn now() -> Instant {
+    #[cfg(feature = "simulation")]
+    if let Some(now) = simulation::with(|world| world.now()) {
+        return now;
+    }
+    Instant::now()
+}
+
+/// The time by the clock on the wall.
+#[inline]
+pub fn wall() -> SystemTime {
+    #[cfg(feature = "simulation")]
+    if let Some(wall) = simulation::with(|world| world.wall()) {
+        return wall;
+    }
+    SystemTime::now()
+}
+
+/// Blocks this thread for so long.
+pub fn sleep(time: Duration) {
+    #[cfg(feature = "simulation")]
+    if simulation::with(|world| world.sleep(time)).is_some() {
+        return;
+    }
+    thread::sleep(time);
+}
+
+/// A number that nobody can tell beforehand.
+pub fn random() -> u64 {
+    #[cfg(feature = "simulation")]
+    if let Some(random) = simulation::with(|world| world.random()) {
+        return random;
+    }
+    // The hasher's keys are the randomness that the standard library has.
+    RandomState::new().hash_one((SystemTime::now(), std::process::id()))
+}
+
+/// Does `work` on a thread of its own, called `name`.
+///
+/// # Errors
+/// The operating system gives no thread.
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if simulation::is_on() {
+        simulation::with(|world| world.spawn(Box::new(work)));
+        return Ok(());
+    }
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}

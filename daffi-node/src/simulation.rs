@@ -1,0 +1,45 @@
+//! What a simulated world needs of a node beyond its API. For `daffi-sim` alone.
+
+use std::sync::{Arc, Weak};
+
+use daffi_core::simulation;
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+
+use crate::{global::Global, node::Node};
+
+/// How much a node remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Sizes {
+    /// Calls that have no outcome.
+    pub calls: usize,
+    /// Requests that run or wait to.
+    pub requests: usize,
+    /// Whether large payloads are on their way out.
+    pub streams: bool,
+    /// Answers to calls that were over.
+    pub late_replies: u64,
+}
+
+/// How much the node of `global` remembers.
+pub fn sizes(global: &Global) -> Sizes {
+    global.node().map_or_else(Sizes::default, Node::sizes)
+}
+
+/// Has the world do what the threads of `workers` would.
+pub(crate) fn lend(workers: &Arc<Mutex<Option<Runtime>>>) {
+    let workers = Arc::downgrade(workers);
+    let poll = move || poll(&workers);
+    simulation::with(|world| world.runtime(Box::new(poll)));
+}
+
+/// Polls each task that wants it once or more; says whether there can be more.
+fn poll(workers: &Weak<Mutex<Option<Runtime>>>) -> bool {
+    let Some(workers) = workers.upgrade() else { return false };
+    let mut workers = workers.lock();
+    if let Some(workers) = &mut *workers {
+        workers.block_on(tokio::task::yield_now());
+    }
+    workers.is_some()
+}

@@ -1,0 +1,109 @@
+//! What the nodes offer: callbacks of each kind that say that they run, and then do as they are told.
+
+use std::time::Duration;
+
+use daffi::{Context, callback};
+
+use crate::{
+    history::Out,
+    workload,
+    world::{self, sim},
+};
+
+/// What a call's arguments are: its number, how it ends, how long it takes in microseconds, how many bytes come back,
+/// whom it calls in turn as `callback@node`, and bytes that mean nothing.
+pub(crate) type Arguments = (u64, u32, u64, u32, String, String);
+
+/// How a callback ends.
+pub(crate) mod how {
+    /// With a value.
+    pub(crate) const VALUE: u32 = 0;
+    /// With an error.
+    pub(crate) const ERROR: u32 = 1;
+    /// With a panic.
+    pub(crate) const PANIC: u32 = 2;
+}
+
+/// What a panic on purpose says, so that it is not printed.
+pub(crate) const PANIC: &str = "simulated panic";
+
+/// The callbacks that keep nothing in order.
+pub(crate) const ANY: [&str; 3] = ["work", "quick", "inline"];
+
+/// The callback that keeps the order of each caller.
+pub(crate) const SERIAL: &str = "serial";
+
+#[callback]
+async fn work(
+    ctx: &Context,
+    nonce: u64,
+    how: u32,
+    takes_us: u64,
+    back: u32,
+    next: String,
+    pad: String,
+) -> Result<Out, String> {
+    begin(nonce, &pad, false);
+    if takes_us > 0 {
+        world::sleep(Duration::from_micros(takes_us)).await;
+    }
+    if let Some((callback, node)) = next.split_once('@') {
+        workload::nested(&ctx.call, callback, node).await;
+    }
+    end(nonce, how, back)
+}
+
+#[callback]
+fn quick(nonce: u64, how: u32, _takes_us: u64, back: u32, _next: String, pad: String) -> Result<Out, String> {
+    begin(nonce, &pad, false);
+    end(nonce, how, back)
+}
+
+#[callback(inline)]
+fn inline(
+    nonce: u64,
+    how: u32,
+    _takes_us: u64,
+    back: u32,
+    _next: String,
+    pad: String,
+) -> Result<Out, String> {
+    begin(nonce, &pad, false);
+    end(nonce, how, back)
+}
+
+#[callback(max_concurrency = 1)]
+async fn serial(
+    nonce: u64,
+    how: u32,
+    takes_us: u64,
+    back: u32,
+    _next: String,
+    pad: String,
+) -> Result<Out, String> {
+    begin(nonce, &pad, true);
+    if takes_us > 0 {
+        world::sleep(Duration::from_micros(takes_us)).await;
+    }
+    end(nonce, how, back)
+}
+
+fn begin(nonce: u64, pad: &str, serial: bool) {
+    let sim = sim();
+    let host = sim.current();
+    let now = sim.now();
+    sim.note(|| format!("process {host} runs {nonce:#x} with {} bytes", pad.len()));
+    let mut history = sim.history.borrow_mut();
+    history.ran(nonce, host, now, serial);
+    if !pad.bytes().all(|byte| byte == workload::pad_byte(nonce)) {
+        history.violations.push(format!("I3: {nonce:#x} came with the payload of another call"));
+    }
+}
+
+fn end(nonce: u64, how: u32, back: u32) -> Result<Out, String> {
+    match how {
+        how::ERROR => Err(format!("error of {nonce:#x}")),
+        how::PANIC => panic!("{PANIC}"),
+        _ => Ok((nonce, sim().current() as u64, workload::pad(nonce, back as usize))),
+    }
+}

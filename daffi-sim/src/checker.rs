@@ -1,0 +1,243 @@
+//! Whether what happened keeps what daffi promises.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    callbacks::SERIAL,
+    cluster::Cluster,
+    history::{Ended, Kind, Nonce, Task, is_task},
+    network::HostId,
+    wire::Wire,
+    world::Sim,
+};
+
+/// How late an outcome may be after its deadline.
+const LATE_MAX: Duration = Duration::from_millis(100);
+
+/// Everything that is not as promised, when all has come to rest.
+pub(crate) fn check(sim: &Sim, cluster: &Cluster) -> Vec<String> {
+    let mut broken = Vec::new();
+    calls(sim, &mut broken);
+    arrivals(sim, cluster, &mut broken);
+    order(sim, &mut broken);
+    tasks(sim, &mut broken);
+    rest(sim, cluster, &mut broken);
+    let mut all = std::mem::take(&mut sim.network.lock().wire.violations);
+    all.append(&mut sim.history.borrow_mut().violations);
+    all.append(&mut broken);
+    all
+}
+
+/// I1 to I4, and I8 as far as callers see it.
+fn calls(sim: &Sim, broken: &mut Vec<String>) {
+    let history = sim.history.borrow();
+    let nothing = Vec::new();
+    for (nonce, call) in &history.calls {
+        let runs = history.runs.get(nonce).unwrap_or(&nothing);
+        let to_one = matches!(call.kind, Kind::Call | Kind::OneWay);
+        if to_one && runs.len() > 1 {
+            broken.push(format!("I1: {nonce:#x} ran {} times", runs.len()));
+        }
+        if !to_one {
+            let mut names = BTreeSet::new();
+            for (host, _) in runs {
+                let name = sim.host(*host, |host| host.name.clone());
+                if !names.insert(name.clone()) {
+                    broken.push(format!("I1: the broadcast {nonce:#x} ran twice on {name}"));
+                }
+            }
+        }
+        let caller_is_there = sim.host(call.caller, |host| host.alive && !host.ended);
+        let Some((at, ended)) = &call.ended else {
+            if call.kind != Kind::OneWay && caller_is_there && !call.abandoned {
+                broken.push(format!("I2: {nonce:#x}, begun at {:?}, has no outcome", call.began));
+            }
+            continue;
+        };
+        let slack = LATE_MAX + sim.host(call.caller, |host| host.frozen) + sim.slept.get();
+        if let Some(deadline) = call.deadline
+            && *at > deadline + slack
+        {
+            broken.push(format!("I2: {nonce:#x} ended at {at:?}, its deadline was {deadline:?}"));
+        }
+        let on =
+            |name: &str| runs.iter().filter(|(host, _)| sim.host(*host, |host| host.name == name)).count();
+        match ended {
+            Ended::Value(host) => {
+                if !runs.iter().any(|(ran_on, _)| ran_on == host) {
+                    broken.push(format!("I3: {nonce:#x} has a value and did not run on {host}"));
+                }
+            }
+            Ended::NotRun(error) => {
+                if !runs.is_empty() {
+                    broken.push(format!("I4: {nonce:#x} ran and its caller was told {error}"));
+                }
+            }
+            Ended::Unknown(_) => {}
+            Ended::Entries(entries) => {
+                for (name, entry) in entries {
+                    match entry {
+                        Ended::Value(_) if on(name) == 0 => {
+                            broken
+                                .push(format!("I3: {nonce:#x} has a value of {name}, where it did not run"));
+                        }
+                        Ended::NotRun(error) if on(name) > 0 => {
+                            broken.push(format!(
+                                "I4: {nonce:#x} ran on {name} and its caller was told {error}"
+                            ));
+                        }
+                        _ => {}
+                    }
+                }
+                let names: BTreeSet<_> = entries.keys().cloned().collect();
+                let network = sim.network.lock();
+                if call.kind == Kind::Results
+                    && let Some(targets) = network.wire.targets.get(nonce)
+                    && *targets != names
+                {
+                    broken.push(format!("I8: {nonce:#x} went to {targets:?} and has entries of {names:?}"));
+                }
+            }
+        }
+    }
+}
+
+/// I8 at the callee, and the same for calls to one: what came and nobody waits for runs, since nobody would learn that
+/// it did not. A node that has as many requests as it may have refuses it.
+fn arrivals(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
+    if cluster.may_refuse_requests() {
+        return;
+    }
+    let history = sim.history.borrow();
+    let network = sim.network.lock();
+    for (nonce, host) in network.wire.handed_over() {
+        let is_there = sim.host(host, |host| host.alive);
+        let ran = history.runs.get(&nonce).is_some_and(|runs| runs.iter().any(|(ran_on, _)| *ran_on == host));
+        if is_there && !ran {
+            broken.push(format!("I8: {nonce:#x} came to {host} and did not run there"));
+        }
+    }
+}
+
+/// I7 at the callee: a callback that runs one at a time keeps the order of each caller.
+fn order(sim: &Sim, broken: &mut Vec<String>) {
+    let history = sim.history.borrow();
+    let network = sim.network.lock();
+    for (host, ran) in &history.serial {
+        let Some(given) = network.wire.given.get(host) else { continue };
+        let places: BTreeMap<Nonce, usize> = (given.iter().enumerate())
+            .filter(|(_, (callback, nonce))| callback == SERIAL && !is_task(*nonce))
+            .map(|(place, (_, nonce))| (*nonce, place))
+            .collect();
+        let mut last: BTreeMap<HostId, (usize, Nonce)> = BTreeMap::new();
+        for nonce in ran {
+            let (Some(place), Some(call)) = (places.get(nonce), history.calls.get(nonce)) else { continue };
+            let before = last.insert(call.caller, (*place, *nonce));
+            if let Some((before, other)) = before
+                && before > *place
+            {
+                broken.push(format!("I7: {nonce:#x} ran after {other:#x} on {host}, and came before it"));
+            }
+        }
+    }
+}
+
+/// I9.
+fn tasks(sim: &Sim, broken: &mut Vec<String>) {
+    let history = sim.history.borrow();
+    let network = sim.network.lock();
+    let nothing = Vec::new();
+    for (nonce, task) in &history.tasks {
+        let fires = network.wire.fires.get(nonce).unwrap_or(&nothing);
+        if let Some(cancelled) = task.cancelled
+            && let Some(late) = fires.iter().find(|at| **at > cancelled)
+        {
+            broken.push(format!("I9: {nonce:#x} called at {late:?}, cancelled at {cancelled:?}"));
+        }
+        if task.counted.is_some() {
+            let delayed = network.wire.delayed_fires.get(nonce).copied().unwrap_or(0);
+            counts(*nonce, task, fires.len() + delayed, &network.wire, broken);
+        }
+        // Of a task that outlives its controller's connection to the caller nobody knows whether it is the same still.
+        if task.cancelled.is_some() {
+            // One that wakes up makes a call that it missed, and the next one is on time again.
+            let on_time = fires.iter().copied().filter(|at| !network.wire.controller_woke(*at));
+            rhythm(*nonce, task.period, &on_time.collect::<Vec<_>>(), sim.slept.get(), broken);
+        }
+    }
+}
+
+/// Every time that came was a call or is counted as skipped.
+fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec<String>) {
+    let (Some(cancelled), Some((known, asked)), Some((runs, skipped))) =
+        (task.cancelled, task.there, task.counted)
+    else {
+        return;
+    };
+    let times = |span: Duration| (span.as_micros() / task.period.as_micros()) as u64;
+    let counted = runs + skipped;
+    // A controller that wakes up may hear of the cancellation before it looks at the clock.
+    let awake = (asked - known).saturating_sub(wire.controllers_froze(known, cancelled));
+    let (least, most) = (times(awake).saturating_sub(2), times(cancelled - task.began) + 1);
+    if counted < least || counted > most {
+        broken.push(format!("I9: {nonce:#x} counts {counted} times, there were {least} to {most}"));
+    }
+    if fires as u64 > runs {
+        broken.push(format!("I9: {nonce:#x} called {fires} times and counts {runs}"));
+    }
+}
+
+/// The calls are periods apart from the first: no drift, no burst.
+fn rhythm(nonce: Nonce, period: Duration, fires: &[Duration], slept: Duration, broken: &mut Vec<String>) {
+    let Some(first) = fires.first() else { return };
+    // A thread that sleeps here lets nothing else go on, so others are late by that.
+    let off_max = Duration::from_millis(1) + slept;
+    if off_max * 4 > period {
+        return;
+    }
+    let mut last = None;
+    for at in fires {
+        let since = (*at - *first) + off_max;
+        let number = since.as_nanos() / period.as_nanos();
+        let off = since.as_nanos() % period.as_nanos();
+        if off > 2 * off_max.as_nanos() {
+            broken
+                .push(format!("I9: {nonce:#x} called at {at:?}, with a period of {period:?} from {first:?}"));
+        }
+        if last.is_some_and(|last| last >= number) {
+            broken.push(format!("I9: {nonce:#x} called twice at {at:?}"));
+        }
+        last = Some(number);
+    }
+}
+
+/// I6: nothing is left of calls that are over.
+pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
+    // Tasks whose owners died go on.
+    let going_on = sim.history.borrow().tasks.values().filter(|task| task.cancelled.is_none()).count();
+    let nodes = cluster.nodes();
+    for (id, name) in &nodes {
+        let Some(global) = sim.host(*id, |host| host.global.clone()) else {
+            broken.push(format!("I11: {name} is not up"));
+            continue;
+        };
+        let sizes = daffi_node::simulation::sizes(&global);
+        if sizes.calls > 0 || sizes.streams || sizes.requests > going_on {
+            broken.push(format!("I6: {name} still has {sizes:?}"));
+        }
+    }
+    let Some(id) = cluster.controller().filter(|_| !cluster.is_embedded()) else { return };
+    let Some(sizes) = sim.host(id, |host| host.server.as_ref().map(|server| server.sizes())) else { return };
+    let too_much = sizes.calls > 0
+        || sizes.broadcasts > 0
+        || sizes.watches > 0
+        || sizes.handshakes > 0
+        || sizes.routes > going_on
+        || sizes.tasks > going_on;
+    if too_much || sizes.peers != nodes.len() || sizes.names != nodes.len() {
+        broken.push(format!("I6: the controller still has {sizes:?} with {} nodes", nodes.len()));
+    }
+}

@@ -1,0 +1,206 @@
+//! What callers asked for and were told, and what ran.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use daffi::{Error, Result};
+
+use crate::network::HostId;
+
+/// The number of a call, which it carries in its arguments.
+pub(crate) type Nonce = u64;
+
+/// Set in the numbers of scheduled tasks, which run more than once.
+const TASK: Nonce = 1 << 62;
+
+/// Whether it is the number of a scheduled task.
+pub(crate) fn is_task(nonce: Nonce) -> bool {
+    nonce & TASK != 0
+}
+
+/// What a callback gives: the number of its call, the process it ran in, and as much text as was asked for.
+pub(crate) type Out = (u64, u64, String);
+
+/// What happened at the users' end.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    last: u64,
+    pub(crate) calls: BTreeMap<Nonce, Call>,
+    pub(crate) tasks: BTreeMap<Nonce, Task>,
+    /// Where and when each call ran.
+    pub(crate) runs: BTreeMap<Nonce, Vec<(HostId, Duration)>>,
+    /// In which order calls ran in callbacks that keep it.
+    pub(crate) serial: BTreeMap<HostId, Vec<Nonce>>,
+    pub(crate) violations: Vec<String>,
+}
+
+/// What kind of call it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One callee, one outcome.
+    Call,
+    /// One callee, no outcome.
+    OneWay,
+    /// All callees, no results.
+    Broadcast,
+    /// All callees, a result each.
+    Results,
+}
+
+/// A call.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) caller: HostId,
+    pub(crate) kind: Kind,
+    pub(crate) began: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) ended: Option<(Duration, Ended)>,
+    /// The caller has thrown away what would tell the outcome.
+    pub(crate) abandoned: bool,
+}
+
+/// What a caller was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It ran in this process.
+    Value(HostId),
+    /// It did not run.
+    NotRun(String),
+    /// It may have run.
+    Unknown(String),
+    /// By node.
+    Entries(BTreeMap<String, Self>),
+}
+
+/// A scheduled task.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) period: Duration,
+    pub(crate) began: Duration,
+    /// From when to when it was there for sure.
+    pub(crate) there: Option<(Duration, Duration)>,
+    /// When the caller knew that it was cancelled.
+    pub(crate) cancelled: Option<Duration>,
+    /// How many calls it made and did not make, by its own account.
+    pub(crate) counted: Option<(u64, u64)>,
+}
+
+impl History {
+    /// A call begins.
+    pub(crate) fn begin(
+        &mut self,
+        caller: HostId,
+        kind: Kind,
+        now: Duration,
+        timeout: Option<Duration>,
+    ) -> Nonce {
+        self.last += 1;
+        let deadline = timeout.map(|timeout| now + timeout);
+        let call = Call { caller, kind, began: now, deadline, ended: None, abandoned: false };
+        self.calls.insert(self.last, call);
+        self.last
+    }
+
+    /// A task is to be scheduled.
+    pub(crate) fn begin_task(&mut self, period: Duration, now: Duration) -> Nonce {
+        self.last += 1;
+        let nonce = self.last | TASK;
+        self.tasks.insert(nonce, Task { period, began: now, there: None, cancelled: None, counted: None });
+        nonce
+    }
+
+    /// A callback runs.
+    pub(crate) fn ran(&mut self, nonce: Nonce, host: HostId, now: Duration, serial: bool) {
+        self.runs.entry(nonce).or_default().push((host, now));
+        if serial {
+            self.serial.entry(host).or_default().push(nonce);
+        }
+    }
+
+    /// A call has its outcome.
+    pub(crate) fn end(&mut self, nonce: Nonce, ended: Ended, now: Duration) {
+        let Some(call) = self.calls.get_mut(&nonce) else { return };
+        if call.ended.replace((now, ended)).is_some() {
+            self.violations.push(format!("I2: {nonce:#x} ended twice"));
+        }
+    }
+
+    /// The caller did not look at the outcome before now.
+    pub(crate) fn looks(&mut self, nonce: Nonce, now: Duration) {
+        if let Some(deadline) = self.calls.get_mut(&nonce).and_then(|call| call.deadline.as_mut()) {
+            *deadline = now.max(*deadline);
+        }
+    }
+
+    /// Nobody will know how a call ended.
+    pub(crate) fn abandon(&mut self, nonce: Nonce) {
+        if let Some(call) = self.calls.get_mut(&nonce) {
+            call.abandoned = true;
+        }
+    }
+
+    /// What an outcome says, once it is sure that it belongs to this call.
+    pub(crate) fn judge(&mut self, nonce: Nonce, result: &Result<Out>) -> Ended {
+        match result {
+            Ok((echo, host, _)) => {
+                if *echo != nonce {
+                    self.violations.push(format!("I3: {nonce:#x} got the value of {echo:#x}"));
+                }
+                Ended::Value(*host as HostId)
+            }
+            Err(error) => Ended::of(error),
+        }
+    }
+
+    /// How many calls there were of each kind of outcome, for a summary.
+    pub(crate) fn summary(&self) -> Summary {
+        let mut summary = Summary { tasks: self.tasks.len(), ..Summary::default() };
+        for call in self.calls.values() {
+            summary.calls += 1;
+            match &call.ended {
+                Some((_, Ended::Value(_) | Ended::Entries(_))) => summary.values += 1,
+                Some((_, Ended::NotRun(_))) => summary.not_run += 1,
+                Some((_, Ended::Unknown(_))) => summary.unknown += 1,
+                None => {}
+            }
+        }
+        summary.runs = self.runs.values().map(Vec::len).sum();
+        summary.errors = (self.calls.values())
+            .filter_map(|call| match &call.ended {
+                Some((_, Ended::NotRun(error) | Ended::Unknown(error))) => Some(error.clone()),
+                _ => None,
+            })
+            .collect();
+        summary
+    }
+}
+
+impl Ended {
+    pub(crate) fn of(error: &Error) -> Self {
+        let what = format!("{error:?}");
+        let what = what.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+        if error.may_have_executed() { Self::Unknown(what) } else { Self::NotRun(what) }
+    }
+}
+
+/// What went on in one run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Calls that were made.
+    pub calls: usize,
+    /// Calls that gave a value, or for a broadcast one outcome for each node.
+    pub values: usize,
+    /// Calls that were refused.
+    pub not_run: usize,
+    /// Calls that may have run, or did and failed.
+    pub unknown: usize,
+    /// Scheduled tasks.
+    pub tasks: usize,
+    /// How often a callback ran.
+    pub runs: usize,
+    /// Which errors there were.
+    pub errors: BTreeSet<String>,
+}

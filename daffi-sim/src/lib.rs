@@ -1,0 +1,195 @@
+//! daffi on a simulated machine and network.
+//!
+//! A run takes a seed and everything else follows from it: how many nodes there are, what they call, how the network
+//! treats them, who dies when. All code of daffi is the real one, from `Global` and the controller's `Server` down to
+//! where a socket is read and written; what is simulated are the clock, the threads and the sockets
+//! (`daffi_core::simulation`). Everything runs on one thread, and what could go on next is chosen by chance.
+//!
+//! ```text
+//!  storm: users call, faults come         well again       all at rest
+//! ├──────────────────────────────────────┼───────────────┼─────────────► check
+//!                                          each node has
+//!                                          to reach each
+//! ```
+//!
+//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it (I3) and
+//! tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind (I6); the order
+//! between two nodes is kept (I7); broadcasts are complete (I8); scheduled calls come when they are due and not after
+//! their end (I9); and when all is well again, everybody can be called within 30 s (I11).
+//!
+//! ```console
+//! $ cargo run --release -p daffi-sim -- --seeds 10000
+//! $ cargo run --release -p daffi-sim -- --seed 4711 --trace
+//! ```
+//!
+//! What is not simulated: threads that really run at the same time (so no data races; `loom` is for these), blocking
+//! forms of the API, and what a kernel does beyond what the network here does.
+
+mod callbacks;
+mod checker;
+mod cluster;
+mod history;
+mod network;
+mod random;
+mod tamper;
+mod trace;
+mod wire;
+mod workload;
+mod world;
+
+use std::{cell::Cell, rc::Rc, sync::Once, time::Duration};
+
+pub use history::Summary;
+pub use tamper::Bug;
+
+use cluster::Cluster;
+use network::{Network, Profile};
+use random::Random;
+use tamper::Tamper;
+use trace::Trace;
+use world::Sim;
+
+/// How to run.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Options {
+    /// Prints everything that happens.
+    pub trace: bool,
+    /// Plants a bug.
+    pub bug: Option<Bug>,
+    /// Whether the clocks on the wall jump by a day where the seed wants it.
+    pub wall_jumps: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { trace: false, bug: None, wall_jumps: true }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Promises that were broken.
+    pub violations: Vec<String>,
+    /// Tells this run from any other.
+    pub hash: u64,
+    /// What went on.
+    pub summary: Summary,
+    /// How many frames crossed the network.
+    pub frames: u64,
+    /// How much time passed in the simulated world.
+    pub time: Duration,
+}
+
+/// How long everybody may need to be reachable when all is well again.
+const BACK_MAX: Duration = Duration::from_secs(30);
+/// How long calls that nobody hurries may still take.
+const FINISH_MAX: Duration = Duration::from_secs(120);
+/// How long it is then until nothing may be left.
+const REST: Duration = Duration::from_secs(1);
+/// How often it is looked at whether all is at rest.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Runs a seed.
+pub fn run(seed: u64, options: Options) -> Report {
+    silence();
+    let mut random = Random::new(seed);
+    let profile = profile(&mut random);
+    let network = Network::new(random, profile, Tamper::new(options.bug), Trace::new(options.trace));
+    let sim = Sim::enter(network);
+    let cluster = Cluster::new(&sim, options.wall_jumps);
+    let storm = sim.millis(3000, 15_000);
+    let faults = cluster.faults(&sim, storm);
+    cluster.start(&sim);
+    for (at, fault) in faults.iter().take_while(|(at, _)| *at < storm) {
+        sim.run(*at, || false);
+        cluster.befall(&sim, fault);
+    }
+    sim.run(storm.max(sim.now()), || false);
+    cluster.be_quiet();
+    cluster.heal(&sim);
+    let mut violations = everybody_is_back(&sim, &cluster);
+    // A call without a deadline waits for its callee as long as that takes, and one without a return just runs.
+    let until = sim.now() + FINISH_MAX;
+    // What a task that goes on may have at this moment hides a call of one that does not, but not for long.
+    let mut rested = false;
+    while sim.now() < until {
+        let rests = is_at_rest(&sim, &cluster);
+        if rests && rested {
+            break;
+        }
+        rested = rests;
+        sim.run(sim.now() + if rests { REST } else { LOOK_EVERY }, || false);
+    }
+    violations.extend(checker::check(&sim, &cluster));
+    let summary = sim.history.borrow().summary();
+    let time = sim.now();
+    sim.leave();
+    let network = sim.network.lock();
+    Report { seed, violations, hash: network.trace.hash(), summary, frames: network.wire.frames, time }
+}
+
+fn profile(random: &mut Random) -> Profile {
+    // What is on its way counts as buffered, so a small buffer makes a long way slow.
+    let (delay_min, delay_max, buffer) =
+        random.one_of(&[(0, 1, 2000), (0, 1, 64 * 1024), (0, 20, 128 * 1024), (5, 200, 4 * 1024 * 1024)]);
+    Profile {
+        delay_min: Duration::from_millis(delay_min),
+        delay_max: Duration::from_millis(delay_max),
+        buffer,
+        pieces: random.one_of(&[0, 10, 60]),
+    }
+}
+
+/// I11: has each node call each other one.
+fn everybody_is_back(sim: &Rc<Sim>, cluster: &Cluster) -> Vec<String> {
+    let until = sim.now() + BACK_MAX;
+    let is_up = |id| sim.host(id, |host| host.global.is_some());
+    if !sim.run(until, || cluster.nodes().into_iter().all(|(id, _)| is_up(id))) {
+        let nodes = cluster.nodes().into_iter();
+        let missing: Vec<_> = nodes.filter(|(id, _)| !is_up(*id)).map(|(_, name)| name).collect();
+        return vec![format!("I11: {missing:?} are not connected {BACK_MAX:?} after all is well")];
+    }
+    let nodes = cluster.nodes();
+    let done = Rc::new(Cell::new(0));
+    for (id, name) in &nodes {
+        let Some(global) = sim.host(*id, |host| host.global.clone()) else { continue };
+        let others = nodes.iter().map(|(_, other)| other.clone()).filter(|other| other != name).collect();
+        sim.spawn(*id, workload::reach_everybody(global, others, done.clone()));
+    }
+    if sim.run(until, || done.get() == nodes.len()) {
+        return Vec::new();
+    }
+    let missing = nodes.len() - done.get();
+    vec![format!("I11: {missing} nodes do not reach everybody {BACK_MAX:?} after all is well")]
+}
+
+/// Whether no node has a call that is not over, and nobody wants to make one.
+fn is_at_rest(sim: &Sim, cluster: &Cluster) -> bool {
+    let mut left = Vec::new();
+    checker::rest(sim, cluster, &mut left);
+    let history = sim.history.borrow();
+    let open = |call: &history::Call| call.ended.is_none() && !call.abandoned;
+    let one_way = |call: &history::Call| call.kind == history::Kind::OneWay;
+    let is_there = |call: &history::Call| sim.host(call.caller, |host| host.alive);
+    left.is_empty()
+        && !sim.has_tasks()
+        && !history.calls.values().any(|call| open(call) && !one_way(call) && is_there(call))
+}
+
+/// Panics on purpose are not worth a line.
+fn silence() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload_as_str() != Some(callbacks::PANIC) {
+                hook(info);
+            }
+        }));
+    });
+}

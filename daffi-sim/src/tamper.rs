@@ -1,0 +1,127 @@
+//! Bugs on purpose: a layer between processes and network that breaks a promise now and then, to show that the checker
+//! sees it.
+
+use std::collections::BTreeMap;
+
+use daffi_core::frame::{Frame, Question, Request, Targets};
+
+use crate::random::Random;
+
+/// A bug that is planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bug {
+    /// The controller passes a result on twice.
+    DoubleReply,
+    /// The controller loses a result.
+    LostReply,
+    /// Two results change places.
+    SwappedIds,
+    /// A callee gets a call again under another id.
+    ResentCall,
+    /// Requests overtake each other.
+    Reordered,
+    /// A target of a broadcast is left out.
+    MissingTarget,
+    /// A scheduled task that was cancelled goes on.
+    FiresAfterCancel,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::DoubleReply,
+        Self::LostReply,
+        Self::SwappedIds,
+        Self::ResentCall,
+        Self::Reordered,
+        Self::MissingTarget,
+        Self::FiresAfterCancel,
+    ];
+}
+
+/// Plants a bug, or none.
+pub(crate) struct Tamper {
+    bug: Option<Bug>,
+    /// What is held back, by lane.
+    held: BTreeMap<(usize, usize), Vec<u8>>,
+}
+
+/// In so many percent of all cases where the bug could show, it does.
+const OFTEN: usize = 10;
+
+impl Tamper {
+    pub(crate) fn new(bug: Option<Bug>) -> Self {
+        Self { bug, held: BTreeMap::new() }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.bug.is_some()
+    }
+
+    /// What goes out in place of a frame that `end` of a connection has written; end 1 is the controller's.
+    pub(crate) fn change(
+        &mut self,
+        connection: usize,
+        end: usize,
+        frame: &Frame<'_>,
+        random: &mut Random,
+    ) -> Vec<Vec<u8>> {
+        let as_it_is = vec![encode(frame)];
+        let Some(bug) = self.bug else { return as_it_is };
+        let lane = (connection, end);
+        match (bug, end, frame) {
+            (Bug::FiresAfterCancel, 0, Frame::Ask { id, codec, question: Question::CancelTask { task } }) => {
+                // Its answer passes for that of the cancellation.
+                let question = Question::TaskStatus { task: *task };
+                vec![encode(&Frame::Ask { id: *id, codec: *codec, question })]
+            }
+            (Bug::DoubleReply, 1, Frame::Reply(reply)) if !reply.more && random.chance(OFTEN) => {
+                vec![encode(frame), encode(frame)]
+            }
+            (Bug::LostReply, 1, Frame::Reply(reply)) if !reply.more && random.chance(OFTEN) => Vec::new(),
+            (Bug::SwappedIds, 1, Frame::Reply(reply)) if !reply.more && reply.part == 0 => {
+                match self.held.remove(&lane) {
+                    Some(held) => swapped(held, encode(frame)),
+                    None if random.chance(OFTEN) => {
+                        self.held.insert(lane, encode(frame));
+                        Vec::new()
+                    }
+                    None => as_it_is,
+                }
+            }
+            (Bug::ResentCall, 1, Frame::Request(request)) if !request.more && random.chance(OFTEN) => {
+                let again = Request { id: request.id ^ (1 << 50), ..request.clone() };
+                vec![encode(frame), encode(&Frame::Request(again))]
+            }
+            (Bug::Reordered, 1, Frame::Request(request)) if !request.more => match self.held.remove(&lane) {
+                Some(held) => vec![encode(frame), held],
+                None if random.chance(OFTEN) => {
+                    self.held.insert(lane, encode(frame));
+                    Vec::new()
+                }
+                None => as_it_is,
+            },
+            (Bug::MissingTarget, 1, Frame::Targets(targets)) => {
+                let mut nodes: Vec<_> = targets.nodes.lines().collect();
+                nodes.pop();
+                let nodes = nodes.join("\n");
+                vec![encode(&Frame::Targets(Targets { id: targets.id, nodes: &nodes }))]
+            }
+            _ => as_it_is,
+        }
+    }
+}
+
+fn encode(frame: &Frame<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    bytes
+}
+
+/// Two frames with each other's ids.
+fn swapped(mut one: Vec<u8>, mut other: Vec<u8>) -> Vec<Vec<u8>> {
+    const ID: std::ops::Range<usize> = 8..16;
+    one[ID].swap_with_slice(&mut other[ID]);
+    vec![one, other]
+}

@@ -1,0 +1,482 @@
+//! What can be told from the bytes between nodes and controllers, apart from what either side says of itself.
+//!
+//! End 0 of a connection is the node's, end 1 the controller's. A call carries its number in the first eight bytes of
+//! its arguments, by which it is known on all of its way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use daffi_core::{
+    frame::{Chunk, Frame, Question, Reply, Request},
+    limits::FRAME_BYTES_MAX,
+};
+
+use crate::{
+    history::{Nonce, is_task},
+    network::HostId,
+    random::Random,
+    tamper::Tamper,
+    trace::Trace,
+};
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    connections: BTreeMap<usize, Seen>,
+    /// Promises that were seen to be broken.
+    pub(crate) violations: Vec<String>,
+    /// Where and when each call last came to a controller.
+    came: BTreeMap<Nonce, (usize, u64)>,
+    /// The last that went from one connection to another, by when it came.
+    went: BTreeMap<(usize, usize), (u64, Nonce)>,
+    /// Calls in the order in which they reached each process, for those that keep it.
+    pub(crate) given: BTreeMap<HostId, Vec<(String, Nonce)>>,
+    order: u64,
+    /// When the calls of each task left, as far as they left as soon as they were due.
+    pub(crate) fires: BTreeMap<Nonce, Vec<Duration>>,
+    /// The same of those that had to wait for room, which tells nothing of when they were due.
+    pub(crate) delayed_fires: BTreeMap<Nonce, usize>,
+    /// Calls that nobody waits for, by the connection and the id with which they were passed on.
+    handed_over: BTreeMap<(usize, u64), Nonce>,
+    /// When which process did nothing.
+    freezes: Vec<Freeze>,
+    tasks: BTreeMap<u64, Nonce>,
+    /// When a cancellation was confirmed.
+    cancelled: BTreeMap<Nonce, Duration>,
+    /// Whom each broadcast went to, as the controller said.
+    pub(crate) targets: BTreeMap<Nonce, BTreeSet<String>>,
+    pub(crate) frames: u64,
+    /// Nodes that are in a controller's process, so that no bytes tell of them.
+    pub(crate) embedded: BTreeSet<String>,
+}
+
+/// A time in which a process did nothing.
+#[derive(Debug)]
+struct Freeze {
+    host: HostId,
+    from: Duration,
+    until: Duration,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+struct Seen {
+    node: HostId,
+    controller: HostId,
+    name: String,
+    welcomed: bool,
+    /// Callbacks were sent.
+    registering: bool,
+    /// The controller said so.
+    registered: bool,
+    leaving: bool,
+    /// The controller has no such connection any more, or will not soon.
+    over: Option<Duration>,
+    asked: BTreeMap<u64, Asked>,
+    given: BTreeMap<u64, Outcome>,
+    /// When a lane that had been full took more again.
+    unblocked: [Option<Duration>; 2],
+    blocked: [bool; 2],
+    /// The controller has more to say than there is room for, maybe that it is over.
+    full: bool,
+}
+
+/// What a node wants to know.
+#[derive(Debug)]
+struct Asked {
+    nonce: Option<Nonce>,
+    what: What,
+    outcomes: BTreeMap<u32, Outcome>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Call,
+    Broadcast,
+    Schedule,
+    Cancel(u64),
+    Other,
+}
+
+/// How far an outcome has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    /// A large one, of which more follows.
+    Coming,
+    There,
+}
+
+impl Outcome {
+    /// A result or failure came. Says whether it may.
+    fn answer(&mut self, failure: bool, more: bool) -> bool {
+        let may = match *self {
+            Self::Open => true,
+            // What cannot be sent to its end becomes a failure.
+            Self::Coming => failure,
+            Self::There => false,
+        };
+        *self = if more { Self::Coming } else { Self::There };
+        may
+    }
+
+    fn chunk(&mut self, more: bool) {
+        if *self == Self::Coming && !more {
+            *self = Self::There;
+        }
+    }
+}
+
+impl Wire {
+    pub(crate) fn connected(&mut self, id: usize, node: HostId, controller: HostId) {
+        self.connections.insert(id, Seen { node, controller, ..Seen::default() });
+    }
+
+    /// A process does nothing for a while.
+    pub(crate) fn froze(&mut self, host: HostId, from: Duration, until: Duration) {
+        self.freezes.push(Freeze { host, from, until });
+    }
+
+    /// All processes go on.
+    pub(crate) fn thawed(&mut self, now: Duration) {
+        for freeze in &mut self.freezes {
+            freeze.until = freeze.until.min(now);
+        }
+    }
+
+    /// How long controllers did nothing in a certain time.
+    pub(crate) fn controllers_froze(&self, from: Duration, until: Duration) -> Duration {
+        let spans =
+            self.freezes_of_controllers().map(|freeze| (freeze.from.max(from), freeze.until.min(until)));
+        spans.map(|(from, until)| until.saturating_sub(from)).sum()
+    }
+
+    /// Whether a controller went on at `at` or just before, after it had done nothing for a while.
+    pub(crate) fn controller_woke(&self, at: Duration) -> bool {
+        self.freezes_of_controllers().any(|freeze| freeze.until <= at && at <= freeze.until + AT_ONCE)
+    }
+
+    fn freezes_of_controllers(&self) -> impl Iterator<Item = &Freeze> {
+        let is_controller = |host| self.connections.values().any(|seen| seen.controller == host);
+        self.freezes.iter().filter(move |freeze| is_controller(freeze.host))
+    }
+
+    /// Calls that nobody waits for, with the processes that got them and still have the connection on which they came.
+    pub(crate) fn handed_over(&self) -> impl Iterator<Item = (Nonce, HostId)> {
+        self.handed_over.iter().filter_map(|((connection, _), nonce)| {
+            let seen = self.connections.get(connection).filter(|seen| seen.over.is_none())?;
+            Some((*nonce, seen.node))
+        })
+    }
+
+    /// An end was closed, or has seen that the other one was.
+    pub(crate) fn end_closed(&mut self, id: usize, end: usize, now: Duration) {
+        if let Some(seen) = self.connections.get_mut(&id)
+            && end == 1
+        {
+            seen.over.get_or_insert(now);
+        }
+    }
+
+    /// A lane is full.
+    pub(crate) fn full(&mut self, id: usize, lane: usize) {
+        if let Some(seen) = self.connections.get_mut(&id) {
+            seen.full |= lane == 1;
+        }
+    }
+
+    /// A lane that was full has room.
+    pub(crate) fn unblocked(&mut self, id: usize, lane: usize) {
+        if let Some(seen) = self.connections.get_mut(&id) {
+            seen.blocked[lane] = true;
+        }
+    }
+
+    /// Looks at what `end` wrote, gives back the beginning of a frame that is not whole yet, and what is to be sent.
+    #[expect(clippy::too_many_arguments, reason = "they are parts of the network, which calls this alone")]
+    pub(crate) fn look(
+        &mut self,
+        id: usize,
+        end: usize,
+        written: BytesMut,
+        now: Duration,
+        trace: &mut Trace,
+        tamper: &mut Tamper,
+        random: &mut Random,
+    ) -> (BytesMut, Vec<u8>) {
+        if let Some(seen) = self.connections.get_mut(&id) {
+            if std::mem::take(&mut seen.blocked[end]) {
+                seen.unblocked[end] = Some(now);
+            }
+            seen.full &= end != 1;
+        }
+        let batch = written.freeze();
+        let mut sent = Vec::new();
+        let mut at = 0;
+        loop {
+            match Frame::decode(&batch, at, FRAME_BYTES_MAX) {
+                Ok(Some((frame, next))) => {
+                    at = next;
+                    if tamper.is_on() {
+                        for bytes in tamper.change(id, end, &frame, random) {
+                            let bytes = Bytes::from(bytes);
+                            if let Ok(Some((frame, _))) = Frame::decode(&bytes, 0, FRAME_BYTES_MAX) {
+                                self.see(id, end, &frame, now, trace);
+                            }
+                            sent.extend_from_slice(&bytes);
+                        }
+                    } else {
+                        self.see(id, end, &frame, now, trace);
+                    }
+                }
+                Ok(None) => return (BytesMut::from(&batch[at..]), sent),
+                Err(error) => {
+                    self.violations.push(format!("connection {id}: end {end} wrote no frame: {error}"));
+                    return (BytesMut::new(), sent);
+                }
+            }
+        }
+    }
+
+    fn see(&mut self, id: usize, end: usize, frame: &Frame<'_>, now: Duration, trace: &mut Trace) {
+        self.frames += 1;
+        self.order += 1;
+        let nonce = nonce_of(frame);
+        trace.note(now, || {
+            let arrow = if end == 0 { "->" } else { "<-" };
+            let nonce = nonce.map_or(String::new(), |nonce| format!(" of {nonce:#x}"));
+            format!("connection {id} {arrow} {}{nonce}", frame.kind())
+        });
+        let Some(mut seen) = self.connections.remove(&id) else { return };
+        match end {
+            0 => self.from_node(id, &mut seen, frame),
+            _ => self.from_controller(id, &mut seen, frame, now),
+        }
+        self.connections.insert(id, seen);
+    }
+
+    fn from_node(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>) {
+        match frame {
+            Frame::Hello(hello) => hello.name.clone_into(&mut seen.name),
+            Frame::Register(_) => seen.registering = true,
+            Frame::Goodbye { .. } => seen.leaving = true,
+            Frame::Request(request) => {
+                let nonce = nonce_of(frame);
+                if let Some(nonce) = nonce {
+                    self.came.insert(nonce, (id, self.order));
+                }
+                let what = if request.broadcast { What::Broadcast } else { What::Call };
+                if !request.one_way || request.broadcast {
+                    seen.asked.insert(request.id, Asked { nonce, what, outcomes: BTreeMap::new() });
+                }
+            }
+            Frame::Ask { id: ask, question, .. } => {
+                let what = match question {
+                    Question::Schedule(_) => What::Schedule,
+                    Question::CancelTask { task } => What::Cancel(*task),
+                    _ => What::Other,
+                };
+                let nonce = nonce_of(frame);
+                seen.asked.insert(*ask, Asked { nonce, what, outcomes: BTreeMap::new() });
+            }
+            Frame::Reply(Reply { id: route, more, .. }) => self.answered(id, seen, *route, false, *more),
+            Frame::Failure(failure) => self.answered(id, seen, failure.id, true, false),
+            Frame::Chunk(Chunk { id: route, reply: true, more, .. }) => {
+                if let Some(outcome) = seen.given.get_mut(route) {
+                    outcome.chunk(*more);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, id: usize, seen: &mut Seen, route: u64, failure: bool, more: bool) {
+        match seen.given.get_mut(&route) {
+            None => self.violations.push(format!("I5: connection {id}: an answer to what was never asked")),
+            Some(outcome) => {
+                if !outcome.answer(failure, more) {
+                    self.violations.push(format!("I5: connection {id}: a callee answered twice"));
+                }
+            }
+        }
+    }
+
+    fn from_controller(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>, now: Duration) {
+        match frame {
+            Frame::Registered { .. } => seen.registered = true,
+            // It has forgotten the node already.
+            Frame::Refuse(_) => seen.over = Some(now),
+            // And any older one of this name, but none that has not had its turn.
+            Frame::Welcome(_) => {
+                seen.welcomed = true;
+                let of_the_name = |older: &&mut Seen| older.welcomed && older.name == seen.name;
+                for older in self.connections.values_mut().filter(of_the_name) {
+                    older.over.get_or_insert(now);
+                }
+            }
+            Frame::Request(request) => self.passed_on(id, seen, request, nonce_of(frame), now),
+            Frame::Cancel { id: route } => drop(self.handed_over.remove(&(id, *route))),
+            Frame::Reply(reply) => {
+                self.outcome(id, seen, reply.id, reply.part, false, reply.more, frame, now)
+            }
+            Frame::Failure(failure) => {
+                self.outcome(id, seen, failure.id, failure.part, true, false, frame, now);
+            }
+            Frame::Chunk(Chunk { id: call, reply: true, part, more, .. }) => {
+                if let Some(outcome) = seen.asked.get_mut(call).and_then(|a| a.outcomes.get_mut(part)) {
+                    outcome.chunk(*more);
+                }
+            }
+            Frame::Targets(targets) => {
+                let nonce = seen.asked.get(&targets.id).and_then(|asked| asked.nonce);
+                let names: BTreeSet<_> = targets.nodes.lines().map(str::to_owned).collect();
+                if !seen.waited(now) {
+                    self.complete(id, seen, &names, now);
+                }
+                if let Some(nonce) = nonce {
+                    self.targets.insert(nonce, names);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn passed_on(
+        &mut self,
+        id: usize,
+        seen: &mut Seen,
+        request: &Request<'_>,
+        nonce: Option<Nonce>,
+        now: Duration,
+    ) {
+        if !request.one_way {
+            seen.given.insert(request.id, Outcome::Open);
+        }
+        let Some(nonce) = nonce else { return };
+        self.given.entry(seen.node).or_default().push((request.name.to_owned(), nonce));
+        if is_task(nonce) {
+            // What waited for room was decided before.
+            if seen.waited(now) {
+                *self.delayed_fires.entry(nonce).or_default() += 1;
+                return;
+            }
+            self.fires.entry(nonce).or_default().push(now);
+            if let Some(cancelled) = self.cancelled.get(&nonce)
+                && *cancelled < now
+            {
+                self.violations.push(format!(
+                    "I9: the task {nonce:#x} called at {now:?}, after it was cancelled at {cancelled:?}"
+                ));
+            }
+            return;
+        }
+        if request.one_way {
+            self.handed_over.insert((id, request.id), nonce);
+        }
+        let Some(&(from, came)) = self.came.get(&nonce) else { return };
+        let last = self.went.entry((from, id)).or_insert((came, nonce));
+        if last.0 > came {
+            self.violations.push(format!(
+                "I7: {nonce:#x} was passed on from connection {from} to {id} after {:#x}, which came later",
+                last.1
+            ));
+        }
+        *last = (came, nonce);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a result or failure")]
+    fn outcome(
+        &mut self,
+        id: usize,
+        seen: &mut Seen,
+        call: u64,
+        part: u32,
+        failure: bool,
+        more: bool,
+        frame: &Frame<'_>,
+        now: Duration,
+    ) {
+        let Some(asked) = seen.asked.get_mut(&call) else {
+            self.violations.push(format!("I5: connection {id}: an outcome of what was never asked"));
+            return;
+        };
+        if !asked.outcomes.entry(part).or_insert(Outcome::Open).answer(failure, more) {
+            let nonce = asked.nonce.unwrap_or_default();
+            self.violations.push(format!("I5: connection {id}: {nonce:#x} has two outcomes"));
+        }
+        let Frame::Reply(reply) = frame else { return };
+        let number = reply.body.as_slice().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        match (asked.what, asked.nonce, number) {
+            (What::Schedule, Some(nonce), Some(task)) => {
+                self.tasks.insert(task, nonce);
+            }
+            (What::Cancel(task), ..) => {
+                if let Some(nonce) = self.tasks.get(&task) {
+                    self.cancelled.entry(*nonce).or_insert(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// From when on this process has done something without a break, at `since` or later.
+    fn awake_since(&self, host: HostId, since: Duration) -> Duration {
+        let freezes =
+            self.freezes.iter().filter(|freeze| freeze.host == host && freeze.from <= since + NOTICED_MAX);
+        freezes.map(|freeze| freeze.until).chain([since]).max().unwrap_or(since)
+    }
+
+    /// Whether a broadcast goes to everybody it has to go to, and to nobody else.
+    fn complete(&mut self, id: usize, caller: &Seen, names: &BTreeSet<String>, now: Duration) {
+        let others = self.connections.values().filter(|seen| seen.name != caller.name);
+        let mut may: BTreeSet<&str> = self.embedded.iter().map(String::as_str).collect();
+        let mut missing = Vec::new();
+        for seen in others {
+            // Between the end of a connection and its being noticed there is a moment.
+            let noticed = seen.over.map(|over| self.awake_since(seen.controller, over) + NOTICED_MAX);
+            if seen.registering && noticed.is_none_or(|at| at > now) {
+                may.insert(&seen.name);
+            }
+            if seen.registered
+                && seen.over.is_none()
+                && !seen.full
+                && !seen.leaving
+                && !names.contains(&seen.name)
+            {
+                missing.push(seen.name.clone());
+            }
+        }
+        let unknown: Vec<_> = names.iter().filter(|name| !may.contains(name.as_str())).collect();
+        if !missing.is_empty() || !unknown.is_empty() {
+            self.violations.push(format!(
+                "I8: a broadcast on connection {id} goes to {names:?}: {missing:?} are missing, {unknown:?} unknown"
+            ));
+        }
+    }
+}
+
+impl Seen {
+    /// Whether what the controller writes now may have waited for room, and so tells nothing of when it was decided.
+    fn waited(&self, now: Duration) -> bool {
+        self.unblocked[1] == Some(now)
+    }
+}
+
+/// How long after its end a connection may still count, while the controller does not freeze.
+const NOTICED_MAX: Duration = Duration::from_millis(100);
+
+/// How long what is done at once may take.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// The number of the call that a frame begins.
+fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
+    let body = match frame {
+        Frame::Request(request) => request.body,
+        Frame::Ask { question: Question::Schedule(schedule), .. } => schedule.body,
+        _ => return None,
+    };
+    body.as_slice().first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}

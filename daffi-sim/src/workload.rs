@@ -1,0 +1,348 @@
+//! What the users of the nodes do: calls of every kind, with everything that a call can have.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
+
+use daffi::{Caller, Error, Global, PERIOD, Result};
+
+use crate::{
+    callbacks::{ANY, Arguments, SERIAL, how},
+    cluster::Cluster,
+    history::{Ended, Kind, Nonce, Out},
+    network::HostId,
+    world::{self, Sim, sim},
+};
+
+/// The byte that the payload of a call consists of.
+pub(crate) fn pad_byte(nonce: Nonce) -> u8 {
+    b'a' + (nonce % 26) as u8
+}
+
+/// A payload of this call.
+pub(crate) fn pad(nonce: Nonce, bytes: usize) -> String {
+    char::from(pad_byte(nonce)).to_string().repeat(bytes)
+}
+
+/// What one user does until it is quiet.
+pub(crate) async fn user(cluster: Cluster, global: Global) {
+    let sim = sim();
+    let me = sim.current();
+    loop {
+        world::sleep(sim.millis(1, cluster.pause_ms)).await;
+        if cluster.quiet() {
+            return;
+        }
+        let user = User { sim: sim.clone(), me, cluster: cluster.clone(), global: global.clone() };
+        match sim.below(100) {
+            0..40 => user.call().await,
+            40..50 => drop(sim.spawn(me, async move { user.call().await })),
+            50..65 => drop(sim.spawn(me, async move { user.background().await })),
+            65..73 => user.one_way(),
+            73..80 => drop(sim.spawn(me, async move { user.broadcast_results().await })),
+            80..84 => user.broadcast().await,
+            84..90 => drop(sim.spawn(me, async move { user.period().await })),
+            90..95 => user.give_up().await,
+            _ => user.ask().await,
+        }
+    }
+}
+
+/// Calls another node's callback as a callback, and takes whatever comes.
+pub(crate) async fn nested(caller: &Caller, callback: &str, node: &str) {
+    let (nonce, future) = {
+        let sim = sim();
+        let now = sim.now();
+        let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, now, None);
+        let on = (!node.is_empty()).then(|| node.to_owned());
+        let arguments = (nonce, how::VALUE, 1000 * sim.below(50) as u64, 10, String::new(), pad(nonce, 10));
+        let abandoned = Abandoned(nonce);
+        ((nonce, abandoned), start(caller, callback.to_owned(), arguments, on, None))
+    };
+    let result = future.await;
+    let (nonce, abandoned) = nonce;
+    std::mem::forget(abandoned);
+    record(nonce, &result);
+}
+
+/// A call whose callback is dropped in the middle has no outcome.
+struct Abandoned(Nonce);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        sim().history.borrow_mut().abandon(self.0);
+    }
+}
+
+fn record(nonce: Nonce, result: &Result<Out>) {
+    let sim = sim();
+    let now = sim.now();
+    let mut history = sim.history.borrow_mut();
+    let ended = history.judge(nonce, result);
+    sim.note(|| format!("{nonce:#x} ended: {ended:?}"));
+    history.end(nonce, ended, now);
+}
+
+type Outcome = Pin<Box<dyn Future<Output = Result<Out>> + Send>>;
+
+/// Starts a call that is awaited.
+fn start(
+    caller: &Caller,
+    callback: String,
+    arguments: Arguments,
+    on: Option<String>,
+    timeout: Option<Duration>,
+) -> Outcome {
+    let call = caller.by_name::<Out, _>(callback, arguments);
+    match (on, timeout) {
+        (None, None) => Box::pin(call.into_future()),
+        (None, Some(timeout)) => Box::pin(call.timeout(timeout).into_future()),
+        (Some(on), None) => Box::pin(call.on(on).into_future()),
+        (Some(on), Some(timeout)) => Box::pin(call.timeout(timeout).on(on).into_future()),
+    }
+}
+
+/// A user of a node.
+struct User {
+    sim: std::rc::Rc<Sim>,
+    me: HostId,
+    cluster: Cluster,
+    global: Global,
+}
+
+impl User {
+    fn begin(&self, kind: Kind, timeout: Option<Duration>) -> Nonce {
+        self.sim.history.borrow_mut().begin(self.me, kind, self.sim.now(), timeout)
+    }
+
+    fn callback(&self) -> String {
+        if self.sim.chance(25) { SERIAL } else { ANY[self.sim.below(ANY.len())] }.to_owned()
+    }
+
+    fn other(&self) -> Option<String> {
+        self.sim.chance(50).then(|| self.cluster.name_of_any())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.sim.chance(50).then(|| self.sim.millis(5, 4000))
+    }
+
+    fn arguments(&self, nonce: Nonce, callback: &str) -> Arguments {
+        let sim = &self.sim;
+        let how = match sim.below(100) {
+            0..90 => how::VALUE,
+            90..97 => how::ERROR,
+            _ => how::PANIC,
+        };
+        let takes = match sim.below(10) {
+            0..5 => Duration::ZERO,
+            5..9 => sim.millis(1, 300),
+            _ => sim.millis(300, 3000),
+        };
+        let bytes = || match sim.below(100) {
+            0..88 => sim.below(200),
+            88..95 => sim.below(20_000),
+            _ => 60_000 + sim.below(self.cluster.large_bytes),
+        };
+        let (back, pad_bytes) = (bytes() as u32, bytes());
+        let next = if callback == "work" && sim.chance(20) {
+            format!("{}@{}", self.callback(), self.other().unwrap_or_default())
+        } else {
+            String::new()
+        };
+        (nonce, how, takes.as_micros() as u64, back, next, pad(nonce, pad_bytes))
+    }
+
+    fn prepared(&self, timeout: Option<Duration>) -> (Nonce, Outcome) {
+        let nonce = self.begin(Kind::Call, timeout);
+        let callback = self.callback();
+        let arguments = self.arguments(nonce, &callback);
+        let on = self.other();
+        self.sim.note(|| format!("{nonce:#x}: {} calls {callback} on {on:?}, {timeout:?}", self.me));
+        (nonce, start(&self.global.call, callback, arguments, on, timeout))
+    }
+
+    async fn call(&self) {
+        let (nonce, outcome) = self.prepared(self.timeout());
+        record(nonce, &outcome.await);
+    }
+
+    /// A call whose future is dropped after a while.
+    async fn give_up(&self) {
+        let (nonce, outcome) = self.prepared(self.timeout());
+        let patience = self.sim.millis(0, 200);
+        match either(outcome, world::sleep(patience)).await {
+            Some(result) => record(nonce, &result),
+            None => {
+                self.sim.note(|| format!("{nonce:#x} is given up"));
+                self.sim.history.borrow_mut().abandon(nonce);
+            }
+        }
+    }
+
+    async fn background(&self) {
+        let eta = self.sim.chance(40).then(|| self.sim.millis(0, 500));
+        let timeout = self.timeout();
+        let whole = timeout.map(|timeout| timeout + eta.unwrap_or_default());
+        let nonce = self.begin(Kind::Call, whole);
+        let callback = self.callback();
+        let arguments = self.arguments(nonce, &callback);
+        self.sim.note(|| format!("{nonce:#x}: {} calls {callback} in the background", self.me));
+        let call = self.global.call.by_name::<Out, _>(callback, arguments);
+        let result = match (timeout, eta) {
+            (None, None) => call.bg(),
+            (None, Some(eta)) => call.eta(eta).bg(),
+            (Some(timeout), None) => call.timeout(timeout).bg(),
+            (Some(timeout), Some(eta)) => call.timeout(timeout).eta(eta).bg(),
+        };
+        if self.sim.chance(30) {
+            world::sleep(self.sim.millis(0, 300)).await;
+            result.cancel();
+            self.sim.history.borrow_mut().looks(nonce, self.sim.now());
+        }
+        record(nonce, &result.await);
+    }
+
+    fn one_way(&self) {
+        let nonce = self.begin(Kind::OneWay, None);
+        let callback = self.callback();
+        let arguments = self.arguments(nonce, &callback);
+        self.sim.note(|| format!("{nonce:#x}: {} calls {callback} one way", self.me));
+        let call = self.global.call.by_name::<Out, _>(callback, arguments);
+        let handed_over = match self.other() {
+            Some(on) => call.on(on).no_return(),
+            None => call.no_return(),
+        };
+        if let Err(error) = handed_over {
+            self.sim.history.borrow_mut().end(nonce, Ended::of(&error), self.sim.now());
+        }
+    }
+
+    async fn broadcast_results(&self) {
+        let timeout = self.timeout();
+        let nonce = self.begin(Kind::Results, timeout);
+        let callback = self.callback();
+        let arguments = self.arguments(nonce, &callback);
+        self.sim.note(|| format!("{nonce:#x}: {} calls {callback} everywhere", self.me));
+        let call = self.global.call.by_name::<Out, _>(callback, arguments);
+        let entries = match timeout {
+            Some(timeout) => call.timeout(timeout).broadcast_results_async().await,
+            None => call.broadcast_results_async().await,
+        };
+        let mut history = self.sim.history.borrow_mut();
+        let ended = match entries {
+            Ok(entries) => {
+                let judged = entries.iter().map(|(node, entry)| (node.clone(), history.judge(nonce, entry)));
+                Ended::Entries(judged.collect::<BTreeMap<_, _>>())
+            }
+            Err(error) => Ended::of(&error),
+        };
+        self.sim.note(|| format!("{nonce:#x} ended: {ended:?}"));
+        history.end(nonce, ended, self.sim.now());
+    }
+
+    async fn broadcast(&self) {
+        let nonce = self.begin(Kind::Broadcast, None);
+        let callback = self.callback();
+        let arguments = self.arguments(nonce, &callback);
+        self.sim.note(|| format!("{nonce:#x}: {} tells {callback} everywhere", self.me));
+        let call = self.global.call.by_name::<Out, _>(callback, arguments);
+        let ended = match call.broadcast_async().await {
+            Ok(()) => Ended::Entries(BTreeMap::new()),
+            Err(error) => Ended::of(&error),
+        };
+        self.sim.history.borrow_mut().end(nonce, ended, self.sim.now());
+    }
+
+    /// Has the controller call for a while, and then no more.
+    async fn period(&self) {
+        let period = self.sim.millis(50, 900);
+        let nonce = self.sim.history.borrow_mut().begin_task(period, self.sim.now());
+        let callback = self.callback();
+        let takes = if self.sim.chance(30) { self.sim.millis(1, 1500) } else { Duration::ZERO };
+        let arguments = (
+            nonce,
+            how::VALUE,
+            takes.as_micros() as u64,
+            10u32,
+            String::new(),
+            pad(nonce, self.sim.below(100)),
+        );
+        self.sim.note(|| format!("{nonce:#x}: {} calls {callback} every {period:?}", self.me));
+        let call = self.global.call.by_name::<Out, _>(callback, arguments);
+        let Ok(task) = call.period(PERIOD.period(period)) else { return };
+        if task.id_async().await.is_err() {
+            return;
+        }
+        let known = self.sim.now();
+        world::sleep(self.sim.millis(0, 4000)).await;
+        let asked = self.sim.now();
+        // A controller that came after the one that had the task knows nothing of it.
+        if let Err(error) = task.cancel_async().await {
+            return self.sim.note(|| format!("{nonce:#x} cannot be cancelled: {error}"));
+        }
+        let cancelled = self.sim.now();
+        self.sim.note(|| format!("{nonce:#x} is cancelled"));
+        if let Some(task) = self.sim.history.borrow_mut().tasks.get_mut(&nonce) {
+            task.cancelled = Some(cancelled);
+            task.there = Some((known, asked));
+        }
+        if let Ok(status) = task.status_async().await
+            && let Some(task) = self.sim.history.borrow_mut().tasks.get_mut(&nonce)
+        {
+            task.counted = Some((status.runs, status.skipped));
+        }
+    }
+
+    async fn ask(&self) {
+        let name = self.cluster.name_of_any();
+        let wait = Duration::from_secs(2);
+        let answered = match self.sim.below(4) {
+            0 => self.global.processes_async().await.map(|_| ()),
+            1 => self.global.callbacks_async().await.map(|_| ()),
+            2 => self.global.wait_process_timeout_async(&name, wait).await,
+            _ => self.global.wait_function_timeout_async(SERIAL, wait).await,
+        };
+        if let Err(error) = answered
+            && !matches!(error, Error::Timeout { .. } | Error::Stopped { .. } | Error::Overloaded { .. })
+        {
+            let problem = format!("a question failed: {error}");
+            self.sim.history.borrow_mut().violations.push(problem);
+        }
+    }
+}
+
+/// Calls every other node until each has answered.
+pub(crate) async fn reach_everybody(
+    global: Global,
+    names: Vec<String>,
+    done: std::rc::Rc<std::cell::Cell<usize>>,
+) {
+    let sim = sim();
+    for name in names {
+        loop {
+            let now = sim.now();
+            let timeout = Duration::from_secs(2);
+            let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, now, Some(timeout));
+            let arguments = (nonce, how::VALUE, 0, 10, String::new(), pad(nonce, 10));
+            let result =
+                start(&global.call, "work".to_owned(), arguments, Some(name.clone()), Some(timeout)).await;
+            record(nonce, &result);
+            if result.is_ok() {
+                break;
+            }
+            world::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    done.set(done.get() + 1);
+}
+
+/// What `future` gives, unless `other` comes first.
+async fn either<T>(mut future: Pin<Box<dyn Future<Output = T> + Send>>, other: world::Sleep) -> Option<T> {
+    let mut other = Box::pin(other);
+    std::future::poll_fn(move |context| {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
+            return std::task::Poll::Ready(Some(value));
+        }
+        other.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
