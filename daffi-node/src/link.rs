@@ -154,6 +154,8 @@ impl Link {
         call.with_frame(number, |frame| port.try_push(frame))?;
         if call.is_large() {
             self.streams.start(StreamId { call: number, reply: false }, &call.body);
+        } else {
+            self.streams.make_way();
         }
         self.flush(port, flush);
         Ok(())
@@ -188,6 +190,8 @@ impl Link {
         }
         if more {
             self.streams.start(StreamId { call: id, reply: true }, body);
+        } else {
+            self.streams.make_way();
         }
         self.flush(port, flush);
     }

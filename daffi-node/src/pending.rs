@@ -11,7 +11,6 @@ use daffi_core::{
     Error, Result,
     fault::Fault,
     frame::{Chunk, Failure, Reply, Targets},
-    limits::STREAM_WINDOW_BYTES,
     payload::Codec,
     signature::Signature,
 };
@@ -128,10 +127,6 @@ enum Step {
 /// no more than this before it sends.
 const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
 
-/// How many bytes come before the sender is told to go on: often enough that it never waits, rarely enough to cost
-/// nothing.
-const CREDIT_BYTES: usize = STREAM_WINDOW_BYTES / 4;
-
 impl Payload {
     /// A result that came in one frame.
     pub(crate) fn whole(reply: &Reply<'_>) -> Self {
@@ -174,9 +169,11 @@ impl Assembly {
         Ok(Some(Payload { codec: self.codec, body: std::mem::take(&mut self.bytes).freeze() }))
     }
 
-    /// How many bytes more the sender may send now, if it is time to tell it.
+    /// How many bytes more the sender may send now, as so many have come: all of them, however few. What a receiver keeps
+    /// to itself is on its way for the sender, whose payloads share a window: those of many payloads would use it up, and
+    /// none would go on.
     pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        (self.uncredited >= CREDIT_BYTES).then(|| std::mem::take(&mut self.uncredited) as u32)
+        (self.uncredited > 0).then(|| std::mem::take(&mut self.uncredited) as u32)
     }
 
     fn progress(&mut self) -> Progress {

@@ -32,9 +32,10 @@ pub(crate) struct Entry {
 const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
 
 impl Entry {
-    /// Whether the callback runs on the I/O thread, where its calls arrive.
-    pub(crate) fn is_quick(&self) -> bool {
-        self.callback.options().inline || self.pace.is_quick()
+    /// Whether the callback runs on the I/O thread, where its calls arrive, with arguments of so many bytes. Decoding large
+    /// ones alone would hold up everybody else's calls there, however quick the callback is with others.
+    pub(crate) fn is_quick(&self, arguments: usize) -> bool {
+        self.callback.options().inline || (arguments <= CHUNK_BYTES && self.pace.is_quick())
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct StreamId {
 pub(crate) struct Streams {
     /// How many there are, so that calls without large payloads pay nothing.
     count: AtomicUsize,
+    /// How many bytes of them may still be sent before the window is as wide as it can be again.
+    narrow: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -33,7 +35,8 @@ struct State {
     streams: HashMap<StreamId, Stream>,
     /// Those whose receivers take more.
     ready: VecDeque<StreamId>,
-    /// How many bytes of all of them are on their way.
+    /// How many bytes of all of them are on their way. What went with their first frames does not count: as long as it is
+    /// not followed by more, its receiver says nothing about it, and so many payloads could keep all others back.
     on_their_way: usize,
 }
 
@@ -47,6 +50,14 @@ struct Stream {
 /// How many bytes of one link's large payloads are on their way, so that they fit the queue of a peer behind it.
 pub(crate) const LINK_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
+/// The same while other calls use the link. Theirs wait behind what is on its way in sockets and buffers, whatever goes
+/// first in queues: at 1 GiB a second for an eighth of a millisecond. Enough to keep two hops busy on one machine or in
+/// one rack; it is long ways that need more.
+const NARROW_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
+
+/// How many bytes of large payloads go after another call before the window is wide again.
+const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
+
 impl Streams {
     /// Goes on with a payload whose first frame, with `CHUNK_BYTES` of it, is sent.
     pub(crate) fn start(&self, id: StreamId, body: &Bytes) {
@@ -54,9 +65,8 @@ impl Streams {
         let stream = Stream {
             rest: body.slice(CHUNK_BYTES..),
             credit: STREAM_WINDOW_BYTES - CHUNK_BYTES,
-            on_its_way: CHUNK_BYTES,
+            on_its_way: 0,
         };
-        state.on_their_way += CHUNK_BYTES;
         state.streams.insert(id, stream);
         state.ready.push_back(id);
         self.count.store(state.streams.len(), Ordering::Release);
@@ -69,13 +79,28 @@ impl Streams {
         let waited = stream.credit == 0;
         let arrived = stream.on_its_way.min(bytes as usize);
         // A receiver that takes more than was sent is wrong; it gets no more than a window.
-        stream.credit = (stream.credit + arrived).min(STREAM_WINDOW_BYTES);
+        stream.credit = stream.credit.saturating_add(bytes as usize).min(STREAM_WINDOW_BYTES);
         stream.on_its_way -= arrived;
         // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
         let goes_on = waited && stream.credit > 0;
         state.on_their_way -= arrived;
         if goes_on {
             state.ready.push_back(id);
+        }
+    }
+
+    /// A call that is not large goes over the link, or its result: large payloads keep their distance for a while.
+    #[inline]
+    pub(crate) fn make_way(&self) {
+        if self.is_active() {
+            self.narrow.store(NARROW_FOR_BYTES, Ordering::Relaxed);
+        }
+    }
+
+    fn window(&self) -> usize {
+        match self.narrow.load(Ordering::Relaxed) {
+            0 => LINK_WINDOW_BYTES,
+            _ => NARROW_WINDOW_BYTES,
         }
     }
 
@@ -104,7 +129,7 @@ impl Streams {
         send: impl Fn(&Frame<'_>) -> Result<(), PortError>,
     ) {
         let mut state = self.state.lock();
-        while state.on_their_way < LINK_WINDOW_BYTES
+        while state.on_their_way < self.window()
             && has_room()
             && let Some(id) = state.ready.pop_front()
         {
@@ -115,6 +140,11 @@ impl Streams {
             stream.on_its_way += body.len();
             let goes_on = more && stream.credit > 0;
             state.on_their_way += body.len();
+            // Only this counts down, under the lock; that a call may come in between and be counted for less is no harm.
+            let narrow = self.narrow.load(Ordering::Relaxed);
+            if narrow > 0 {
+                self.narrow.store(narrow.saturating_sub(body.len()), Ordering::Relaxed);
+            }
             let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::shared(&body) };
             if send(&Frame::Chunk(chunk)).is_err() {
                 // The link is gone; whoever notices it ends the call.
@@ -212,5 +242,58 @@ mod tests {
         }
         pump(&streams);
         assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
+    }
+
+    /// Receivers give credit for what came, and nothing else: however many payloads there are, all of them arrive.
+    #[test]
+    fn any_number_of_payloads_arrives_whole() {
+        let streams = Streams::default();
+        let body = Bytes::from(vec![0; STREAM_WINDOW_BYTES]);
+        for call in 0..300 {
+            streams.start(StreamId { call, reply: false }, &body);
+        }
+        // What came with the first frame of each.
+        let mut uncredited = vec![CHUNK_BYTES; 300];
+        let mut arrived = vec![CHUNK_BYTES; 300];
+        loop {
+            let sent = pump(&streams);
+            if sent.is_empty() {
+                break;
+            }
+            for (call, bytes, more) in sent {
+                let at = call as usize;
+                arrived[at] += bytes;
+                if more {
+                    let credit = std::mem::take(&mut uncredited[at]) + bytes;
+                    streams.credit(StreamId { call, reply: false }, credit as u32);
+                }
+            }
+        }
+        assert_eq!(arrived, vec![STREAM_WINDOW_BYTES; 300]);
+        assert!(!streams.is_active());
+        assert_eq!(streams.state.lock().on_their_way, 0);
+    }
+
+    #[test]
+    fn payloads_keep_their_distance_while_other_calls_use_the_link() {
+        let streams = Streams::default();
+        streams.make_way();
+        streams.start(FIRST, &Bytes::from(vec![0; 64 << 20]));
+        let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
+        let on_its_way = total(pump(&streams));
+        assert_eq!(on_its_way, STREAM_WINDOW_BYTES - CHUNK_BYTES, "the call before it is no reason");
+        streams.make_way();
+        streams.credit(FIRST, (CHUNK_BYTES + on_its_way) as u32);
+        // As much as that arrives now, and is sent anew, again and again.
+        let mut sent = total(pump(&streams));
+        assert_eq!(sent, NARROW_WINDOW_BYTES);
+        let mut last = sent;
+        while last <= NARROW_WINDOW_BYTES {
+            streams.credit(FIRST, last as u32);
+            last = total(pump(&streams));
+            sent += last;
+            assert!(sent <= 2 * NARROW_FOR_BYTES, "the way is free again");
+        }
+        assert!(sent > NARROW_FOR_BYTES);
     }
 }

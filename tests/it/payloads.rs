@@ -8,7 +8,7 @@ use std::{
         mpsc::channel,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use daffi::{BG, BROADCAST, Error, FG, Global, Limits, NO_RETURN};
@@ -140,6 +140,53 @@ fn all_sizes_travel_to_beside_the_controller() {
         (net, b)
     };
     all_sizes(&net.caller());
+}
+
+/// More of them than all windows together have room for a part of each.
+#[test]
+fn hundreds_of_large_payloads_travel_at_once() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    let a = net.caller();
+    let payload = bytes(MIB / 2);
+    let echoes: Vec<_> = (0..200).map(|_| a.call.by_name::<Blob, _>("echo", (&payload,)) & BG).collect();
+    for (at, echo) in echoes.into_iter().enumerate() {
+        assert!(echo.get_timeout(BOUND).unwrap() == payload, "{at}");
+    }
+    // Nor do those that nobody answers keep others back.
+    for _ in 0..200 {
+        let _ = a.call.by_name::<(), _>("nowhere", (&payload,)) & NO_RETURN;
+    }
+    assert!((a.call.by_name::<Blob, _>("echo", (&payload,)) & FG.timeout(BOUND)).unwrap() == payload);
+}
+
+/// However quick a callback is: decoding alone takes as long as many calls.
+#[test]
+fn large_arguments_are_never_decoded_on_the_io_thread() {
+    let thread = || thread::current().name().unwrap().to_owned();
+    let net = Net::new();
+    let _b = net
+        .node("b")
+        .callback("thread", move |_: Blob| thread())
+        .async_callback("thread async", move |_: Blob| async move { thread() })
+        .start()
+        .unwrap();
+    let a = net.caller();
+    for name in ["thread", "thread async"] {
+        let on = |blob: &Blob| (a.call.by_name::<String, _>(name, (blob,)) & FG).unwrap();
+        let small = || {
+            let begun = Instant::now();
+            while on(&bytes(1)) != "daffi-io" {
+                assert!(begun.elapsed() < BOUND, "{name} never counts as quick");
+            }
+        };
+        small();
+        for _ in 0..3 {
+            let thread = on(&bytes(5 * MIB));
+            assert_ne!(thread, "daffi-io", "{name}");
+        }
+        small();
+    }
 }
 
 #[test]

@@ -239,7 +239,7 @@ impl Executor {
     /// What the I/O thread is to do next.
     fn next(&self, home: &Arc<dyn Home>) -> Option<Next> {
         let is_quick = |job: &Job| {
-            let quick = self.check(job).is_ok_and(Entry::is_quick);
+            let quick = self.check(job).is_ok_and(|entry| entry.is_quick(job.body.len()));
             if quick {
                 self.held.fetch_add(1, Ordering::AcqRel);
             }
@@ -382,7 +382,7 @@ impl Executor {
 
     /// Has a callback run where it belongs: on the I/O thread if it is quick, else where it may take its time.
     fn place(&self, entry: &Entry, run: Run) {
-        if entry.is_quick() {
+        if entry.is_quick(run.body_len()) {
             self.requests.lock().release(run);
             // The I/O thread looks here before it waits again.
             if !self.reactor.is_current() {
@@ -394,10 +394,10 @@ impl Executor {
             Function::Sync(_) => {
                 self.pool.submit(Box::new(move || {
                     let (home, callback) = (run.home().clone(), run.callback());
-                    let clock = Instant::now();
+                    let clock = run.says_how_quick().then(Instant::now);
                     run.sync();
                     if let Some(entry) = home.executor().registry.get(callback) {
-                        entry.pace.ran(Some(clock), true);
+                        entry.pace.ran(clock, true);
                     }
                 }));
                 // The I/O thread looks after more threads for what waits, if it knows of it.

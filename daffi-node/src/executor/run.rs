@@ -45,6 +45,17 @@ impl Run {
         self.job.callback
     }
 
+    /// How many bytes the arguments have.
+    pub(super) fn body_len(&self) -> usize {
+        self.job.body.len()
+    }
+
+    /// Whether this run shows how quick the callback is. With large arguments it never runs on the I/O thread, so how
+    /// long it takes with them is no reason not to with others.
+    pub(super) fn says_how_quick(&self) -> bool {
+        self.job.body.len() <= CHUNK_BYTES
+    }
+
     /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits. The thread has
     /// its role, and is in the runtime of the workers, already.
     pub(super) fn in_place(self) {
@@ -86,7 +97,10 @@ impl Run {
     pub(super) fn future(self) {
         match self.refusal() {
             Some(fault) => self.refuse(fault),
-            None => Task { run: Some(self), future: None, timed: true }.spawn(),
+            None => {
+                let timed = self.says_how_quick();
+                Task { run: Some(self), future: None, timed }.spawn();
+            }
         }
     }
 
