@@ -39,7 +39,8 @@ pub(crate) struct Pending {
     single: bool,
     /// Nobody may ever look at the outcome, so a failure is logged.
     failure_logged: bool,
-    gathering: Mutex<Gathering>,
+    /// `None` once the outcome is there.
+    gathering: Mutex<Option<Gathering>>,
     pub(crate) outcome: Latch<Result<Answer>>,
 }
 
@@ -208,7 +209,7 @@ impl Pending {
             refusable: false,
             single: matches!(gathering, Gathering::One(_)),
             failure_logged: false,
-            gathering: Mutex::new(gathering),
+            gathering: Mutex::new(Some(gathering)),
             outcome: Latch::new(),
         }
     }
@@ -406,7 +407,16 @@ impl Pending {
     /// Takes a step with the lock held, and finishes without: that wakes whoever waits and may log, both other
     /// people's code.
     fn advance(&self, step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
-        let step = step(&mut self.gathering.lock());
+        let step = {
+            let mut gathering = self.gathering.lock();
+            // Whatever still comes is not wanted any more.
+            let Some(open) = &mut *gathering else { return Progress::Done };
+            let step = step(open);
+            if !matches!(step, Step::Wait(_)) {
+                *gathering = None;
+            }
+            step
+        };
         match step {
             Step::Finish(outcome) => self.finish(outcome),
             Step::Refuse(error) => {
