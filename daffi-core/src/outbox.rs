@@ -29,6 +29,8 @@ pub struct Outbox {
     written: AtomicU64,
     /// The kernel takes no more for now; the reactor flushes when it does again.
     blocked: AtomicBool,
+    /// The kernel has taken nothing for a while.
+    stalled: AtomicBool,
     /// It was closed because its peer does not read.
     slow: AtomicBool,
     bytes_max: usize,
@@ -77,13 +79,14 @@ enum Written {
     Over,
 }
 
-/// How much more than its limit a queue takes of frames that cannot be refused, such as replies. Beyond it the peer
-/// does not read at all, and the connection is closed.
+/// How much more than its limit a queue takes of frames that cannot be refused, such as replies, for a peer that has not
+/// read for a while. Beyond it the connection is closed. A peer that reads, however slowly, gets all that all queues
+/// together have room for: what waits for it are answers to its own calls.
 const MUST_FACTOR: usize = 4;
 
-/// What part of its limit a queue takes of such frames once all queues together are at theirs: more than a peer that reads
-/// has waiting.
-const MUST_PART: usize = 16;
+/// What part of its limit a queue takes once all queues together are at theirs, and of frames that can be refused if its
+/// peer takes what it is sent: more than such a peer has waiting.
+const FLOOR_PART: usize = 16;
 
 /// By what part of it all queues together may exceed their limit. Then a queue whose peer takes nothing gets nothing more.
 const MUST_TOTAL_PART: usize = 4;
@@ -97,6 +100,7 @@ impl Outbox {
             unwritten: AtomicUsize::new(0),
             written: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             bytes_max,
             budget,
@@ -112,7 +116,8 @@ impl Outbox {
     /// # Errors
     /// The frame was not taken, see [`PortError`].
     pub fn try_push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        self.push_within(frame, self.bytes_max, self.budget.max)
+        let (bytes_max, total_max) = self.may_max(0);
+        self.push_within(frame, bytes_max, total_max)
     }
 
     /// Queues a frame that nobody could send again, such as a reply: beyond the limit too, for a while. A peer that
@@ -139,7 +144,8 @@ impl Outbox {
     /// # Errors
     /// The frame was not taken, see [`PortError`].
     pub fn try_add(&self, batch: &mut Batch, frame: &Frame<'_>) -> Result<(), PortError> {
-        self.add_within(batch, frame, self.bytes_max, self.budget.max)
+        let (bytes_max, total_max) = self.may_max(batch.queue.len());
+        self.add_within(batch, frame, bytes_max, total_max)
     }
 
     /// Adds a frame that nobody could send again to a batch for this outbox, as [`push`](Self::push) queues it.
@@ -184,14 +190,27 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many bytes may wait, here and in all queues together, before a frame is refused, with `added` not counted yet.
+    ///
+    /// Those who do not read can use up what there is for all. Those who do get a little all the same.
+    fn may_max(&self, added: usize) -> (usize, usize) {
+        let Budget { max, .. } = *self.budget;
+        if self.budget.used().saturating_add(added) < max || self.blocked.load(Ordering::Relaxed) {
+            (self.bytes_max, max)
+        } else {
+            (self.bytes_max / FLOOR_PART, max.saturating_add(max / MUST_TOTAL_PART))
+        }
+    }
+
     /// How many bytes may wait before a frame that cannot be refused ends the connection.
     fn must_bytes_max(&self) -> usize {
         let Budget { max, .. } = *self.budget;
         let used = self.budget.used();
         if used < max {
-            self.bytes_max.saturating_mul(MUST_FACTOR)
+            let waits = self.bytes_max.saturating_mul(MUST_FACTOR);
+            if self.stalled.load(Ordering::Relaxed) { waits } else { waits.max(max) }
         } else if used < max.saturating_add(max / MUST_TOTAL_PART) || !self.blocked.load(Ordering::Relaxed) {
-            self.bytes_max / MUST_PART
+            self.bytes_max / FLOOR_PART
         } else {
             0
         }
@@ -220,6 +239,11 @@ impl Outbox {
     /// How many bytes the kernel has taken so far, if it is to take more.
     pub(crate) fn progress(&self) -> Option<u64> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
+    }
+
+    /// Whether the kernel has taken nothing since the last look, though there was something to take.
+    pub(crate) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     /// Whether it was closed because its peer does not read.
@@ -421,11 +445,82 @@ mod tests {
             }
         }
         assert!(most <= total_max + total_max / MUST_TOTAL_PART + 10_016, "{most}");
+        assert!(frozen.iter().all(|(outbox, _)| outbox.try_push(&frame).is_err()));
         assert!(frozen.iter().any(|(outbox, _)| outbox.is_slow()));
         let (reads, _theirs) = pair(bytes_max, &budget);
         reads.push(&frame).expect("who reads gets what must go");
         drop((frozen, reads));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn who_reads_gets_a_little_however_much_waits_for_those_who_do_not() {
+        let text = "x".repeat(10_000);
+        let frame = Frame::Goodbye { reason: &text };
+        let (bytes_max, total_max) = (1 << 20, 4 << 20);
+        let budget = Budget::new(total_max);
+        let frozen: Vec<_> = (0..10).map(|_| pair(bytes_max, &budget)).collect();
+        for (outbox, _) in &frozen {
+            while outbox.try_push(&frame).is_ok() {
+                outbox.flush();
+            }
+        }
+        assert!(budget.used() >= total_max);
+        let (reads, mut theirs) = pair(bytes_max, &budget);
+        for _ in 0..1000 {
+            reads.try_push(&frame).unwrap();
+            reads.flush();
+            theirs.read_exact(&mut [0; 10_016]).unwrap();
+        }
+        let mut batch = Batch::default();
+        let mut added = 0;
+        while reads.try_add(&mut batch, &frame).is_ok() {
+            added += 1;
+        }
+        reads.push_all(&mut batch);
+        assert!((1..=bytes_max / FLOOR_PART / 10_016 + 1).contains(&added), "{added}");
+        assert_eq!(reads.try_push(&frame), Err(PortError::Full));
+    }
+
+    /// A thousand answers of 60 KB to one that reads a little now and then, and one that has stopped reading.
+    #[test]
+    fn replies_wait_for_who_reads_and_end_the_connection_of_who_does_not() {
+        let text = "x".repeat(60_000);
+        let frame = Frame::Goodbye { reason: &text };
+        let bytes_max = 256 << 10;
+        for reads in [true, false] {
+            let (outbox, mut theirs) = pair(bytes_max, &Budget::new(256 << 20));
+            outbox.set_stalled(!reads);
+            let mut read = 0;
+            let pushed = (0..1000).take_while(|number| {
+                let pushed = outbox.push(&frame);
+                outbox.flush();
+                if reads && number % 10 == 0 {
+                    read += theirs.read(&mut [0; 4096]).unwrap();
+                    outbox.writable();
+                }
+                pushed.is_ok()
+            });
+            let pushed = pushed.count();
+            assert_eq!(outbox.is_slow(), !reads);
+            if reads {
+                assert_eq!(pushed, 1000);
+                assert!(
+                    outbox.len() > MUST_FACTOR * bytes_max,
+                    "more than a queue that stands still may have"
+                );
+                // All of it arrives.
+                while !outbox.is_empty() {
+                    read += theirs.read(&mut [0; 65_536]).unwrap();
+                    outbox.writable();
+                }
+                outbox.finish();
+                read += theirs.read_to_end(&mut Vec::new()).unwrap();
+                assert_eq!(read, 1000 * frame.to_bytes().len());
+            } else {
+                assert!(outbox.is_closed() && pushed < 1000);
+            }
+        }
     }
 }
 #[cfg(all(test, shuttle))]

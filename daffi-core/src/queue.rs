@@ -16,6 +16,9 @@ const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 /// How many bytes of chunks are put between other frames at a time: a small frame never waits for more than this.
 const CHUNKS_AT_A_TIME_BYTES: usize = 2 * CHUNK_BYTES;
 
+/// How many bytes of other frames are put into one lane: what comes between them never waits for much more than this.
+const LANE_BYTES: usize = CHUNK_BYTES;
+
 /// How much room for small frames a connection keeps after a burst: what one read of the other side takes.
 const FLAT_BYTES_KEPT: usize = 256 * 1024;
 
@@ -25,7 +28,11 @@ const SLICES_MAX: usize = 64;
 /// What waits for a socket. Chunks of large payloads wait apart and go when nothing else does, or a few in between.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
+    /// Signs of life, which are asked for and given in time. They belong to no call, so they may overtake any frame.
+    urgent: Lane,
+    /// The first of the others, and those behind them.
     frames: Lane,
+    later: VecDeque<Lane>,
     /// Each is a run of small chunks and the head of a large one, and then its body.
     chunks: VecDeque<(Vec<u8>, Bytes)>,
     bytes: usize,
@@ -62,11 +69,21 @@ impl OutQueue {
     pub(crate) fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {
         let grown = if let Frame::Chunk(chunk) = frame {
             self.push_chunk(frame, &chunk.body, wait)
+        } else if wait && matches!(frame, Frame::Ping { .. } | Frame::Pong { .. }) {
+            self.urgent.push(frame, wait)
         } else {
-            self.frames.push(frame, wait)
+            self.last_lane().push(frame, wait)
         };
         self.bytes += grown;
         grown
+    }
+
+    /// The lane that the next frame goes to.
+    fn last_lane(&mut self) -> &mut Lane {
+        if self.later.back().unwrap_or(&self.frames).len() >= LANE_BYTES {
+            self.later.push_back(Lane::default());
+        }
+        self.later.back_mut().unwrap_or(&mut self.frames)
     }
 
     fn push_chunk(&mut self, frame: &Frame<'_>, body: &Body<'_>, wait: bool) -> usize {
@@ -99,7 +116,9 @@ impl OutQueue {
         if self.is_empty() {
             return std::mem::swap(self, other);
         }
-        self.frames.append(&mut other.frames);
+        self.urgent.append(&mut other.urgent);
+        self.last_lane().append(&mut other.frames);
+        self.later.append(&mut other.later);
         self.chunks.append(&mut other.chunks);
         self.bytes += std::mem::take(&mut other.bytes);
     }
@@ -107,9 +126,19 @@ impl OutQueue {
     /// Moves what goes next into `lane`, which has to be empty.
     pub(crate) fn next(&mut self, lane: &mut Lane) {
         debug_assert!(lane.is_empty());
+        if !self.urgent.is_empty() {
+            std::mem::swap(&mut self.urgent, lane);
+            self.bytes -= lane.bytes;
+            return;
+        }
         std::mem::swap(&mut self.frames, lane);
+        if let Some(next) = self.later.pop_front() {
+            self.frames = next;
+        }
+        // A chunk must not overtake the frame that begins its payload, which is among the others.
         let mut chunk_bytes = 0;
-        while chunk_bytes < CHUNKS_AT_A_TIME_BYTES
+        while self.frames.is_empty()
+            && chunk_bytes < CHUNKS_AT_A_TIME_BYTES
             && let Some((prefix, body)) = self.chunks.pop_front()
         {
             chunk_bytes += prefix.len() + body.len();
@@ -331,10 +360,69 @@ mod tests {
             queue.push(&reply(id, &small), false);
         }
         let mut lane = Lane::default();
+        while !queue.is_empty() {
+            queue.next(&mut lane);
+            lane.advance(lane.bytes);
+        }
+        let lanes = [&lane, &queue.frames, &queue.urgent].into_iter().chain(&queue.later);
+        let kept: usize = lanes.map(|lane| lane.flat.capacity()).sum();
+        assert!(kept <= FLAT_BYTES_KEPT, "{kept}");
+        assert_eq!(queue.later.len(), 0);
+    }
+
+    #[test]
+    fn a_sign_of_life_waits_for_little_of_what_waits() {
+        let body = Bytes::from(vec![1; CHUNK_BYTES - 100]);
+        let small = Bytes::from_static(b"small");
+        let mut queue = OutQueue::default();
+        let mut expected = Vec::new();
+        for id in 0..1000 {
+            let frame = reply(id, if id % 2 == 0 { &body } else { &small });
+            frame.encode(&mut expected);
+            queue.push(&frame, true);
+        }
+        let mut lane = Lane::default();
         queue.next(&mut lane);
-        assert!(lane.flat.capacity() > FLAT_BYTES_KEPT);
-        lane.advance(lane.bytes);
-        assert!(lane.flat.capacity() <= FLAT_BYTES_KEPT);
+        assert!(lane.len() < LANE_BYTES + CHUNK_BYTES, "{} bytes are written first", lane.len());
+        // Queued by itself, or with others.
+        queue.push(&Frame::Ping { id: 7 }, true);
+        let mut more = OutQueue::default();
+        let frame = reply(1000, &small);
+        frame.encode(&mut expected);
+        more.push(&frame, true);
+        more.push(&Frame::Pong { id: 8 }, true);
+        queue.append(&mut more);
+        let mut out = Vec::new();
+        while !lane.is_empty() {
+            let (slices, count) = lane.slices();
+            out.extend(slices[..count].iter().flat_map(|slice| slice.to_vec()));
+            let written = slices[..count].iter().map(|slice| slice.len()).sum();
+            lane.advance(written);
+        }
+        queue.next(&mut lane);
+        let signs = [Frame::Ping { id: 7 }.to_bytes(), Frame::Pong { id: 8 }.to_bytes()].concat();
+        let (slices, count) = lane.slices();
+        let next: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!(next, signs);
+        lane.advance(signs.len());
+        out.extend(drain(&mut queue, usize::MAX));
+        assert!(out == expected, "the others keep their order");
+    }
+
+    #[test]
+    fn a_chunk_never_overtakes_what_begins_its_payload() {
+        let body = Bytes::from(vec![1; CHUNK_BYTES - 100]);
+        let mut queue = OutQueue::default();
+        let mut expected = Vec::new();
+        for id in 0..10 {
+            reply(id, &body).encode(&mut expected);
+            queue.push(&reply(id, &body), false);
+        }
+        for id in 0..10 {
+            chunk(id, &body).encode(&mut expected);
+            queue.push(&chunk(id, &body), false);
+        }
+        assert!(drain(&mut queue, usize::MAX) == expected);
     }
 
     #[test]

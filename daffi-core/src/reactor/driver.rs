@@ -331,9 +331,11 @@ impl Open {
     /// Notes since when the socket has taken nothing of what waits for it.
     fn look_at_progress(&mut self, now: Instant) {
         let written = self.outbox.progress();
-        if self.progress.map(|(before, _)| before) != written {
+        let stalled = written.is_some() && self.progress.map(|(before, _)| before) == written;
+        if !stalled {
             self.progress = written.map(|written| (written, now));
         }
+        self.outbox.set_stalled(stalled);
     }
 
     fn is_late(&self, now: Instant, patience: Patience) -> bool {
