@@ -246,9 +246,8 @@ impl Router {
     pub fn handle(&mut self, from: PeerId, frame: &Frame<'_>, now: Now, out: &mut impl Outbound) {
         self.hints.at(now.mono);
         // What a peer sent before it noticed that it was closed means nothing any more.
-        let Some(peer) = self.peers.get(from.0) else { return };
-        if !peer.claimed_by.is_empty() && !matches!(frame, Frame::Goodbye { .. }) {
-            self.refuse_claims(from, now, out);
+        if self.peers.get(from.0).is_none() {
+            return;
         }
         if let Err(breach) = self.dispatch(from, frame, now, out) {
             self.misbehaved(from, &breach.0, now, out);
@@ -386,6 +385,10 @@ impl Router {
                 let _ = out.send(from, &Frame::Pong { id: *id }, true);
                 return Ok(());
             }
+            Frame::Pong { id: PROBE } if !peer.claimed_by.is_empty() => {
+                self.refuse_claims(from, now, out);
+                return Ok(());
+            }
             Frame::Pong { id } => {
                 return if peer.heartbeat.pong(*id) { Ok(()) } else { peer.control.count(now.mono) };
             }
@@ -464,6 +467,9 @@ const REASON_BYTES_MAX: usize = 1024;
 
 /// How long an older node has to show that it lives when a newcomer wants its name.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The id of the ping that asks whether it does. No heartbeat has it.
+const PROBE: u64 = 0;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use daffi_core::{
 };
 
 use super::{
-    Breach, CLAIM_TIMEOUT, Claim, LogLine, Now, Outbound, PeerId, Router,
+    Breach, CLAIM_TIMEOUT, Claim, LogLine, Now, Outbound, PROBE, PeerId, Router,
     peers::Stage,
     registry::{NameTwice, Offer},
 };
@@ -62,8 +62,8 @@ impl Router {
             }
             return;
         }
-        // No heartbeat has this id. Whatever it sends will do as an answer: it is not asked whether all of the connection works.
-        let _ = out.send(older, &Frame::Ping { id: 0 }, true);
+        // Nothing but the answer will do: what was on its way when its process died comes, too, over a slow network.
+        let _ = out.send(older, &Frame::Ping { id: PROBE }, true);
         if let Some(old_peer) = self.peers.get_mut(older.0) {
             old_peer.claimed_by.push(newcomer);
         }

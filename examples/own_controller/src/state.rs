@@ -128,8 +128,8 @@ impl State {
     // ---- frames in
 
     pub(crate) fn handle(&mut self, from: NodeId, frame: &Frame<'_>) -> Result<(), Violation> {
-        // Whoever speaks lives, so nobody else gets its name, unless it gives that away.
-        if !matches!(frame, Frame::Goodbye { .. }) {
+        // Whoever answers lives, so nobody else gets its name. Other frames may have been on their way when it died.
+        if matches!(frame, Frame::Pong { id: 0 }) {
             self.refuse_claims(from);
         }
         let Some(node) = self.nodes.get_mut(&from) else { return Ok(()) };

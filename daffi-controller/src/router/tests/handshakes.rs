@@ -78,8 +78,7 @@ fn a_living_node_keeps_its_name() {
     world.hello(newcomer, "a", 999);
     assert_eq!(world.said(older), ["PING"]);
     assert_eq!(world.said(newcomer), [""; 0]);
-    // Any frame will do.
-    world.send(older, &Frame::Ping { id: 5 });
+    world.send(older, &Frame::Pong { id: 0 });
     assert_eq!(world.said(newcomer), ["REFUSE NameTaken"]);
     world.advance(2 * SECOND);
     assert!(!world.out.closed.contains_key(&older));
@@ -109,6 +108,21 @@ fn a_silent_node_loses_its_name_after_a_second() {
     // What the older one says when it wakes up means nothing.
     world.reply(older, 1, "late");
     assert_eq!(world.said(caller), [""; 0]);
+}
+
+#[test]
+fn what_a_dead_node_had_sent_does_not_keep_its_name() {
+    let mut world = World::new();
+    world.join("b", &["f"]);
+    let older = world.join("a", &[]);
+    let newcomer = world.connect();
+    world.hello(newcomer, "a", 999);
+    world.call(older, 1, "f");
+    world.send(older, &Frame::Ping { id: 7 });
+    world.send(older, &Frame::Pong { id: 7 });
+    assert_eq!(world.said(newcomer), [""; 0]);
+    world.advance(SECOND);
+    assert_eq!(world.said(newcomer), ["WELCOME"]);
 }
 
 #[test]
