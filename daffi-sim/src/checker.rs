@@ -107,7 +107,7 @@ fn calls(sim: &Sim, broken: &mut Vec<String>) {
 
 /// I8 at the callee, and the same for calls to one: what came and nobody waits for runs, since nobody would learn that
 /// it did not. A node that has as many requests as it may have refuses it.
-fn arrivals(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
+pub(crate) fn arrivals(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
     if cluster.may_refuse_requests() {
         return;
     }

@@ -172,6 +172,8 @@ fn everybody_is_back(sim: &Rc<Sim>, cluster: &Cluster) -> Vec<String> {
 fn is_at_rest(sim: &Sim, cluster: &Cluster) -> bool {
     let mut left = Vec::new();
     checker::rest(sim, cluster, &mut left);
+    // A task that goes on may keep the line of a callback so long that another's call waits behind it.
+    checker::arrivals(sim, cluster, &mut left);
     let history = sim.history.borrow();
     let open = |call: &history::Call| call.ended.is_none() && !call.abandoned;
     let one_way = |call: &history::Call| call.kind == history::Kind::OneWay;

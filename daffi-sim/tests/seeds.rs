@@ -34,6 +34,9 @@ fn what_was_found_stays_fixed() {
     hold([115, 141].into_iter());
     // A large call that was sent again had two turns at a time, the second one with an empty chunk.
     hold([1786].into_iter());
+    // These were mistakes of the checker: what waited for room, an older connection of a name, and a call that waited
+    // behind a task's.
+    hold([1196, 2272, 2502, 5248].into_iter());
 }
 
 #[test]
