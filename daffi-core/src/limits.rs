@@ -7,10 +7,10 @@ pub const HEAD_BYTES: usize = 16;
 
 /// The most body bytes that one frame carries. Larger payloads travel in chunks of this size, so that a small call
 /// never waits behind more than one of them per transfer.
-pub const CHUNK_BYTES: usize = 64 * 1024;
+pub const CHUNK_BYTES: usize = 64 * 1024 / FUZZING_DIVISOR;
 
 /// The most bytes that may follow the head of a frame: a chunk, and names and numbers around it.
-pub const FRAME_BYTES_MAX: usize = CHUNK_BYTES + 8 * 1024;
+pub const FRAME_BYTES_MAX: usize = 72 * 1024;
 
 /// The most bytes that may follow the head before the handshake is done; a stranger gets no more memory than this.
 pub const HANDSHAKE_BYTES_MAX: usize = 8 * 1024;
@@ -24,7 +24,10 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many body bytes of one call may be on their way before the receiver asks for more. It bounds what the
 /// controller holds for a callee that is slower than its caller.
-pub const STREAM_WINDOW_BYTES: usize = 1024 * 1024;
+pub const STREAM_WINDOW_BYTES: usize = 1024 * 1024 / FUZZING_DIVISOR;
+
+/// Under a fuzzer chunks and windows are smaller alike, so that it tries so many times more payloads a second.
+const FUZZING_DIVISOR: usize = if cfg!(fuzzing) { 32 } else { 1 };
 
 /// The most times that one `PERIOD.at_time` may name.
 pub const AT_TIMES_MAX: usize = 1000;

@@ -1,7 +1,7 @@
 //! Frames of strangers into a controller's router: nobody else is harmed, every call has one outcome, nothing stays.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -252,17 +252,17 @@ struct World {
 /// What the router did, held against what it may do.
 #[derive(Default)]
 struct Recorder {
-    open: HashSet<PeerId>,
-    closed: HashSet<PeerId>,
+    open: BTreeSet<PeerId>,
+    closed: BTreeSet<PeerId>,
     /// Peers whose queue is full for what need not go.
-    full: HashSet<PeerId>,
+    full: BTreeSet<PeerId>,
     /// What each caller waits for.
     waiting: BTreeMap<(PeerId, u64), Waiting>,
     /// Payloads on their way to a peer in chunks: their size, and how much of it has come.
-    payloads: HashMap<(PeerId, u64, bool, u32), (u32, usize)>,
+    payloads: BTreeMap<(PeerId, u64, bool, u32), (u32, usize)>,
     /// The ids under which callees know their calls.
-    requests: HashMap<PeerId, Vec<u64>>,
-    outcomes: HashMap<PeerId, usize>,
+    requests: BTreeMap<PeerId, Vec<u64>>,
+    outcomes: BTreeMap<PeerId, usize>,
     pinged: Vec<(PeerId, u64)>,
 }
 
