@@ -5,7 +5,6 @@
 //! it; frames they write themselves, through the [`Outbox`].
 
 mod bell;
-use bell::Bell;
 
 mod driver;
 use driver::{Driver, Patience, Stay, survive};
@@ -86,7 +85,6 @@ struct Shared {
     driver: Mutex<Option<Driver>>,
     registry: Registry,
     waker: Waker,
-    bell: Bell,
     stopped: AtomicBool,
     /// `None` once everything is closed: what would wait for ever here might keep the reactor alive itself.
     commands: Mutex<Option<Vec<Command>>>,
@@ -132,7 +130,6 @@ impl Reactor {
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
             driver: Mutex::new(Some(Driver::new(poll, patience))),
-            bell: Bell::default(),
             stopped: AtomicBool::new(false),
             commands: Mutex::new(Some(Vec::new())),
             token: AtomicUsize::new(WAKE.0 + 1),
@@ -222,21 +219,12 @@ impl Handle {
 
     /// Lets every service have a turn soon. Cheap while the thread is busy.
     pub fn wake(&self) {
-        self.shared.bell.mark();
-        if self.shared.lead.is_vacant() {
-            self.shared.lead.call();
-        } else {
-            self.shared.rouse();
-        }
+        self.shared.lead.wake(|| self.shared.rouse());
     }
 
     /// The same, within a few milliseconds: while the last one to lead was a guest, it may be about to lead again.
     pub fn wake_soon(&self) {
-        if self.is_vacant() {
-            self.shared.bell.mark();
-        } else {
-            self.wake();
-        }
+        self.shared.lead.wake_soon(|| self.shared.rouse());
     }
 
     /// Whether nobody leads, since the last guest has just left.
@@ -321,13 +309,11 @@ impl Handle {
 }
 
 impl Shared {
-    /// Makes the thread that leads return from waiting.
+    /// Makes the thread that leads return from waiting, which it does just now.
     fn rouse(&self) {
-        self.bell.rouse(|| {
-            if let Err(error) = self.waker.wake() {
-                tracing::error!(%error, "cannot wake the I/O thread");
-            }
-        });
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake the I/O thread");
+        }
     }
 
     /// Starts a thread of the reactor.
@@ -351,7 +337,7 @@ impl Shared {
         self.lead.begin();
         let mut services = self.driver.lock().as_ref().map(Driver::services).unwrap_or_default();
         loop {
-            self.bell.answer();
+            self.lead.bell.answer();
             for service in services.iter() {
                 survive(|| service.work());
                 if !self.lead.leads() {

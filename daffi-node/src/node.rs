@@ -298,6 +298,8 @@ impl Node {
         if let Some(pending) = self.take(id) {
             self.withdraw(id, &pending);
             pending.fail(pending.cancelled());
+            // The thread that waits for it may wait for events.
+            self.reactor.wake_guest();
         }
     }
 

@@ -152,6 +152,17 @@ fn json_takes_the_same_values() {
 }
 
 #[test]
+fn numbers_are_the_same_to_the_last_bit() {
+    let numbers = [7_888_888_888_888_887.0, 8.888_888_888_888_89e106, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX];
+    for number in numbers {
+        for codec in [Codec::Bincode, Codec::Json] {
+            let again: f64 = codec.decode(&codec.encode(&number).unwrap()).unwrap();
+            assert_eq!(again.to_bits(), number.to_bits(), "{number:?}");
+        }
+    }
+}
+
+#[test]
 fn not_a_number_keeps_its_bits() {
     let bits = (0x7FC0_1234u32, 0xFFF8_0000_0000_5678u64);
     let bytes = encode(&(f32::from_bits(bits.0), f64::from_bits(bits.1)));

@@ -176,7 +176,7 @@ impl Driver {
         let resting = self.resting.iter().map(|(until, _)| *until).min();
         let next = [next, resting].into_iter().flatten().min();
         let mut timeout = next.map(|next| next.saturating_duration_since(now));
-        if !shared.bell.sleep() || !self.ready.is_empty() {
+        if !shared.lead.bell.sleep() || !self.ready.is_empty() {
             timeout = Some(Duration::ZERO);
         }
         if let Err(error) = self.poll.poll(&mut self.events, timeout)
@@ -186,7 +186,7 @@ impl Driver {
             tracing::error!(%error, "waiting for sockets failed");
             thread::sleep(Duration::from_millis(10));
         }
-        shared.bell.awake();
+        shared.lead.bell.awake();
     }
 
     fn commands(&mut self, shared: &Shared) {
@@ -216,7 +216,7 @@ impl Driver {
                 Command::Service(service) => {
                     Arc::make_mut(&mut self.services).push(service);
                     // It may have work already, and had no chance to say so.
-                    shared.bell.mark();
+                    shared.lead.bell.mark();
                 }
                 Command::RemoveService(gone) => {
                     Arc::make_mut(&mut self.services).retain(|service| !Arc::ptr_eq(service, &gone));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     CURRENT, Handle, Shared,
-    driver::{Driver, Stay, survive},
+    driver::Stay,
     lead::{Lead, Role, State},
 };
 use crate::{
@@ -22,9 +22,9 @@ const REST: Duration = Duration::from_millis(1);
 
 /// A thread that waits again so soon, and so many times in a row with no other in between, is worth the lead.
 const AGAIN_WITHIN: Duration = Duration::from_millis(1);
-const AGAIN_TIMES: u32 = 4;
+const AGAIN_TIMES: u32 = if cfg!(all(test, shuttle)) { 0 } else { 4 };
 
-/// Whether there may be guests, and whether anybody leads.
+/// Whether there may be guests, and whether anybody leads. Written under the lock of the state.
 #[derive(Debug, Default)]
 pub(super) struct Guests {
     welcome: AtomicBool,
@@ -54,7 +54,7 @@ pub(super) struct Visits {
 
 /// What a thread does that waits.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
+enum Waiting {
     /// It leads.
     Lead,
     /// Another one leads.
@@ -64,23 +64,18 @@ pub(super) enum Waiting {
 }
 
 impl Handle {
-    /// Lets threads that [`wait`](Self::wait) lead, or not any more.
+    /// Lets threads that [`wait`](Self::wait) lead, or not any more. One that leads leaves then.
     ///
     /// For a reactor on which nothing but they depend, and what can wait for a few milliseconds: no listeners, and no
-    /// [`Service::work`](super::Service::work).
+    /// [`Service::work`](super::Service::work), which guests do not do.
     pub fn welcome_guests(&self, welcome: bool) {
-        let guests = &self.shared.lead.guests;
-        // Looked at first, since that is what it is nearly always.
-        if guests.welcome.load(Ordering::Relaxed) != welcome {
-            guests.welcome.store(welcome, Ordering::SeqCst);
-            if !welcome {
-                self.shared.lead.call();
-            }
-        }
+        self.shared.lead.welcome(welcome, || self.shared.rouse());
     }
 
     /// Waits until `done`, or until `deadline`. Leads meanwhile if it may; otherwise, and for whatever is left then, it
     /// calls `sleep`, which does the same its own way.
+    ///
+    /// Whoever makes it `done`, and is not the one that leads, calls [`wake_guest`](Self::wake_guest).
     pub fn wait<T>(
         &self,
         deadline: Option<Instant>,
@@ -88,17 +83,110 @@ impl Handle {
         sleep: impl FnOnce() -> T,
     ) -> T {
         let shared = &self.shared;
-        if !shared.lead.guests.welcome.load(Ordering::Relaxed) || done() {
-            return sleep();
-        }
         // The thread of another reactor stays that.
         let may_lead = CURRENT.get() == 0;
-        let rouse = || {
-            // It may be on its way into the wait.
-            shared.bell.mark();
-            shared.rouse();
-        };
-        match shared.lead.visit(may_lead, rouse) {
+        let turn = |leaves: &dyn Fn() -> bool| shared.turn_of_guest(deadline, leaves);
+        shared.lead.wait(may_lead, || shared.rouse(), done, turn, sleep)
+    }
+
+    /// Has a thread that leads while it [`wait`](Self::wait)s look whether it is done.
+    pub fn wake_guest(&self) {
+        self.shared.lead.wake_guest(|| self.shared.rouse());
+    }
+}
+
+impl Shared {
+    /// One turn, which does not wait for events if the guest `leaves`. Says whether there is time for another one.
+    fn turn_of_guest(&self, deadline: Option<Instant>, leaves: &dyn Fn() -> bool) -> bool {
+        struct Guest;
+        impl Drop for Guest {
+            fn drop(&mut self) {
+                CURRENT.set(0);
+            }
+        }
+        let mut driver = self.driver.lock();
+        let Some(running) = &mut *driver else { return false };
+        CURRENT.set(self.address());
+        let _guest = Guest;
+        running.turn(self, || match deadline {
+            _ if leaves() => Stay::Not,
+            Some(deadline) => Stay::Until(deadline),
+            None => Stay::Long,
+        });
+        deadline.is_none_or(|deadline| host::now() < deadline)
+    }
+}
+
+impl Lead {
+    /// See [`Handle::wake`]; `rouse` ends the wait for events.
+    pub(super) fn wake(&self, rouse: impl FnOnce()) {
+        self.bell.mark();
+        if self.is_vacant() {
+            self.state.lock().visits.called = true;
+            self.signal.notify_all();
+        } else {
+            self.bell.rouse(rouse);
+        }
+    }
+
+    /// See [`Handle::wake_soon`].
+    pub(super) fn wake_soon(&self, rouse: impl FnOnce()) {
+        // Before the look: a guest that takes the lead after it finds the mark.
+        self.bell.mark();
+        if !self.is_vacant() {
+            self.bell.rouse(rouse);
+        }
+    }
+
+    /// See [`Handle::wake_guest`].
+    pub(super) fn wake_guest(&self, rouse: impl FnOnce()) {
+        if self.is_welcoming() && !self.is_vacant() {
+            self.bell.mark();
+            self.bell.rouse(rouse);
+        }
+    }
+
+    /// See [`Handle::welcome_guests`].
+    pub(super) fn welcome(&self, welcome: bool, rouse: impl FnOnce()) {
+        // Looked at first, since that is what it is nearly always.
+        if self.guests.welcome.load(Ordering::Relaxed) == welcome {
+            return;
+        }
+        let state = self.state.lock();
+        self.guests.welcome.store(welcome && !state.stopped, Ordering::SeqCst);
+        drop(state);
+        if !welcome {
+            // The thread that rests hears it, one that wants the lead, and a guest that waits for events.
+            self.signal.notify_all();
+            self.bell.mark();
+            self.bell.rouse(rouse);
+        }
+    }
+
+    /// Whether nobody leads, since the last guest has left.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.guests.vacant.load(Ordering::SeqCst)
+    }
+
+    /// Whether guests may lead.
+    fn is_welcoming(&self) -> bool {
+        self.guests.welcome.load(Ordering::SeqCst)
+    }
+
+    /// See [`Handle::wait`]. `turn` does not wait for events if what it is given says so, and says itself whether another
+    /// turn makes sense.
+    pub(super) fn wait<T>(
+        &self,
+        may_lead: bool,
+        rouse: impl FnOnce(),
+        done: impl Fn() -> bool,
+        turn: impl Fn(&dyn Fn() -> bool) -> bool,
+        sleep: impl FnOnce() -> T,
+    ) -> T {
+        if !self.guests.welcome.load(Ordering::Relaxed) || done() {
+            return sleep();
+        }
+        match self.visit(may_lead, rouse) {
             Waiting::Apart => sleep(),
             Waiting::Follow => {
                 struct Follower<'a>(&'a Lead);
@@ -107,72 +195,40 @@ impl Handle {
                         self.0.unfollow();
                     }
                 }
-                let _follower = Follower(&shared.lead);
+                let _follower = Follower(self);
                 sleep()
             }
             Waiting::Lead => {
-                shared.lead_as_guest(deadline, done);
+                self.lead_as_guest(done, turn);
                 sleep()
             }
         }
     }
-}
 
-impl Shared {
-    fn lead_as_guest(&self, deadline: Option<Instant>, done: impl Fn() -> bool) {
-        struct Visit<'a>(&'a Shared);
+    fn lead_as_guest(&self, done: impl Fn() -> bool, turn: impl Fn(&dyn Fn() -> bool) -> bool) {
+        struct Visit<'a>(&'a Lead);
         impl Drop for Visit<'_> {
             fn drop(&mut self) {
-                CURRENT.set(0);
-                self.0.lead.leave(|| self.0.bell.is_marked());
+                self.0.leave();
             }
         }
-        CURRENT.set(self.address());
-        self.lead.begin();
         let _visit = Visit(self);
-        let mut services = self.driver.lock().as_ref().map(Driver::services).unwrap_or_default();
-        while !done()
-            && !self.stopped.load(Ordering::SeqCst)
-            && self.lead.guests.welcome.load(Ordering::SeqCst)
-            && deadline.is_none_or(|deadline| host::now() < deadline)
-        {
+        // Looked at once more within the turn: the bell may just have been answered to who wanted the guest to leave.
+        let leaves = || done() || !self.is_welcoming();
+        while !leaves() {
             self.bell.answer();
-            for service in services.iter() {
-                survive(|| service.work());
+            if !turn(&leaves) {
+                return;
             }
-            let mut driver = self.driver.lock();
-            let Some(running) = &mut *driver else { return };
-            services = running.turn(self, || match deadline {
-                _ if done() => Stay::Not,
-                Some(deadline) => Stay::Until(deadline),
-                None => Stay::Long,
-            });
         }
     }
-}
 
-impl Lead {
-    /// Whether nobody leads, since the last guest has left.
-    pub(super) fn is_vacant(&self) -> bool {
-        self.guests.vacant.load(Ordering::SeqCst)
-    }
-
-    /// Calls the thread back that rests.
-    pub(super) fn call(&self) {
-        self.state.lock().visits.called = true;
-        self.signal.notify_all();
-    }
-
-    /// What a thread does that is about to wait. `rouse` has the thread that leads look whether it is to rest.
+    /// What a thread does that is about to wait.
     fn visit(&self, may_lead: bool, rouse: impl FnOnce()) -> Waiting {
-        thread_local! {
-            static MARK: u8 = const { 0 };
-        }
         let mut state = self.state.lock();
-        if state.is_over() {
+        if !self.is_welcoming() {
             return Waiting::Apart;
         }
-        let is_free = |state: &State| state.vacant && self.is_vacant();
         if !may_lead {
             state.visits.followers += 1;
             state.visits.called = true;
@@ -180,26 +236,29 @@ impl Lead {
             self.signal.notify_all();
             return Waiting::Follow;
         }
-        if !is_free(&state) {
+        if !self.is_free(&state) {
+            let is_regular = state.visits.is_regular();
             let visits = &mut state.visits;
-            let now = host::now();
-            let me = MARK.with(|mark| std::ptr::from_ref(mark) as usize);
-            let again = |(last, at): (usize, Instant)| last == me && now < at + AGAIN_WITHIN;
-            visits.times = if visits.last.is_some_and(again) { visits.times + 1 } else { 0 };
-            visits.last = Some((me, now));
-            if visits.inside || visits.followers > 0 || visits.times < AGAIN_TIMES {
+            let others = visits.inside || visits.followers > 0 || self.guests.wanted.load(Ordering::SeqCst);
+            if others || !is_regular {
                 visits.followers += 1;
                 return Waiting::Follow;
             }
             self.guests.wanted.store(true, Ordering::SeqCst);
-            rouse();
-            // It comes out of its wait and leaves the lead, or ends.
-            while !(is_free(&state) || state.is_over()) {
+            // The thread that leads comes out of its wait, or does not go into it, and yields.
+            self.bell.mark();
+            self.bell.rouse(rouse);
+            while !self.is_free(&state) && !state.visits.inside && self.is_welcoming() {
                 self.signal.wait(&mut state);
             }
             self.guests.wanted.store(false, Ordering::SeqCst);
-            if state.is_over() {
+            if !self.is_welcoming() {
                 return Waiting::Apart;
+            }
+            if state.visits.inside {
+                // Another guest was faster, and may stay for longer than this one waits.
+                state.visits.followers += 1;
+                return Waiting::Follow;
             }
         }
         state.vacant = false;
@@ -209,16 +268,22 @@ impl Lead {
         Waiting::Lead
     }
 
-    /// A guest does not lead any more. If something is `woken`, others want the reactor to go on.
-    fn leave(&self, woken: impl FnOnce() -> bool) {
+    /// Whether a guest may take the lead: the last one has left it, or the reactor's own thread has yielded it. What is
+    /// given away in the middle of a step is for the thread that stands by.
+    fn is_free(&self, state: &State) -> bool {
+        state.vacant && self.is_vacant()
+    }
+
+    /// A guest does not lead any more.
+    fn leave(&self) {
         let mut state = self.state.lock();
         state.vacant = true;
         self.guests.vacant.store(true, Ordering::SeqCst);
         let visits = &mut state.visits;
         visits.inside = false;
         // Looked at after it is known that nobody leads: whoever wakes the reactor from here on sees that.
-        visits.called |= woken() || visits.followers > 0;
-        let call = visits.called || visits.sleeps || state.stopped;
+        visits.called |= self.bell.is_marked() || visits.followers > 0;
+        let call = visits.called || visits.sleeps;
         drop(state);
         if call {
             self.signal.notify_all();
@@ -237,6 +302,10 @@ impl Lead {
             return false;
         }
         let mut state = self.state.lock();
+        // It may have given up, or be about to, since it is not welcome any more.
+        if !self.guests.wanted.load(Ordering::SeqCst) || !self.is_welcoming() {
+            return false;
+        }
         state.vacant = true;
         state.visits.called = false;
         self.guests.vacant.store(true, Ordering::SeqCst);
@@ -254,8 +323,7 @@ impl Lead {
             if state.closed {
                 return Role::End;
             }
-            let welcome = self.guests.welcome.load(Ordering::SeqCst);
-            if state.vacant && (state.visits.called || state.stopped || !welcome || quiet > 1) {
+            if state.vacant && (state.visits.called || !self.is_welcoming() || quiet > 1) {
                 state.vacant = false;
                 state.visits.called = false;
                 self.guests.vacant.store(false, Ordering::SeqCst);
@@ -275,3 +343,28 @@ impl Lead {
         }
     }
 }
+
+impl Guests {
+    /// There are no guests from here on.
+    pub(super) fn end(&self) {
+        self.welcome.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Visits {
+    /// Whether this thread, which is about to wait, has waited often enough just before.
+    fn is_regular(&mut self) -> bool {
+        thread_local! {
+            static MARK: u8 = const { 0 };
+        }
+        let now = host::now();
+        let me = MARK.with(|mark| std::ptr::from_ref(mark) as usize);
+        let again = |(last, at): (usize, Instant)| last == me && now < at + AGAIN_WITHIN;
+        self.times = if self.last.is_some_and(again) { self.times + 1 } else { 0 };
+        self.last = Some((me, now));
+        self.times >= AGAIN_TIMES
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

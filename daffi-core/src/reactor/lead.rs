@@ -7,7 +7,7 @@
 
 use std::{cell::Cell, time::Duration};
 
-use super::guest::Guests;
+use super::{bell::Bell, guest::Guests};
 use crate::sync::{
     Condvar, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,6 +29,7 @@ pub(super) struct Lead {
     steps: AtomicU64,
     /// Somebody looks at the leader's steps.
     watched: AtomicBool,
+    pub(super) bell: Bell,
     pub(super) guests: Guests,
     pub(super) state: Mutex<State>,
     pub(super) signal: Condvar,
@@ -44,13 +45,6 @@ pub(super) struct State {
     /// Everything on the reactor is closed.
     pub(super) closed: bool,
     pub(super) visits: super::guest::Visits,
-}
-
-impl State {
-    /// Whether there is nothing to lead any more, or soon will be.
-    pub(super) fn is_over(&self) -> bool {
-        self.stopped || self.closed
-    }
 }
 
 thread_local! {
@@ -150,7 +144,8 @@ impl Lead {
         let mut quiet = 0;
         let mut state = self.state.lock();
         while !state.closed {
-            if state.vacant {
+            // What a guest has left is for guests, and for the thread that rests.
+            if state.vacant && !self.is_vacant() {
                 state.vacant = false;
                 return self.take_lead(&mut state);
             }
@@ -199,7 +194,10 @@ impl Lead {
 
     /// Lets the threads end.
     pub(super) fn stop(&self) {
-        self.state.lock().stopped = true;
+        let mut state = self.state.lock();
+        state.stopped = true;
+        self.guests.end();
+        drop(state);
         self.signal.notify_all();
     }
 

@@ -161,6 +161,8 @@ impl Executor {
     /// [`work`](Self::work): a process that was frozen finds requests that expired meanwhile, and behind them that
     /// they were cancelled.
     pub(crate) fn arrived(&self, arrival: Arrival) {
+        // Whoever leads while it waits for its own answer is not to run what others ask for.
+        self.reactor.welcome_guests(false);
         let has_gate = |job: &Job| self.registry.get(job.callback).is_some_and(|entry| entry.gate.is_some());
         let in_order = matches!(&arrival, Arrival::Whole(job) if has_gate(job));
         self.requests.lock().push(arrival, in_order);

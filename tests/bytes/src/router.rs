@@ -55,7 +55,11 @@ pub fn handshake(bytes: &[u8]) {
         }
         world.live();
         let sizes = world.router.sizes();
-        assert!(sizes.peers <= 3 && sizes.names <= 3 && sizes.handshakes <= 1 && sizes.broadcasts <= 1);
+        assert!(sizes.peers <= 3 && sizes.names <= 3 && sizes.handshakes <= 1);
+        assert!(
+            sizes.calls <= CALLS_MAX && sizes.routes <= CALLS_MAX && sizes.broadcasts <= CALLS_MAX,
+            "{sizes:?}"
+        );
     }
     // Long before its next heartbeat is due, a stranger has to be a node.
     world.pass(Duration::from_secs(5));
@@ -102,6 +106,8 @@ const OURS: u64 = 1 << 63;
 const ONE_WAY: u64 = 1 << 40;
 
 const STEPS_MAX: usize = 300;
+/// How many calls a peer may have in flight.
+const CALLS_MAX: usize = 20;
 const NAMES: [&str; 4] = ["a", "b", "c", "not a name\n"];
 const CALLBACKS: [&str; 4] = ["f", "g", "h", "nobody offers it"];
 const NODES: [&str; 6] = ["", "", "a", "b", "a\nb\nnobody", "\n\n"];
@@ -281,7 +287,7 @@ impl World {
         let mut config = ControllerConfig::new(Vec::new());
         config.strategy = strategy;
         // Small, so that they are met.
-        config.limits.calls_in_flight_max = 20;
+        config.limits.calls_in_flight_max = CALLS_MAX;
         config.limits.tasks_max = 8;
         config.limits.callbacks_max = 100;
         let now = Now { mono: Instant::now(), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) };

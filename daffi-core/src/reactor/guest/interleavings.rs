@@ -1,0 +1,274 @@
+//! Threads that lead while they wait, and those that wake them, in orders that shuttle picks; see `tests/sync`.
+//!
+//! PLANTED
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool as Flag, Ordering::SeqCst},
+};
+
+use daffi_test_sync::shuttle::{self, thread};
+
+use super::*;
+use crate::sync::{Condvar, Mutex};
+
+const RUNS: usize = 1_000;
+
+/// A reactor without sockets, on which an oracle answers in its turns.
+#[derive(Default)]
+struct Reactor {
+    lead: Lead,
+    oracle: Mutex<Oracle>,
+    answered: Condvar,
+    /// What `mio::Waker` is to `mio::Poll`.
+    event: Mutex<bool>,
+    came: Condvar,
+    /// Some thread is where only the one that leads may be.
+    driving: Flag,
+    stopped: Flag,
+    /// The reactor's own thread.
+    own: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Oracle {
+    asked: usize,
+    answered: usize,
+    /// Not answered until this is gone.
+    riddle: bool,
+}
+
+/// How somebody wakes the reactor.
+#[derive(Clone, Copy)]
+enum Wake {
+    Now,
+    Soon,
+}
+
+impl Reactor {
+    fn start() -> Arc<Self> {
+        let reactor = Arc::new(Self::default());
+        reactor.lead.welcome(true, || unreachable!("it wakes nobody"));
+        let own = reactor.clone();
+        *reactor.own.lock() = Some(thread::spawn(move || {
+            let mut role = Role::Lead;
+            loop {
+                role = match role {
+                    Role::Lead => own.lead(),
+                    Role::Rest => own.lead.rest(),
+                    Role::StandBy => panic!("there is no work"),
+                    Role::End => return,
+                };
+            }
+        }));
+        reactor
+    }
+
+    /// As the reactor's own.
+    fn lead(&self) -> Role {
+        self.lead.begin();
+        loop {
+            self.lead.bell.answer();
+            if self.lead.yields() {
+                return Role::Rest;
+            }
+            if self.stopped.load(SeqCst) {
+                self.lead.close();
+                return Role::End;
+            }
+            self.turn(&|| false);
+        }
+    }
+
+    /// As the driver's.
+    fn turn(&self, leaves: &dyn Fn() -> bool) -> bool {
+        assert!(!self.driving.swap(true, SeqCst), "two threads lead");
+        let mut oracle = self.oracle.lock();
+        if !oracle.riddle {
+            oracle.answered = oracle.asked;
+            self.answered.notify_all();
+        }
+        drop(oracle);
+        let leaves = leaves();
+        let may_wait = self.lead.bell.sleep() && !leaves;
+        let mut event = self.event.lock();
+        while may_wait && !*event {
+            self.came.wait(&mut event);
+        }
+        *event = false;
+        drop(event);
+        self.lead.bell.awake();
+        self.driving.store(false, SeqCst);
+        true
+    }
+
+    fn rouse(&self) {
+        *self.event.lock() = true;
+        self.came.notify_one();
+    }
+
+    fn wake(&self, wake: Wake) {
+        match wake {
+            Wake::Now => self.lead.wake(|| self.rouse()),
+            Wake::Soon => self.lead.wake_soon(|| self.rouse()),
+        }
+    }
+
+    fn ask(&self, wake: Wake) -> usize {
+        let question = {
+            let mut oracle = self.oracle.lock();
+            oracle.asked += 1;
+            oracle.asked
+        };
+        self.wake(wake);
+        question
+    }
+
+    fn is_answered(&self, question: usize) -> bool {
+        self.oracle.lock().answered >= question
+    }
+
+    fn sleep(&self, question: usize) {
+        let mut oracle = self.oracle.lock();
+        while oracle.answered < question {
+            self.answered.wait(&mut oracle);
+        }
+    }
+
+    /// Waits as a node's callers do.
+    fn wait(&self, question: usize) {
+        self.wait_as(question, true);
+    }
+
+    fn wait_as(&self, question: usize, may_lead: bool) {
+        let done = || self.is_answered(question);
+        let turn = |leaves: &dyn Fn() -> bool| self.turn(leaves);
+        self.lead.wait(may_lead, || self.rouse(), done, turn, || self.sleep(question));
+    }
+
+    /// As the reactor's own. Shuttle tells of threads that wait for ever.
+    fn stop(&self) {
+        self.stopped.store(true, SeqCst);
+        self.lead.stop();
+        self.wake(Wake::Now);
+        self.lead.wait_closed();
+        let own = self.own.lock().take();
+        own.expect("it is stopped once").join().unwrap();
+        let state = self.lead.state.lock();
+        assert_eq!(state.visits.followers, 0);
+        assert!(!state.visits.inside);
+    }
+}
+
+fn check(run: impl Fn(&Arc<Reactor>) + Send + Sync + Copy + 'static) {
+    let run = move || {
+        let reactor = Reactor::start();
+        run(&reactor);
+        reactor.stop();
+    };
+    shuttle::check_random(run, RUNS);
+    shuttle::check_pct(run, RUNS, 4);
+}
+
+fn spawn(reactor: &Arc<Reactor>, run: impl FnOnce(&Reactor) + Send + 'static) -> thread::JoinHandle<()> {
+    let reactor = reactor.clone();
+    thread::spawn(move || run(&reactor))
+}
+
+fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn whoever_asks_is_answered_whoever_leads() {
+    check(|reactor| {
+        let asks = |reactor: &Reactor| (0..2).for_each(|_| reactor.wait(reactor.ask(Wake::Soon)));
+        join([spawn(reactor, asks), spawn(reactor, asks), spawn(reactor, asks)]);
+    });
+}
+
+#[test]
+fn whoever_may_not_lead_is_answered_too() {
+    check(|reactor| {
+        let guest = spawn(reactor, |reactor| reactor.wait(reactor.ask(Wake::Soon)));
+        let other = spawn(reactor, |reactor| reactor.wait_as(reactor.ask(Wake::Soon), false));
+        join([guest, other]);
+    });
+}
+
+#[test]
+fn whoever_only_wakes_the_reactor_gets_a_turn() {
+    check(|reactor| {
+        let guest = spawn(reactor, |reactor| reactor.wait(reactor.ask(Wake::Soon)));
+        // They sleep without a word to the reactor, as tasks and calls in the background do.
+        let now = spawn(reactor, |reactor| reactor.sleep(reactor.ask(Wake::Now)));
+        let soon = spawn(reactor, |reactor| reactor.sleep(reactor.ask(Wake::Soon)));
+        join([guest, now, soon]);
+    });
+}
+
+#[test]
+fn a_guest_that_waits_for_events_is_woken_for_others() {
+    for wake in [Wake::Now, Wake::Soon] {
+        check(move |reactor| {
+            reactor.oracle.lock().riddle = true;
+            let question = reactor.ask(Wake::Now);
+            let guests = [0, 1].map(|_| spawn(reactor, move |reactor| reactor.wait(question)));
+            reactor.oracle.lock().riddle = false;
+            reactor.wake(wake);
+            join(guests);
+        });
+    }
+}
+
+#[test]
+fn a_guest_leaves_for_what_another_thread_has_done() {
+    check(|reactor| {
+        reactor.oracle.lock().riddle = true;
+        let question = reactor.ask(Wake::Now);
+        let guests = [0, 1].map(|_| spawn(reactor, move |reactor| reactor.wait(question)));
+        // As when the call is cancelled.
+        reactor.oracle.lock().answered = question;
+        reactor.answered.notify_all();
+        reactor.lead.wake_guest(|| reactor.rouse());
+        join(guests);
+    });
+}
+
+#[test]
+fn stopping_ends_every_visit() {
+    check(|reactor| {
+        reactor.oracle.lock().riddle = true;
+        let question = reactor.ask(Wake::Now);
+        let guests = [0, 1].map(|_| spawn(reactor, move |reactor| reactor.wait(question)));
+        reactor.stopped.store(true, SeqCst);
+        reactor.lead.stop();
+        reactor.wake(Wake::Now);
+        reactor.lead.wait_closed();
+        // Whoever waited has left, and waits its own way.
+        reactor.oracle.lock().answered = question;
+        reactor.answered.notify_all();
+        join(guests);
+    });
+}
+
+#[test]
+fn the_reactors_own_thread_is_back_when_guests_are_not_welcome() {
+    check(|reactor| {
+        reactor.oracle.lock().riddle = true;
+        let question = reactor.ask(Wake::Now);
+        let guests = [0, 1].map(|_| spawn(reactor, move |reactor| reactor.wait(question)));
+        reactor.lead.welcome(false, || reactor.rouse());
+        // It takes the lead, with nobody to call it, and keeps it.
+        let mut state = reactor.lead.state.lock();
+        while reactor.lead.is_vacant() || state.visits.inside {
+            reactor.lead.signal.wait_for(&mut state, REST);
+        }
+        drop(state);
+        let visits = reactor.lead.state.lock().visits.count;
+        reactor.oracle.lock().riddle = false;
+        reactor.wake(Wake::Now);
+        join(guests);
+        assert_eq!(reactor.lead.state.lock().visits.count, visits, "a guest leads that is not welcome");
+    });
+}
