@@ -252,13 +252,13 @@ impl Wire {
         });
         let Some(mut seen) = self.connections.remove(&id) else { return };
         match end {
-            0 => self.from_node(id, &mut seen, frame),
-            _ => self.from_controller(id, &mut seen, frame, now),
+            0 => self.node_wrote(id, &mut seen, frame),
+            _ => self.controller_wrote(id, &mut seen, frame, now),
         }
         self.connections.insert(id, seen);
     }
 
-    fn from_node(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>) {
+    fn node_wrote(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>) {
         match frame {
             Frame::Hello(hello) => hello.name.clone_into(&mut seen.name),
             Frame::Register(_) => seen.registering = true,
@@ -304,7 +304,7 @@ impl Wire {
         }
     }
 
-    fn from_controller(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>, now: Duration) {
+    fn controller_wrote(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>, now: Duration) {
         match frame {
             Frame::Registered { .. } => seen.registered = true,
             // It has forgotten the node already.

@@ -34,12 +34,12 @@ pub(crate) async fn user(cluster: Cluster, global: Global) {
         let user = User { sim: sim.clone(), me, cluster: cluster.clone(), global: global.clone() };
         match sim.below(100) {
             0..40 => user.call().await,
-            40..50 => drop(sim.spawn(me, async move { user.call().await })),
-            50..65 => drop(sim.spawn(me, async move { user.background().await })),
+            40..50 => sim.spawn(me, async move { user.call().await }),
+            50..65 => sim.spawn(me, async move { user.background().await }),
             65..73 => user.one_way(),
-            73..80 => drop(sim.spawn(me, async move { user.broadcast_results().await })),
+            73..80 => sim.spawn(me, async move { user.broadcast_results().await }),
             80..84 => user.broadcast().await,
-            84..90 => drop(sim.spawn(me, async move { user.period().await })),
+            84..90 => sim.spawn(me, async move { user.period().await }),
             90..95 => user.give_up().await,
             _ => user.ask().await,
         }
