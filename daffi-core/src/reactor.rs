@@ -288,7 +288,7 @@ impl Handle {
     #[cfg(feature = "simulation")]
     #[doc(hidden)]
     pub fn is_woken(&self) -> bool {
-        self.shared.bell.is_marked() && self.shared.driver.lock().is_some()
+        self.shared.lead.bell.is_marked() && self.shared.driver.lock().is_some()
     }
 
     fn token(&self) -> Token {

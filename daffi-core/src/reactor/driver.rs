@@ -144,7 +144,7 @@ impl Driver {
         let mut tokens: Vec<_> = self.listeners.keys().copied().collect();
         tokens.sort_unstable();
         tokens.into_iter().for_each(|token| self.accept(token));
-        shared.bell.answer();
+        shared.lead.bell.answer();
         for service in self.services().iter() {
             survive(|| service.work());
         }
@@ -152,7 +152,7 @@ impl Driver {
         let now = host::now();
         let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
         if !self.ready.is_empty() {
-            shared.bell.mark();
+            shared.lead.bell.mark();
         }
         let resting = self.resting.iter().map(|(until, _)| *until).min();
         next.into_iter().chain(resting).min()
