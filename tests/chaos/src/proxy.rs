@@ -377,11 +377,16 @@ mod tests {
     fn wire() -> (Proxy, TcpStream, TcpStream, TcpListener) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let proxy = Proxy::new(Target::Tcp(listener.local_addr().unwrap().port())).unwrap();
-        let node = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
-        let (controller, _) = listener.accept().unwrap();
+        let mut node = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        let (mut controller, _) = listener.accept().unwrap();
         for end in [&node, &controller] {
             end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         }
+        // The proxy is accepted before it knows of its line itself; what passes shows that it does.
+        node.write_all(b"?").unwrap();
+        controller.read_exact(&mut [0]).unwrap();
+        controller.write_all(b"!").unwrap();
+        node.read_exact(&mut [0]).unwrap();
         (proxy, node, controller, listener)
     }
 
