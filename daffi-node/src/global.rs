@@ -21,8 +21,14 @@ use daffi_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    blocking::block, builder::GlobalBuilder, caller::Caller, context::current_executor, latch::Latch,
-    node::Node, outgoing::Ask, question::Inquiry,
+    blocking::block,
+    builder::GlobalBuilder,
+    caller::Caller,
+    context::current_executor,
+    latch::Latch,
+    node::{FAREWELL, Node},
+    outgoing::Ask,
+    question::Inquiry,
 };
 
 /// A node, a controller, or both, in this process.
@@ -58,6 +64,9 @@ struct Shared {
     stopping: AtomicBool,
     stopped: Latch<()>,
 }
+
+/// How long stopping waits for the controller to hear of it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a drop waits for the kernel to take what was handed over.
 const DROP_GRACE: Duration = Duration::from_millis(250);
@@ -310,7 +319,12 @@ impl Shared {
             node.reactor().welcome_guests(false);
             if let Some(port) = node.link.port() {
                 // A link that is gone needs no goodbye.
-                let _ = port.push_now(&Frame::Goodbye { reason: "stopping" });
+                let said = port.push_now(&Frame::Goodbye { reason: "stopping" });
+                // What the controller had passed on by then comes before its answer, and is to be run as well.
+                if said.is_ok() && !grace.is_zero() && !node.reactor().is_current() {
+                    let _ = port.push_now(&Frame::Ping { id: FAREWELL });
+                    node.farewell.wait(Some(deadline.min(host::now() + FAREWELL_TIMEOUT)));
+                }
             }
             if !node.executor.drain(but, deadline) && !grace.is_zero() {
                 let left = node.executor.held();

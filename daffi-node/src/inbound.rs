@@ -22,7 +22,7 @@ use crate::{
     executor::{Arrival, Job},
     in_flight::CallId,
     link::{Flush, Port},
-    node::Node,
+    node::{FAREWELL, Node},
     pending::{Assembly, OutOfTurn, Payload, Pending, Progress},
     streams::StreamId,
 };
@@ -62,6 +62,9 @@ impl Inbound {
     fn handle(&mut self, frame: Frame<'_>) -> Result<(), String> {
         match (self.phase, frame) {
             (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
+            (_, Frame::Pong { id: FAREWELL }) => {
+                self.node.farewell.set(());
+            }
             (_, Frame::Pong { id }) => self.node.connector.answered(id),
             (_, Frame::Goodbye { reason }) => {
                 tracing::info!(node = self.node.name, reason, "the controller is stopping");

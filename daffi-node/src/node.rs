@@ -50,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) connector: Connector,
     /// Set when the node is known to the controller for the first time, or cannot ever be.
     pub(crate) started: Latch<Result<()>>,
+    /// Set when the controller has heard that the node stops, and all that it had passed on before is here.
+    pub(crate) farewell: Latch<()>,
     reactor: reactor::Handle,
     stopped: AtomicBool,
     admission: Admission,
@@ -74,6 +76,9 @@ struct Delayed {
     call: Outgoing,
 }
 
+/// The id of the ping that follows a node's GOODBYE. No heartbeat has it.
+pub(crate) const FAREWELL: u64 = 0;
+
 /// Nothing is waited for: whoever has a deadline has to wake the I/O thread.
 const NEVER: u64 = u64::MAX;
 
@@ -97,6 +102,7 @@ impl Node {
             link: Link::new(reactor.clone(), limits.calls_in_flight_max),
             connector,
             started: Latch::new(),
+            farewell: Latch::new(),
             reactor,
             stopped: AtomicBool::new(false),
             admission: Admission::new(limits.calls_in_flight_max),

@@ -241,7 +241,11 @@ impl Executor {
             }
             quick
         };
-        self.requests.lock().next(is_quick, home)
+        let next = self.requests.lock().next(is_quick, home);
+        if next.is_none() && self.draining.load(Ordering::SeqCst) {
+            self.drained.notify_all();
+        }
+        next
     }
 
     /// Has a request run where it belongs. Called on the I/O thread, and returns at once.
@@ -332,9 +336,11 @@ impl Executor {
     pub(crate) fn drain(&self, but: usize, deadline: Instant) -> bool {
         self.draining.store(true, Ordering::SeqCst);
         let mut requests = self.requests.lock();
-        while self.held() > but {
+        // What has come is as good as running: nobody else gets it any more.
+        let is_left = |requests: &Requests| self.held() > but || requests.has_unplaced();
+        while is_left(&requests) {
             if self.drained.wait_until(&mut requests, deadline).timed_out() {
-                return self.held() <= but;
+                return !is_left(&requests);
             }
         }
         true

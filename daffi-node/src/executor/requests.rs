@@ -22,6 +22,8 @@ pub(super) struct Requests {
     ready: VecDeque<(u64, Job)>,
     /// The ids among those that nobody waits for any more, and how many had come by then.
     cancelled: HashMap<u64, u64, FixedState>,
+    /// The I/O thread has taken one of them, and not yet placed it.
+    in_hand: bool,
     /// What may run on the I/O thread now, after it has waited for others.
     released: VecDeque<Run>,
     /// What the I/O thread runs at the moment. It is not among `held`, which would cost it twice as much as most of them
@@ -80,9 +82,16 @@ impl Requests {
         !(self.has_none() && self.released.is_empty())
     }
 
+    /// Whether anything that has come is still to be held, or refused.
+    pub(super) fn has_unplaced(&self) -> bool {
+        self.in_hand || !self.has_none()
+    }
+
     /// What has come next for a callback that keeps an order. A request that is cancelled by now is dropped.
     pub(super) fn next_in_order(&mut self) -> Option<Arrival> {
+        self.in_hand = false;
         let (number, arrival) = self.in_order.pop_front()?;
+        self.in_hand = true;
         Some(match arrival {
             Arrival::Whole(job) if self.is_cancelled(number, &job) => Arrival::Dropped(job),
             arrival => arrival,
@@ -91,6 +100,7 @@ impl Requests {
 
     /// What the I/O thread does next. A request that `is_quick` runs there.
     pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool, home: &Arc<dyn Home>) -> Option<Next> {
+        self.in_hand = false;
         if let Some((id, incoming)) = self.current.take() {
             // Another thread was the I/O thread when that began, and is still at it.
             self.hold(id, incoming);
@@ -105,6 +115,7 @@ impl Requests {
             }
         };
         if !is_quick(&job) {
+            self.in_hand = true;
             return Some(Next::Place(job));
         }
         let incoming = Incoming::new(job.caller.clone(), job.deadline);
