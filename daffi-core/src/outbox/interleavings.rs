@@ -99,16 +99,16 @@ impl Pipe {
 }
 
 /// An outbox with a thread that tells it of room.
-fn outbox() -> (Arc<Outbox>, Arc<Pipe>) {
+fn outbox() -> (Arc<Outbox>, Arc<Pipe>, thread::JoinHandle<()>) {
     let pipe = Arc::new(Pipe::default());
     let outbox = Outbox::new(Stream::Model(pipe.clone()), 1 << 20, Budget::new(1 << 20));
     let (told, room) = (outbox.clone(), pipe.clone());
-    thread::spawn(move || {
+    let teller = thread::spawn(move || {
         while room.wait_for_room() {
             told.writable();
         }
     });
-    (outbox, pipe)
+    (outbox, pipe, teller)
 }
 
 /// Pushes and writes two frames with these ids; says how many were taken.
@@ -140,7 +140,7 @@ fn assert_in_order(came: &[u64], expected: &[u64]) {
 #[test]
 fn every_frame_is_written_once_and_in_order() {
     let run = || {
-        let (outbox, pipe) = outbox();
+        let (outbox, pipe, teller) = outbox();
         let pushes = [push(&outbox, [1, 2]), push(&outbox, [3, 4])];
         // Shuttle tells of bytes that are waited for in vain.
         let came = ids(pipe.read(4 * 16));
@@ -150,6 +150,8 @@ fn every_frame_is_written_once_and_in_order() {
         for push in pushes {
             assert_eq!(push.join().unwrap(), 2);
         }
+        // What it writes counts until it is done.
+        teller.join().unwrap();
         assert!(outbox.is_empty());
         assert_eq!(outbox.budget.used(), 0);
     };
@@ -160,7 +162,7 @@ fn every_frame_is_written_once_and_in_order() {
 #[test]
 fn what_was_taken_before_the_end_is_written() {
     let run = || {
-        let (outbox, pipe) = outbox();
+        let (outbox, pipe, teller) = outbox();
         let pushed = push(&outbox, [1, 2]);
         let finished = {
             let outbox = outbox.clone();
@@ -170,6 +172,8 @@ fn what_was_taken_before_the_end_is_written() {
         let taken = pushed.join().unwrap();
         assert_eq!(came, &[1, 2][..taken]);
         finished.join().unwrap();
+        // What it writes counts until it is done.
+        teller.join().unwrap();
         assert!(outbox.is_closed() && outbox.is_empty());
         assert_eq!(outbox.budget.used(), 0);
     };
@@ -180,7 +184,7 @@ fn what_was_taken_before_the_end_is_written() {
 #[test]
 fn what_closing_drops_is_not_counted() {
     let run = || {
-        let (outbox, pipe) = outbox();
+        let (outbox, pipe, teller) = outbox();
         let pushed = push(&outbox, [1, 2]);
         let closed = {
             let outbox = outbox.clone();
@@ -189,6 +193,8 @@ fn what_closing_drops_is_not_counted() {
         pipe.read(usize::MAX);
         pushed.join().unwrap();
         closed.join().unwrap();
+        // What it writes counts until it is done.
+        teller.join().unwrap();
         assert!(outbox.is_empty() && outbox.is_closed());
         assert_eq!(outbox.budget.used(), 0);
     };
