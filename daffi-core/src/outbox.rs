@@ -277,6 +277,11 @@ impl Outbox {
             drop(lane);
             let again = match written {
                 Written::Over => false,
+                Written::Blocked if self.state.lock().closed => {
+                    // Whoever closed it found the lane in this thread's hands.
+                    self.discard_rest();
+                    false
+                }
                 Written::Blocked => !self.blocked.load(Ordering::SeqCst),
                 Written::All => {
                     let state = self.state.lock();
@@ -359,7 +364,11 @@ impl Outbox {
         self.budget.used.fetch_sub(dropped, Ordering::Relaxed);
         drop(state);
         self.stream.shutdown();
-        // Whoever is writing finds out, and does this.
+        self.discard_rest();
+    }
+
+    /// Drops what was being written when the connection closed. Whoever is writing finds out, and does this.
+    fn discard_rest(&self) {
         if let Some(mut lane) = self.writing.try_lock() {
             self.discard(&mut lane);
         }

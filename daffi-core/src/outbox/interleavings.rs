@@ -114,7 +114,7 @@ fn outbox() -> (Arc<Outbox>, Arc<Pipe>, thread::JoinHandle<()>) {
 /// Pushes and writes two frames with these ids; says how many were taken.
 fn push(outbox: &Arc<Outbox>, ids: [u64; 2]) -> thread::JoinHandle<usize> {
     let outbox = outbox.clone();
-    thread::spawn(move || ids.iter().filter(|id| outbox.send(&Frame::Ping { id: **id }).is_ok()).count())
+    thread::spawn(move || ids.iter().filter(|id| outbox.send(&Frame::Cancel { id: **id }).is_ok()).count())
 }
 
 /// The ids of the frames that these bytes are.
@@ -124,7 +124,7 @@ fn ids(bytes: Vec<u8>) -> Vec<u64> {
     let mut ids = Vec::new();
     while at < bytes.len() {
         let decoded = Frame::decode(&bytes, at, FRAME_BYTES_MAX).unwrap();
-        let Some((Frame::Ping { id }, next)) = decoded else { panic!("{decoded:?}") };
+        let Some((Frame::Cancel { id }, next)) = decoded else { panic!("{decoded:?}") };
         ids.push(id);
         at = next;
     }
@@ -138,7 +138,6 @@ fn assert_in_order(came: &[u64], expected: &[u64]) {
 }
 
 #[test]
-#[ignore = "it sends pings, which overtake a blocked queue by now: to be written with other frames"]
 fn every_frame_is_written_once_and_in_order() {
     let run = || {
         let (outbox, pipe, teller) = outbox();
@@ -183,7 +182,6 @@ fn what_was_taken_before_the_end_is_written() {
 }
 
 #[test]
-#[ignore = "what is being written when the connection closes is counted until the outbox is dropped: to be mended"]
 fn what_closing_drops_is_not_counted() {
     let run = || {
         let (outbox, pipe, teller) = outbox();
