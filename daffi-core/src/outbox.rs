@@ -2,6 +2,8 @@
 
 use std::{io, sync::Arc};
 
+pub(crate) use room::Room;
+
 use crate::{
     controller::{FramePort, PortError},
     frame::Frame,
@@ -20,6 +22,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Outbox {
     stream: Stream,
+    /// `None` where nobody waits for events, but tells of room.
+    room: Option<Room>,
     state: Mutex<State>,
     /// What is being written. Whoever holds the lock writes.
     writing: Mutex<Lane>,
@@ -72,6 +76,8 @@ impl Budget {
     }
 }
 
+mod room;
+
 /// How far a write got.
 enum Written {
     All,
@@ -92,9 +98,15 @@ const FLOOR_PART: usize = 16;
 const MUST_TOTAL_PART: usize = 4;
 
 impl Outbox {
-    pub(crate) fn new(stream: Stream, bytes_max: usize, budget: Arc<Budget>) -> Arc<Self> {
+    pub(crate) fn new(
+        stream: Stream,
+        room: Option<Room>,
+        bytes_max: usize,
+        budget: Arc<Budget>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             stream,
+            room,
             state: Mutex::default(),
             writing: Mutex::default(),
             unwritten: AtomicUsize::new(0),
@@ -296,8 +308,11 @@ impl Outbox {
 
     /// The kernel takes more again.
     pub(crate) fn writable(&self) {
-        self.blocked.store(false, Ordering::SeqCst);
-        self.flush();
+        if self.blocked.swap(false, Ordering::SeqCst) {
+            self.flush();
+        } else if let Some(room) = &self.room {
+            room.ignore(&self.stream, || self.blocked.load(Ordering::SeqCst));
+        }
     }
 
     fn write(&self, lane: &mut Lane) -> Written {
@@ -321,15 +336,21 @@ impl Outbox {
                     if self.blocked.swap(true, Ordering::SeqCst) {
                         return Written::Blocked;
                     }
+                    if let Some(Err(error)) = self.room.as_ref().map(|room| room.watch(&self.stream)) {
+                        tracing::error!(%error, "cannot wait for a socket that takes no more");
+                        return self.broken(lane);
+                    }
                 }
-                Err(_) => {
-                    // The reader sees the end of the stream and reports it.
-                    self.close();
-                    self.discard(lane);
-                    return Written::Over;
-                }
+                Err(_) => return self.broken(lane),
             }
         }
+    }
+
+    /// Nothing can be written any more. The reader sees the end of the stream and reports it.
+    fn broken(&self, lane: &mut Lane) -> Written {
+        self.close();
+        self.discard(lane);
+        Written::Over
     }
 
     /// Moves what goes next into `lane`; says whether the connection goes on.
@@ -408,7 +429,7 @@ mod tests {
 
     fn pair(bytes_max: usize, budget: &Arc<Budget>) -> (Arc<Outbox>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Outbox::new(Stream::from_unix(ours).unwrap(), bytes_max, budget.clone()), theirs)
+        (Outbox::new(Stream::from_unix(ours).unwrap(), None, bytes_max, budget.clone()), theirs)
     }
 
     #[test]

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "simulation")]
 use crate::simulation;
 use crate::{
-    outbox::{Budget, Outbox},
+    outbox::{Budget, Outbox, Room},
     transport::{Listener, Stream},
 };
 
@@ -83,7 +83,7 @@ struct Shared {
     lead: Lead,
     /// Held by the thread that leads, except while it works.
     driver: Mutex<Option<Driver>>,
-    registry: Registry,
+    registry: Arc<Registry>,
     waker: Waker,
     stopped: AtomicBool,
     /// `None` once everything is closed: what would wait for ever here might keep the reactor alive itself.
@@ -127,7 +127,7 @@ impl Reactor {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             lead: Lead::default(),
-            registry: poll.registry().try_clone()?,
+            registry: Arc::new(poll.registry().try_clone()?),
             waker: Waker::new(poll.registry(), WAKE)?,
             driver: Mutex::new(Some(Driver::new(poll, patience))),
             stopped: AtomicBool::new(false),
@@ -185,8 +185,9 @@ impl Handle {
         connection: impl FnOnce(&Arc<Outbox>) -> Box<dyn Connection>,
     ) -> io::Result<Arc<Outbox>> {
         let token = self.token();
-        stream.register(&self.shared.registry, token, Interest::READABLE | Interest::WRITABLE)?;
-        let outbox = Outbox::new(stream, bytes_max, budget);
+        stream.register(&self.shared.registry, token, Room::INTERESTS)?;
+        let room = Room::new(self.shared.registry.clone(), token);
+        let outbox = Outbox::new(stream, Some(room), bytes_max, budget);
         let connection = connection(&outbox);
         self.command(Command::Connection(token, outbox.clone(), connection));
         Ok(outbox)

@@ -160,6 +160,30 @@ impl Stream {
         }
     }
 
+    /// Says what events of a stream that is registered are about from now on.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    #[cfg(unix)]
+    pub(crate) fn set_interests(
+        &self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        use std::os::fd::AsRawFd as _;
+
+        let descriptor = match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+            #[cfg(all(test, shuttle))]
+            Self::Model(_) => return Ok(()),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_) => return Ok(()),
+        };
+        mio::unix::SourceFd(&descriptor).reregister(registry, token, interests)
+    }
+
     fn set_options(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),

@@ -101,7 +101,7 @@ impl Pipe {
 /// An outbox with a thread that tells it of room.
 fn outbox() -> (Arc<Outbox>, Arc<Pipe>, thread::JoinHandle<()>) {
     let pipe = Arc::new(Pipe::default());
-    let outbox = Outbox::new(Stream::Model(pipe.clone()), 1 << 20, Budget::new(1 << 20));
+    let outbox = Outbox::new(Stream::Model(pipe.clone()), None, 1 << 20, Budget::new(1 << 20));
     let (told, room) = (outbox.clone(), pipe.clone());
     let teller = thread::spawn(move || {
         while room.wait_for_room() {

@@ -312,7 +312,7 @@ fn what_comes_after_the_end_is_dropped() {
 fn finishing_while_another_thread_writes_ends_the_stream() {
     for _ in 0..2000 {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let outbox = Outbox::new(Stream::from_unix(ours).unwrap(), 1 << 20, Budget::new(1 << 20));
+        let outbox = Outbox::new(Stream::from_unix(ours).unwrap(), None, 1 << 20, Budget::new(1 << 20));
         outbox.push(&Frame::Ping { id: 7 }).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| outbox.flush());
