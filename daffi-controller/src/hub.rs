@@ -50,6 +50,14 @@ pub(crate) struct State {
     turn: Option<Instant>,
 }
 
+/// What is left to do after work on the router.
+struct Left {
+    /// There are frames for nodes of this process.
+    delivery: bool,
+    /// Something is due before the turn that the reactor knows of.
+    sooner: bool,
+}
+
 /// How far stopping is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -84,10 +92,11 @@ impl Hub {
 
     /// Works on the router under the lock, then writes what came of it without the lock.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
-        let (result, delivery) = self.work(work);
+        let (result, Left { delivery, sooner }) = self.work(work);
         // Nodes of this process get their frames on the reactor's thread alone and one after the other, or they
         // would overtake each other. If that is going on right here, it goes on with these.
-        if delivery && !(self.delivering.load(Ordering::Relaxed) && self.handle.is_current()) {
+        let is_delivering = || self.delivering.load(Ordering::Relaxed) && self.handle.is_current();
+        if sooner || delivery && !is_delivering() {
             self.handle.wake();
         }
         result
@@ -95,8 +104,10 @@ impl Hub {
 
     /// The same on the thread of one of the reactors, while no node of this process is in the middle of something there.
     pub(crate) fn with_on_reactor<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
-        let (result, delivery) = self.work(work);
-        if delivery && (!self.handle.is_current() || self.deliver()) {
+        let (result, Left { delivery, sooner }) = self.work(work);
+        // On the hub's own reactor its turn comes before it waits again.
+        let elsewhere = !self.handle.is_current();
+        if sooner && elsewhere || delivery && (elsewhere || self.deliver()) {
             self.handle.wake();
         }
         result
@@ -114,7 +125,7 @@ impl Hub {
         self.reactors.iter().any(Handle::is_current)
     }
 
-    fn work<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> (R, bool) {
+    fn work<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> (R, Left) {
         let now = now();
         let mut state = self.state.lock();
         let result = work(&mut state, now);
@@ -126,11 +137,7 @@ impl Hub {
         }
         drop(state);
         written.run();
-        // On the reactor itself the turn comes before it waits again.
-        if sooner && !self.handle.is_current() {
-            self.handle.wake();
-        }
-        (result, delivery)
+        (result, Left { delivery, sooner })
     }
 
     /// Waits until `done` or `until`, and says which it was.
@@ -171,6 +178,9 @@ impl Hub {
             let Some(delivery) = self.state.lock().ports.take_delivery() else { break };
             full = self.pass_on(delivery);
         }
+        // What the nodes said to it, if their turn was before this one.
+        let written = self.state.lock().ports.take_work();
+        written.run();
         self.delivering.store(false, Ordering::Release);
         full
     }
@@ -202,7 +212,7 @@ impl Hub {
 
 impl Service for Hub {
     fn turn(&self, _now: Instant) -> Option<Instant> {
-        let ((overdue, next), delivery) = self.work(|state, now| {
+        let ((overdue, next), left) = self.work(|state, now| {
             state.router.tick(now, &mut state.ports);
             let overdue = state.ports.overdue(now.mono, false);
             state.turn = state.due();
@@ -211,7 +221,7 @@ impl Service for Hub {
         for outbox in overdue {
             outbox.close();
         }
-        let again = (delivery && self.deliver()).then(|| host::now() + DELIVER_AGAIN);
+        let again = (left.delivery && self.deliver()).then(|| host::now() + DELIVER_AGAIN);
         [next, again].into_iter().flatten().min()
     }
 }

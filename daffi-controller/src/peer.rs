@@ -117,15 +117,27 @@ impl<'a> Decoded<'a> {
     }
 }
 
+impl MemoryPeer {
+    fn route(&self, frame: &Frame<'_>, state: &mut State, now: Now) -> Result<(), PortError> {
+        if !state.ports.is_open(self.peer) {
+            return Err(PortError::Closed);
+        }
+        state.router.handle(self.peer, frame, now, &mut state.ports);
+        Ok(())
+    }
+}
+
 impl FramePort for MemoryPeer {
     fn send(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        self.hub.with(|state, now| {
-            if !state.ports.is_open(self.peer) {
-                return Err(PortError::Closed);
-            }
-            state.router.handle(self.peer, frame, now, &mut state.ports);
-            Ok(())
-        })
+        self.hub.with(|state, now| self.route(frame, state, now))
+    }
+
+    fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        self.hub.with_more_to_come(|state, now| self.route(frame, state, now))
+    }
+
+    fn flush(&self) {
+        self.hub.with(|_, _| ());
     }
 
     fn close(&self, reason: &str) {

@@ -56,6 +56,18 @@ pub trait FramePort: Send + Sync {
     /// The frame was not taken, see [`PortError`].
     fn send(&self, frame: &Frame<'_>) -> Result<(), PortError>;
 
+    /// Passes a frame on, where more may follow: what comes of it may wait until [`flush`](Self::flush), which is called
+    /// soon. The default sends it.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        self.send(frame)
+    }
+
+    /// Does what was left of frames that were pushed. The default has nothing left.
+    fn flush(&self) {}
+
     /// Ends the connection. Nothing is sent after this, in either direction.
     fn close(&self, reason: &str);
 }

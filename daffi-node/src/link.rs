@@ -271,9 +271,7 @@ impl Link {
     }
 
     fn flush(&self, port: &Port, flush: Flush) {
-        if let Port::Memory(_) = port {
-            self.flush_now(port);
-        } else if self.reactor.is_current() {
+        if self.reactor.is_current() {
             // The thread has its turn as soon as it is done with what came in, and then everything leaves together.
         } else if flush == Flush::Now {
             self.flush_now(port);
@@ -304,8 +302,9 @@ impl Link {
             }
             Port::Memory(port) => {
                 if self.streams.is_active() {
-                    self.streams.pump(|| true, |frame| port.send(frame));
+                    self.streams.pump(|| true, |frame| port.push(frame));
                 }
+                port.flush();
             }
         }
     }
@@ -333,7 +332,7 @@ impl Port {
     fn try_push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         match self {
             Self::Socket(outbox) => outbox.try_push(frame),
-            Self::Memory(port) => port.send(frame),
+            Self::Memory(port) => port.push(frame),
         }
     }
 
@@ -341,17 +340,20 @@ impl Port {
     pub(crate) fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         match self {
             Self::Socket(outbox) => outbox.push(frame),
-            Self::Memory(port) => port.send(frame),
+            Self::Memory(port) => port.push(frame),
         }
     }
 
     /// Passes a frame on and writes it.
     pub(crate) fn push_now(&self, frame: &Frame<'_>) -> Result<(), PortError> {
-        self.push(frame)?;
-        if let Self::Socket(outbox) = self {
-            outbox.flush();
+        match self {
+            Self::Socket(outbox) => {
+                outbox.push(frame)?;
+                outbox.flush();
+                Ok(())
+            }
+            Self::Memory(port) => port.send(frame),
         }
-        Ok(())
     }
 
     fn is_closed(&self) -> bool {

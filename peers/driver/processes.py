@@ -39,16 +39,20 @@ class Programs:
 
     def command(self, variant, role, options):
         """What starts a role, and whether it says when it is ready."""
+        pairs = [f"{key}={value}" for key, value in options.items()]
         if role == "router" and variant.peer == "nats":
             host, port = options["address"].removeprefix("nats://").split(":")
             return [self.nats_server, "--addr", host, "--port", port], False
         if role == "router" and variant.peer == "daffi":
             return [self.release / "daffi-controller", "--listen", options["address"]], True
+        if variant.peer == "daffi":
+            # Callbacks belong to a program, and a caller that offers some is another kind of caller.
+            return [self.release / f"peer-daffi-{'caller' if role == 'caller' else 'callee'}", role, *pairs], True
         if variant.peer == "python":
             start = [self.python, _HERE / "python" / "daffi3.py"]
         else:
             start = [self.release / f"peer-{variant.peer}"]
-        return [*start, role, *(f"{key}={value}" for key, value in options.items())], True
+        return [*start, role, *pairs], True
 
 
 class Cast:

@@ -1,60 +1,29 @@
 //! daffi, as its users use it: typed calls of `#[callback]` functions, all options at their defaults.
 //!
-//! The controller is the program `daffi-controller`, or runs in the callee's or the caller's process.
+//! The controller is the program `daffi-controller`, or runs in the callee's or the caller's process. This program offers
+//! no callbacks itself.
 
-mod echo;
+use std::collections::VecDeque;
 
-use std::{collections::VecDeque, thread};
+use daffi::{BG, BROADCAST, Caller, FG};
+use harness::{Load, Options, Role, Workload, check, payload, run_async};
+use peer_daffi::{Bytes, embedded, node};
 
-use daffi::{Address, BG, BROADCAST, Caller, FG, Global, GlobalBuilder};
-use echo::{Body, Bytes, Kind};
-use harness::{Load, Options, Role, Workload, check, idle_nodes, payload, ready, run_async};
+#[path = "../remote.rs"]
+mod remote;
+use remote::{Body, Kind};
 
 /// Payloads above this size are bytes.
 const TEXT_BYTES_MAX: usize = 4096;
 
 fn main() {
     let options = Options::from_args();
-    match options.role {
-        Role::Router => panic!("the router is daffi-controller itself"),
-        Role::Callee => callee(&options),
-        Role::Caller => {
-            let load = options.load();
-            if load.size <= TEXT_BYTES_MAX {
-                caller::<String>(&options, &load)
-            } else {
-                caller::<Bytes>(&options, &load)
-            }
-        }
-        Role::Nodes => {
-            idle_nodes(&options, |number| node(&options, &format!("idle {number}")).start().expect("a node"));
-        }
-    }
-}
-
-/// A node named `name`.
-fn node(options: &Options, name: &str) -> GlobalBuilder {
-    let address: Address = options.address().parse().expect("an address");
-    Global::builder().process_name(name).address(address)
-}
-
-/// Whether this process has the controller.
-fn embedded(options: &Options, role: &str) -> bool {
-    options.text("controller") == role
-}
-
-fn callee(options: &Options) {
-    let name = options.text("name");
-    if embedded(options, "caller") {
-        // The caller has not been started yet: the node waits for its controller.
-        ready();
-    }
-    let _g = node(options, name).init_controller(embedded(options, "callee")).start().expect("a node");
-    if !embedded(options, "caller") {
-        ready();
-    }
-    loop {
-        thread::park();
+    assert!(matches!(options.role, Role::Caller), "that is another program");
+    let load = options.load();
+    if load.size <= TEXT_BYTES_MAX {
+        caller::<String>(&options, &load);
+    } else {
+        caller::<Bytes>(&options, &load);
     }
 }
 

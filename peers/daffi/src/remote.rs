@@ -1,54 +1,17 @@
-//! What is called: once for each way in which daffi runs callbacks, with text for small calls and bytes for large ones.
+//! What can be called, and how the payloads of a comparison do it.
 
-use daffi::{Call, Caller, callback, fetcher};
+use daffi::{Call, Caller, fetcher};
+use peer_daffi::Bytes;
 
-/// How bytes travel best.
-pub type Bytes = Vec<u8>;
-
-#[callback]
-async fn async_text(text: String) -> String {
-    text
+#[fetcher]
+trait Echo {
+    fn async_text(text: String) -> String;
+    fn sync_text(text: String) -> String;
+    fn inline_text(text: String) -> String;
+    fn async_bytes(bytes: Bytes) -> Bytes;
+    fn sync_bytes(bytes: Bytes) -> Bytes;
+    fn inline_bytes(bytes: Bytes) -> Bytes;
 }
-
-#[callback]
-fn sync_text(text: String) -> String {
-    text
-}
-
-#[callback(inline)]
-fn inline_text(text: String) -> String {
-    text
-}
-
-#[callback]
-async fn async_bytes(bytes: Bytes) -> Bytes {
-    bytes
-}
-
-#[callback]
-fn sync_bytes(bytes: Bytes) -> Bytes {
-    bytes
-}
-
-#[callback(inline)]
-fn inline_bytes(bytes: Bytes) -> Bytes {
-    bytes
-}
-
-mod remote {
-    use super::{Bytes, fetcher};
-
-    #[fetcher]
-    pub trait Echo {
-        fn async_text(text: String) -> String;
-        fn sync_text(text: String) -> String;
-        fn inline_text(text: String) -> String;
-        fn async_bytes(bytes: Bytes) -> Bytes;
-        fn sync_bytes(bytes: Bytes) -> Bytes;
-        fn inline_bytes(bytes: Bytes) -> Bytes;
-    }
-}
-use remote::Echo;
 
 /// Which kind of callback is called.
 #[derive(Debug, Clone, Copy)]
