@@ -5,9 +5,9 @@ use std::time::Duration;
 /// Bytes of the fixed part of a frame.
 pub const HEAD_BYTES: usize = 16;
 
-/// The most body bytes that one frame carries. Larger payloads travel in chunks of this size, so that a small call
-/// never waits behind more than one of them per transfer.
-pub const CHUNK_BYTES: usize = 64 * 1024 / FUZZING_DIVISOR;
+/// The most body bytes that one frame carries: 64 KiB of a user's, and what a codec writes around them. Larger payloads
+/// travel in chunks of this size, so that a small call never waits behind more than one of them per transfer.
+pub const CHUNK_BYTES: usize = (64 * 1024 + 256) / FUZZING_DIVISOR;
 
 /// The most bytes that may follow the head of a frame: a chunk, and names and numbers around it.
 pub const FRAME_BYTES_MAX: usize = 72 * 1024;
@@ -24,7 +24,7 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many body bytes of one call may be on their way before the receiver asks for more. It bounds what the
 /// controller holds for a callee that is slower than its caller.
-pub const STREAM_WINDOW_BYTES: usize = 1024 * 1024 / FUZZING_DIVISOR;
+pub const STREAM_WINDOW_BYTES: usize = 16 * CHUNK_BYTES;
 
 /// Under a fuzzer chunks and windows are smaller alike, so that it tries so many times more payloads a second.
 const FUZZING_DIVISOR: usize = if cfg!(fuzzing) { 32 } else { 1 };

@@ -20,9 +20,11 @@ pub const LINK_WINDOW_BYTES: usize = crate::streams::LINK_WINDOW_BYTES;
 pub struct Sending(Streams);
 
 impl Sending {
-    /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent.
-    pub fn start(&self, call: u64, reply: bool, body: &Bytes) {
-        self.0.start(StreamId { call, reply }, body);
+    /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent; says how many bytes go with that.
+    pub fn start(&self, call: u64, reply: bool, body: &Bytes) -> usize {
+        let first = self.0.first_bytes();
+        self.0.start(StreamId { call, reply }, body, first, !reply);
+        first
     }
 
     /// The receiver takes `bytes` more.

@@ -176,7 +176,10 @@ impl Inbound {
             body: Bytes::new(),
         };
         if more {
-            let assembly = Assembly::new(codec, total, request.body.as_slice());
+            let mut assembly = Assembly::new(codec, total, request.body.as_slice());
+            if let Some(bytes) = assembly.take_credit() {
+                self.credit(id, false, 0, bytes);
+            }
             if let Some(reservation) = self.node.executor.reservation(&job) {
                 self.arrived(Arrival::Begun(reservation));
             }
@@ -199,18 +202,22 @@ impl Inbound {
         let Some((_, assembly)) = self.requests.get_mut(&chunk.id) else {
             // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
             if chunk.more {
-                self.credit(chunk, chunk.body.len() as u32);
+                self.credit(chunk.id, chunk.reply, chunk.part, chunk.body.len() as u32);
             }
             return;
         };
         match assembly.add(chunk) {
             Ok(None) => {
                 if let Some(bytes) = assembly.take_credit() {
-                    self.credit(chunk, bytes);
+                    self.credit(chunk.id, chunk.reply, chunk.part, bytes);
                 }
             }
             Ok(Some(payload)) => {
-                if let Some((mut job, _)) = self.requests.remove(&chunk.id) {
+                if let Some((mut job, mut assembly)) = self.requests.remove(&chunk.id) {
+                    // Its sender has room for others. Of one that calls for no result nobody knows any more.
+                    if let Some(bytes) = assembly.take_credit().filter(|_| !job.one_way) {
+                        self.credit(chunk.id, chunk.reply, chunk.part, bytes);
+                    }
                     job.body = payload.body;
                     self.arrived(Arrival::Whole(job));
                 }
@@ -240,16 +247,12 @@ impl Inbound {
             Progress::Done => drop(self.node.take(id)),
             Progress::Refused => self.node.refuse_rest(id),
             Progress::Open => {}
-            Progress::Credit(bytes) => {
-                let credit = Frame::Credit { id: id.0, reply: true, part, bytes };
-                self.node.link.send(&credit, Flush::Soon);
-            }
+            Progress::Credit(bytes) => self.credit(id.0, true, part, bytes),
         }
     }
 
-    fn credit(&self, chunk: &Chunk<'_>, bytes: u32) {
-        let credit = Frame::Credit { id: chunk.id, reply: chunk.reply, part: chunk.part, bytes };
-        self.node.link.send(&credit, Flush::Soon);
+    fn credit(&self, id: u64, reply: bool, part: u32, bytes: u32) {
+        self.node.link.send(&Frame::Credit { id, reply, part, bytes }, Flush::Soon);
     }
 
     fn refuse(&self, id: u64, one_way: bool, fault: Fault) {

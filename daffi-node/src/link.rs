@@ -151,9 +151,11 @@ impl Link {
         flush: Flush,
     ) -> Result<(), PortError> {
         let number = id.map_or(0, |id| id.0);
-        call.with_frame(number, |frame| port.try_push(frame))?;
+        let first = if call.is_large() { self.streams.first_bytes() } else { 0 };
+        call.with_frame(number, first, |frame| port.try_push(frame))?;
         if call.is_large() {
-            self.streams.start(StreamId { call: number, reply: false }, &call.body);
+            let id = StreamId { call: number, reply: false };
+            self.streams.start(id, &call.body, first, call.has_result());
         } else {
             self.streams.make_way();
         }
@@ -176,20 +178,21 @@ impl Link {
         let Some(port) = state.port() else { return };
         let Payload { codec, body } = payload;
         let more = body.len() > CHUNK_BYTES;
+        let first = if more { self.streams.first_bytes() } else { body.len() };
         let chunk;
-        let first = if more {
-            chunk = body.slice(..CHUNK_BYTES);
+        let part = if more {
+            chunk = body.slice(..first);
             &chunk
         } else {
             body
         };
         let total = body.len() as u32;
-        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(first) };
+        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(part) };
         if port.push(&Frame::Reply(reply)).is_err() {
             return;
         }
         if more {
-            self.streams.start(StreamId { call: id, reply: true }, body);
+            self.streams.start(StreamId { call: id, reply: true }, body, first, false);
         } else {
             self.streams.make_way();
         }

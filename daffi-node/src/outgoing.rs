@@ -76,21 +76,27 @@ impl Outgoing {
         self.body.len() > CHUNK_BYTES
     }
 
-    /// Gives the frame, or the first of several, to `send`. Time that has passed is taken off the deadline.
-    pub(crate) fn with_frame<T>(&self, id: u64, send: impl FnOnce(&Frame<'_>) -> T) -> T {
+    /// Whether the controller keeps a large request until its result is there.
+    pub(crate) fn has_result(&self) -> bool {
+        !matches!(self.kind, Kind::OneWay | Kind::Broadcast { results: false })
+    }
+
+    /// Gives the frame, or the first of several, to `send`: the one with `first` bytes of a body that is large. Time that
+    /// has passed is taken off the deadline.
+    pub(crate) fn with_frame<T>(&self, id: u64, first: usize, send: impl FnOnce(&Frame<'_>) -> T) -> T {
         match &self.kind {
             Kind::Ask(ask) => self.with_question(id, ask, send),
             kind => {
                 let chunk;
                 let body = if self.is_large() {
-                    chunk = self.body.slice(..CHUNK_BYTES);
+                    chunk = self.body.slice(..first);
                     &chunk
                 } else {
                     &self.body
                 };
                 send(&Frame::Request(Request {
                     id,
-                    one_way: matches!(kind, Kind::OneWay | Kind::Broadcast { results: false }),
+                    one_way: !self.has_result(),
                     broadcast: matches!(kind, Kind::Broadcast { .. }),
                     more: self.is_large(),
                     codec: Codec::Bincode.to_byte(),

@@ -293,7 +293,9 @@ impl Pending {
             match gathering {
                 Gathering::One(_) if exceeds => return Step::Refuse(too_large()),
                 Gathering::One(_) if !reply.more => return Step::Finish(Ok(Answer::One(whole()))),
-                Gathering::One(assembly) => *assembly = Some(Box::new(begun())),
+                Gathering::One(assembly) => {
+                    return Step::Wait(assembly.insert(Box::new(begun())).progress());
+                }
                 Gathering::Broadcast { targets: Some(parts), .. } if reply.more => {
                     // One of a node that was not asked would be kept for nobody.
                     if !matches!(parts.answers.get(reply.part as usize), Some(None)) {
@@ -301,7 +303,10 @@ impl Pending {
                     }
                     // The others' results are wanted, and only all of them can be cancelled.
                     let exceeding = || Assembly::exceeding(reply.total, reply.body.as_slice());
-                    parts.assemblies.insert(reply.part, if exceeds { exceeding() } else { begun() });
+                    let mut assembly = if exceeds { exceeding() } else { begun() };
+                    let progress = assembly.progress();
+                    parts.assemblies.insert(reply.part, assembly);
+                    return Step::Wait(progress);
                 }
                 Gathering::Broadcast { targets: Some(parts), .. } => {
                     return parts.answered(reply.part, if exceeds { Err(too_large()) } else { Ok(whole()) });

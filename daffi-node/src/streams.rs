@@ -35,8 +35,7 @@ struct State {
     streams: HashMap<StreamId, Stream>,
     /// Those whose receivers take more.
     ready: VecDeque<StreamId>,
-    /// How many bytes of all of them are on their way. What went with their first frames does not count: as long as it is
-    /// not followed by more, its receiver says nothing about it, and so many payloads could keep all others back.
+    /// How many bytes of all of them are on their way.
     on_their_way: usize,
 }
 
@@ -45,6 +44,9 @@ struct Stream {
     rest: Bytes,
     credit: usize,
     on_its_way: usize,
+    /// Its receiver has credit for the last of it as well, so that it counts until it has arrived. That of a result, or of
+    /// a request without one, has not: the controller forgets those when they are whole.
+    to_the_end: bool,
 }
 
 /// How many bytes of one link's large payloads are on their way, so that they fit the queue of a peer behind it.
@@ -59,14 +61,17 @@ const NARROW_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
 impl Streams {
-    /// Goes on with a payload whose first frame, with `CHUNK_BYTES` of it, is sent.
-    pub(crate) fn start(&self, id: StreamId, body: &Bytes) {
+    /// How many bytes of a large payload go with its first frame: none while as many of others are on their way as may be.
+    pub(crate) fn first_bytes(&self) -> usize {
+        if self.state.lock().on_their_way < self.window() { CHUNK_BYTES } else { 0 }
+    }
+
+    /// Goes on with a payload of which the first frame took `first` bytes along.
+    pub(crate) fn start(&self, id: StreamId, body: &Bytes, first: usize, to_the_end: bool) {
         let mut state = self.state.lock();
-        let stream = Stream {
-            rest: body.slice(CHUNK_BYTES..),
-            credit: STREAM_WINDOW_BYTES - CHUNK_BYTES,
-            on_its_way: 0,
-        };
+        let credit = STREAM_WINDOW_BYTES - first;
+        let stream = Stream { rest: body.slice(first..), credit, on_its_way: first, to_the_end };
+        state.on_their_way += first;
         state.streams.insert(id, stream);
         state.ready.push_back(id);
         self.count.store(state.streams.len(), Ordering::Release);
@@ -82,10 +87,13 @@ impl Streams {
         stream.credit = stream.credit.saturating_add(bytes as usize).min(STREAM_WINDOW_BYTES);
         stream.on_its_way -= arrived;
         // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
-        let goes_on = waited && stream.credit > 0;
+        let goes_on = waited && stream.credit > 0 && !stream.rest.is_empty();
+        let is_over = stream.rest.is_empty() && stream.on_its_way == 0;
         state.on_their_way -= arrived;
         if goes_on {
             state.ready.push_back(id);
+        } else if is_over {
+            state.remove(id, &self.count);
         }
     }
 
@@ -139,6 +147,7 @@ impl Streams {
             stream.credit -= body.len();
             stream.on_its_way += body.len();
             let goes_on = more && stream.credit > 0;
+            let is_over = !more && !stream.to_the_end;
             state.on_their_way += body.len();
             // Only this counts down, under the lock; that a call may come in between and be counted for less is no harm.
             let narrow = self.narrow.load(Ordering::Relaxed);
@@ -152,7 +161,7 @@ impl Streams {
             }
             if goes_on {
                 state.ready.push_back(id);
-            } else if !more {
+            } else if is_over {
                 state.remove(id, &self.count);
             }
         }
@@ -191,14 +200,26 @@ mod tests {
         sent.into_inner()
     }
 
+    fn start(streams: &Streams, id: StreamId, body: &Bytes) {
+        streams.start(id, body, CHUNK_BYTES, !id.reply);
+    }
+
     #[test]
     fn payloads_take_turns_and_end_with_their_last_byte() {
         let streams = Streams::default();
         let body = Bytes::from(vec![0; 2 * CHUNK_BYTES + 5]);
-        streams.start(FIRST, &body);
-        streams.start(SECOND, &body);
+        start(&streams, FIRST, &body);
+        start(&streams, SECOND, &body);
         let expected = [(1, CHUNK_BYTES, true), (2, CHUNK_BYTES, true), (1, 5, false), (2, 5, false)];
         assert_eq!(pump(&streams), expected);
+        assert_eq!(
+            streams.state.lock().on_their_way,
+            body.len(),
+            "the result is forgotten, the request is not"
+        );
+        streams.credit(FIRST, body.len() as u32 - 1);
+        assert!(streams.is_active());
+        streams.credit(FIRST, 1);
         assert!(!streams.is_active());
         assert_eq!(streams.state.lock().on_their_way, 0);
     }
@@ -206,7 +227,7 @@ mod tests {
     #[test]
     fn no_more_is_sent_than_the_receiver_takes() {
         let streams = Streams::default();
-        streams.start(FIRST, &Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]));
+        start(&streams, FIRST, &Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]));
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - CHUNK_BYTES);
         assert!(pump(&streams).is_empty());
@@ -226,9 +247,9 @@ mod tests {
     fn a_call_that_is_sent_again_has_one_turn_at_a_time() {
         let streams = Streams::default();
         let body = Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]);
-        streams.start(FIRST, &body);
+        start(&streams, FIRST, &body);
         streams.cancel(FIRST);
-        streams.start(FIRST, &body);
+        start(&streams, FIRST, &body);
         let sent = pump(&streams);
         assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - CHUNK_BYTES);
         assert!(sent.iter().all(|(_, bytes, _)| *bytes > 0), "an empty chunk would end the connection");
@@ -238,7 +259,8 @@ mod tests {
     fn all_payloads_of_a_link_share_a_window() {
         let streams = Streams::default();
         for call in 0..20 {
-            streams.start(StreamId { call, reply: false }, &Bytes::from(vec![0; STREAM_WINDOW_BYTES]));
+            let (id, body) = (StreamId { call, reply: false }, Bytes::from(vec![0; STREAM_WINDOW_BYTES]));
+            streams.start(id, &body, streams.first_bytes(), true);
         }
         pump(&streams);
         assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
@@ -249,24 +271,24 @@ mod tests {
     fn any_number_of_payloads_arrives_whole() {
         let streams = Streams::default();
         let body = Bytes::from(vec![0; STREAM_WINDOW_BYTES]);
+        let mut arrived = Vec::new();
         for call in 0..300 {
-            streams.start(StreamId { call, reply: false }, &body);
+            let first = streams.first_bytes();
+            streams.start(StreamId { call, reply: false }, &body, first, true);
+            arrived.push(first);
         }
-        // What came with the first frame of each.
-        let mut uncredited = vec![CHUNK_BYTES; 300];
-        let mut arrived = vec![CHUNK_BYTES; 300];
+        for (call, first) in arrived.iter().enumerate() {
+            streams.credit(StreamId { call: call as u64, reply: false }, *first as u32);
+        }
         loop {
             let sent = pump(&streams);
             if sent.is_empty() {
                 break;
             }
-            for (call, bytes, more) in sent {
-                let at = call as usize;
-                arrived[at] += bytes;
-                if more {
-                    let credit = std::mem::take(&mut uncredited[at]) + bytes;
-                    streams.credit(StreamId { call, reply: false }, credit as u32);
-                }
+            for (call, bytes, _) in sent {
+                arrived[call as usize] += bytes;
+                assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
+                streams.credit(StreamId { call, reply: false }, bytes as u32);
             }
         }
         assert_eq!(arrived, vec![STREAM_WINDOW_BYTES; 300]);
@@ -278,7 +300,7 @@ mod tests {
     fn payloads_keep_their_distance_while_other_calls_use_the_link() {
         let streams = Streams::default();
         streams.make_way();
-        streams.start(FIRST, &Bytes::from(vec![0; 64 << 20]));
+        start(&streams, FIRST, &Bytes::from(vec![0; 64 << 20]));
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         let on_its_way = total(pump(&streams));
         assert_eq!(on_its_way, STREAM_WINDOW_BYTES - CHUNK_BYTES, "the call before it is no reason");

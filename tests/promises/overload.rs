@@ -274,3 +274,24 @@ fn small_calls_pass_payloads(mib: usize) {
     });
     println!("p50 and p99 of small calls: {idle:?} when idle, {busy:?} beside payloads of {mib} MiB");
 }
+
+/// However many large calls there are at once, no more of them is sent than fits the queue of a callee that does not read.
+#[test]
+fn large_calls_wait_for_a_callee_that_does_not_read_for_a_while() {
+    let world = World::new();
+    let callee = world.callee("callee");
+    let _other = world.callee("other");
+    let g = world.caller();
+    callee.freeze();
+    let payload = [7; 80 * 1024];
+    let calls: Vec<_> = (0..200)
+        .map(|_| nonce())
+        .map(|call| (call, g.call.serial_answered(call, &payload) & BG.on("callee")))
+        .collect();
+    // Behind all that could leave.
+    assert_eq!((g.call.echo(nonce(), &[1]) & FG.on("other")).unwrap(), [1]);
+    callee.thaw();
+    for (call, result) in calls {
+        assert_eq!(result.get().unwrap(), call);
+    }
+}

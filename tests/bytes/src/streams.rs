@@ -99,18 +99,22 @@ impl Transfer {
         let sizes = [CHUNK_BYTES + 1, 2 * CHUNK_BYTES, STREAM_WINDOW_BYTES, 2 * STREAM_WINDOW_BYTES + 5];
         let start = input.int_in_range(0..=255)?;
         let body = SOURCE.slice(start..start + input.choose(&sizes)?);
-        let (first, total) = (&body[..CHUNK_BYTES], body.len() as u32);
-        let receiver = if input.arbitrary()? {
-            Receiver::Arguments(Arguments::new(total, first))
-        } else {
+        let reply = !input.arbitrary::<bool>()?;
+        let sent = self.sending.start(call, reply, &body);
+        let (first, total) = (&body[..sent], body.len() as u32);
+        let (receiver, credit) = if reply {
             let results = Results::new(false, u64::from(total));
             let body = Body::borrowed(first);
-            results.take(Frame::Reply(Reply { id: call, more: true, part: 0, codec: 0, total, body }));
-            Receiver::Results(Box::new(results))
+            let reply = Frame::Reply(Reply { id: call, more: true, part: 0, codec: 0, total, body });
+            let credit = results.take(reply);
+            (Receiver::Results(Box::new(results)), credit)
+        } else {
+            let mut arguments = Arguments::new(total, first);
+            let credit = arguments.take_credit();
+            (Receiver::Arguments(arguments), credit)
         };
-        let (sent, on_its_way) = (CHUNK_BYTES, CHUNK_BYTES);
-        let payload = Payload { body, receiver, sent, on_its_way, received: None, cancelled: false };
-        self.sending.start(call, payload.is_reply(), &payload.body);
+        self.credit.extend(credit.map(|bytes| (call, bytes)));
+        let payload = Payload { body, receiver, sent, on_its_way: sent, received: None, cancelled: false };
         self.payloads.insert(call, payload);
         Ok(())
     }
@@ -153,7 +157,7 @@ impl Transfer {
         let credit = match &mut payload.receiver {
             Receiver::Arguments(arguments) => {
                 payload.received = arguments.add(&chunk).expect("it adds up");
-                arguments.take_credit().filter(|_| more)
+                arguments.take_credit()
             }
             Receiver::Results(results) => {
                 let credit = results.take(Frame::Chunk(chunk));
