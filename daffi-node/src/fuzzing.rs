@@ -4,7 +4,8 @@ use bytes::Bytes;
 use daffi_core::{
     Result,
     controller::PortError,
-    frame::{Chunk, Frame},
+    frame::{Body, Chunk, Frame},
+    limits::CHUNK_BYTES,
 };
 
 use crate::{
@@ -22,7 +23,7 @@ pub struct Sending(Streams);
 impl Sending {
     /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent.
     pub fn start(&self, call: u64, reply: bool, body: &Bytes) {
-        self.0.start(StreamId { call, reply }, body);
+        self.0.start(StreamId { call, reply }, &body.clone().into(), CHUNK_BYTES);
     }
 
     /// The receiver takes `bytes` more.
@@ -53,7 +54,7 @@ pub struct Arguments(Assembly);
 impl Arguments {
     /// `total` bytes of which the first came.
     pub fn new(total: u32, first: &[u8]) -> Self {
-        Self(Assembly::new(0, total, first))
+        Self(Assembly::new(0, total, &Body::borrowed(first)))
     }
 
     /// Adds what came; gives them when they are whole.

@@ -176,7 +176,7 @@ impl Inbound {
             body: Bytes::new(),
         };
         if more {
-            let assembly = Assembly::new(codec, total, request.body.as_slice());
+            let assembly = Assembly::new(codec, total, &request.body);
             if let Some(reservation) = self.node.executor.reservation(&job) {
                 self.arrived(Arrival::Begun(reservation));
             }

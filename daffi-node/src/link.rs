@@ -7,6 +7,7 @@ use daffi_core::{
     frame::{Body, Frame, Reply},
     limits::CHUNK_BYTES,
     outbox::Outbox,
+    payload::{Codec, Encoded},
     reactor,
 };
 use parking_lot::RwLock;
@@ -14,7 +15,6 @@ use parking_lot::RwLock;
 use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
-    pending::Payload,
     streams::{StreamId, Streams},
 };
 
@@ -64,6 +64,10 @@ const FLUSH_BYTES: usize = 16 * 1024;
 
 /// How many bytes wait for the socket before chunks of large payloads stay back.
 const BACKLOG_BYTES: usize = 4 * CHUNK_BYTES;
+
+/// How much of a large payload goes with its first frame then. What goes with it is not paced, and many large calls at once
+/// would fill the queue with nothing else.
+const FIRST_BYTES_MIN: usize = 4 * 1024;
 
 /// What became of a call that was to be sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,9 +155,10 @@ impl Link {
         flush: Flush,
     ) -> Result<(), PortError> {
         let number = id.map_or(0, |id| id.0);
-        call.with_frame(number, |frame| port.try_push(frame))?;
+        let first = if call.is_large() { port.first_bytes() } else { CHUNK_BYTES };
+        call.with_frame(number, first, |frame| port.try_push(frame))?;
         if call.is_large() {
-            self.streams.start(StreamId { call: number, reply: false }, &call.body);
+            self.streams.start(StreamId { call: number, reply: false }, &call.body, first);
         } else {
             self.streams.make_way();
         }
@@ -171,25 +176,25 @@ impl Link {
     }
 
     /// Sends a result. Dropped without a link: its caller has its answer already.
-    pub(crate) fn reply(&self, id: u64, payload: &Payload, flush: Flush) {
+    pub(crate) fn reply(&self, id: u64, codec: Codec, body: Encoded, flush: Flush) {
         let state = self.state.read();
         let Some(port) = state.port() else { return };
-        let Payload { codec, body } = payload;
         let more = body.len() > CHUNK_BYTES;
+        let size = if more { port.first_bytes() } else { CHUNK_BYTES };
         let chunk;
         let first = if more {
-            chunk = body.slice(..CHUNK_BYTES);
+            chunk = body.clone().split_to(size);
             &chunk
         } else {
-            body
+            &body
         };
         let total = body.len() as u32;
-        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(first) };
+        let reply = Reply { id, more, part: 0, codec: codec.to_byte(), total, body: Body::encoded(first) };
         if port.push(&Frame::Reply(reply)).is_err() {
             return;
         }
         if more {
-            self.streams.start(StreamId { call: id, reply: true }, body);
+            self.streams.start(StreamId { call: id, reply: true }, &body, size);
         } else {
             self.streams.make_way();
         }
@@ -352,6 +357,14 @@ impl Port {
             outbox.flush();
         }
         Ok(())
+    }
+
+    /// How much of a large payload goes with its first frame.
+    fn first_bytes(&self) -> usize {
+        match self {
+            Self::Socket(outbox) if outbox.len() >= BACKLOG_BYTES => FIRST_BYTES_MIN,
+            _ => CHUNK_BYTES,
+        }
     }
 
     fn is_closed(&self) -> bool {

@@ -5,11 +5,11 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
 use daffi_core::{
     controller::PortError,
     frame::{Body, Chunk, Frame},
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
+    payload::Encoded,
 };
 use parking_lot::Mutex;
 
@@ -42,7 +42,7 @@ struct State {
 
 #[derive(Debug)]
 struct Stream {
-    rest: Bytes,
+    rest: Encoded,
     credit: usize,
     on_its_way: usize,
 }
@@ -59,14 +59,12 @@ const NARROW_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
 impl Streams {
-    /// Goes on with a payload whose first frame, with `CHUNK_BYTES` of it, is sent.
-    pub(crate) fn start(&self, id: StreamId, body: &Bytes) {
+    /// Goes on with a payload whose first frame, with the first so many bytes of it, is sent.
+    pub(crate) fn start(&self, id: StreamId, body: &Encoded, first: usize) {
+        let mut rest = body.clone();
+        let _sent = rest.split_to(first);
         let mut state = self.state.lock();
-        let stream = Stream {
-            rest: body.slice(CHUNK_BYTES..),
-            credit: STREAM_WINDOW_BYTES - CHUNK_BYTES,
-            on_its_way: 0,
-        };
+        let stream = Stream { rest, credit: STREAM_WINDOW_BYTES - first, on_its_way: 0 };
         state.streams.insert(id, stream);
         state.ready.push_back(id);
         self.count.store(state.streams.len(), Ordering::Release);
@@ -145,7 +143,7 @@ impl Streams {
             if narrow > 0 {
                 self.narrow.store(narrow.saturating_sub(body.len()), Ordering::Relaxed);
             }
-            let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::shared(&body) };
+            let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::encoded(&body) };
             if send(&Frame::Chunk(chunk)).is_err() {
                 // The link is gone; whoever notices it ends the call.
                 return;
@@ -174,10 +172,16 @@ impl State {
 mod tests {
     use std::cell::RefCell;
 
+    use bytes::Bytes;
+
     use super::*;
 
     const FIRST: StreamId = StreamId { call: 1, reply: false };
     const SECOND: StreamId = StreamId { call: 2, reply: true };
+
+    fn zeros(size: usize) -> Encoded {
+        Bytes::from(vec![0; size]).into()
+    }
 
     /// Everything that goes out now: which call, how many bytes, whether more follows.
     fn pump(streams: &Streams) -> Vec<(u64, usize, bool)> {
@@ -194,9 +198,9 @@ mod tests {
     #[test]
     fn payloads_take_turns_and_end_with_their_last_byte() {
         let streams = Streams::default();
-        let body = Bytes::from(vec![0; 2 * CHUNK_BYTES + 5]);
-        streams.start(FIRST, &body);
-        streams.start(SECOND, &body);
+        let body = zeros(2 * CHUNK_BYTES + 5);
+        streams.start(FIRST, &body, CHUNK_BYTES);
+        streams.start(SECOND, &body, CHUNK_BYTES);
         let expected = [(1, CHUNK_BYTES, true), (2, CHUNK_BYTES, true), (1, 5, false), (2, 5, false)];
         assert_eq!(pump(&streams), expected);
         assert!(!streams.is_active());
@@ -206,7 +210,7 @@ mod tests {
     #[test]
     fn no_more_is_sent_than_the_receiver_takes() {
         let streams = Streams::default();
-        streams.start(FIRST, &Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]));
+        streams.start(FIRST, &zeros(3 * STREAM_WINDOW_BYTES), CHUNK_BYTES);
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - CHUNK_BYTES);
         assert!(pump(&streams).is_empty());
@@ -225,10 +229,10 @@ mod tests {
     #[test]
     fn a_call_that_is_sent_again_has_one_turn_at_a_time() {
         let streams = Streams::default();
-        let body = Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]);
-        streams.start(FIRST, &body);
+        let body = zeros(3 * STREAM_WINDOW_BYTES);
+        streams.start(FIRST, &body, CHUNK_BYTES);
         streams.cancel(FIRST);
-        streams.start(FIRST, &body);
+        streams.start(FIRST, &body, CHUNK_BYTES);
         let sent = pump(&streams);
         assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - CHUNK_BYTES);
         assert!(sent.iter().all(|(_, bytes, _)| *bytes > 0), "an empty chunk would end the connection");
@@ -238,7 +242,7 @@ mod tests {
     fn all_payloads_of_a_link_share_a_window() {
         let streams = Streams::default();
         for call in 0..20 {
-            streams.start(StreamId { call, reply: false }, &Bytes::from(vec![0; STREAM_WINDOW_BYTES]));
+            streams.start(StreamId { call, reply: false }, &zeros(STREAM_WINDOW_BYTES), CHUNK_BYTES);
         }
         pump(&streams);
         assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
@@ -248,9 +252,9 @@ mod tests {
     #[test]
     fn any_number_of_payloads_arrives_whole() {
         let streams = Streams::default();
-        let body = Bytes::from(vec![0; STREAM_WINDOW_BYTES]);
+        let body = zeros(STREAM_WINDOW_BYTES);
         for call in 0..300 {
-            streams.start(StreamId { call, reply: false }, &body);
+            streams.start(StreamId { call, reply: false }, &body, CHUNK_BYTES);
         }
         // What came with the first frame of each.
         let mut uncredited = vec![CHUNK_BYTES; 300];
@@ -278,7 +282,7 @@ mod tests {
     fn payloads_keep_their_distance_while_other_calls_use_the_link() {
         let streams = Streams::default();
         streams.make_way();
-        streams.start(FIRST, &Bytes::from(vec![0; 64 << 20]));
+        streams.start(FIRST, &zeros(64 << 20), CHUNK_BYTES);
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         let on_its_way = total(pump(&streams));
         assert_eq!(on_its_way, STREAM_WINDOW_BYTES - CHUNK_BYTES, "the call before it is no reason");

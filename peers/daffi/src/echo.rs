@@ -1,9 +1,6 @@
 //! What is called: once for each way in which daffi runs callbacks, with text for small calls and bytes for large ones.
 
-use daffi::{Call, Caller, callback, fetcher};
-
-/// How bytes travel best.
-pub type Bytes = Vec<u8>;
+use daffi::{Bytes, Call, Caller, callback, fetcher};
 
 #[callback]
 async fn async_text(text: String) -> String {
@@ -100,7 +97,7 @@ impl Body for String {
 
 impl Body for Bytes {
     fn new(payload: Vec<u8>) -> Self {
-        payload
+        payload.into()
     }
 
     fn echo(self, kind: Kind, caller: &Caller) -> Call<Self> {
