@@ -4,6 +4,7 @@ pub use daffi_core::{
     Address, AddressError, Error, Limits, RemoteError, Result,
     answer::{CallbackInfo, Process},
     controller::Strategy,
+    payload::Bytes,
 };
 pub use daffi_node::{
     AsyncResult, BG, BROADCAST, Call, CallFuture, Caller, Closure, Context, FG, Global, GlobalBuilder,
@@ -41,7 +42,7 @@ pub use daffi_controller as controller;
 /// up within two milliseconds.
 ///
 /// **Arguments** are of any type with `serde::Deserialize`, up to 16 of them, and owned: `String`, not `&str`. **Results** are
-/// of any type with `serde::Serialize`.
+/// of any type with `serde::Serialize`. For large data there is [`Bytes`], which is not copied.
 ///
 /// An argument of type `&Context` is no part of what is sent: it is the [`Context`] of the call, wherever in the list
 /// it stands. The attribute goes by the name, so leave it as it is.

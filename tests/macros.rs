@@ -20,12 +20,12 @@ use std::{
 
 use bytes::Bytes;
 use daffi::{
-    __private::{Callback, Handler, Invocation, Outcome, linked},
+    __private::{Callback, Handler, Invocation, linked},
     Context, Error, callback, fetcher,
 };
 use daffi_core::{
     fault::{Fault, FaultKind},
-    payload::Codec,
+    payload::{Codec, Encoded},
     signature::Signature,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -36,14 +36,15 @@ fn find(name: &str) -> Callback {
     found.remove(0)
 }
 
-fn invoke(callback: &Callback, codec: Codec, body: Bytes) -> Outcome {
+fn invoke(callback: &Callback, codec: Codec, body: Bytes) -> Result<Bytes, Box<Fault>> {
     let invocation = Invocation { body, codec, context: Context::detached() };
-    match callback.handler() {
+    let outcome = match callback.handler() {
         Handler::Sync(handler) => handler(invocation),
         Handler::Async(handler) => {
             tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(handler(invocation))
         }
-    }
+    };
+    outcome.map(Encoded::into_bytes)
 }
 
 fn call<T: DeserializeOwned>(name: &str, arguments: impl Serialize) -> Result<T, Box<Fault>> {

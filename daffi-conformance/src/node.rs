@@ -314,7 +314,7 @@ impl Node {
     /// The whole value that a call ended with, chunks included. No credit is given.
     pub fn expect_result(&mut self, id: u64) -> Vec<u8> {
         let (mut body, mut more) = self.expect("a REPLY", |frame| match frame {
-            Frame::Reply(reply) if reply.id == id => Some((reply.body.as_slice().to_vec(), reply.more)),
+            Frame::Reply(reply) if reply.id == id => Some((reply.body.to_bytes().to_vec(), reply.more)),
             Frame::Failure(failure) if failure.id == id => panic!("call {id} failed: {:?}", failure.fault),
             _ => None,
         });

@@ -21,13 +21,18 @@ use daffi_core::{
     controller::{PortError, Strategy},
     frame::{Body, Frame, Hello, Offer, Offers, Register, Reply, Request, UNROUTED, VERSION},
     limits::FRAME_BYTES_MAX,
+    payload::{self, Codec, Whole},
 };
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How many calls are going on while one more is routed.
 const OUTSTANDING: u64 = 512;
 
 /// The arguments and the result of a small call.
 const BODY: &[u8; 32] = &[7; 32];
+
+/// How many bytes there are in a large argument or result that travels in one frame.
+const PAYLOAD_BYTES: usize = 64 * 1024 - 8;
 
 /// A piece of work by name: how often it is done, and what prepares it and gives what is counted.
 type Case = (&'static str, u32, fn() -> Box<dyn FnMut()>);
@@ -41,6 +46,16 @@ const CASES: &[Case] = &[
     ("decode_request", FEW, decode_request),
     ("encode_reply", FEW, encode_reply),
     ("decode_reply", FEW, decode_reply),
+    ("encode_64_kib_vec", FEW, || encode_payload(vec![7u8; PAYLOAD_BYTES])),
+    ("encode_64_kib_vec_in_struct", FEW, || encode_payload(Holder { id: 1, bytes: vec![7; PAYLOAD_BYTES] })),
+    ("encode_64_kib_string", FEW, || encode_payload("x".repeat(PAYLOAD_BYTES))),
+    ("encode_64_kib_bytes", FEW, || encode_payload(payload::Bytes::from(vec![7; PAYLOAD_BYTES]))),
+    ("decode_64_kib_vec", FEW, || decode_payload::<Whole<Vec<u8>>>(vec![7u8; PAYLOAD_BYTES])),
+    ("decode_64_kib_vec_in_struct", FEW, || {
+        decode_payload::<Holder>(Holder { id: 1, bytes: vec![7; PAYLOAD_BYTES] })
+    }),
+    ("decode_64_kib_string", FEW, || decode_payload::<Whole<String>>("x".repeat(PAYLOAD_BYTES))),
+    ("decode_64_kib_bytes", FEW, || decode_payload::<Whole<payload::Bytes>>(vec![7u8; PAYLOAD_BYTES])),
     ("route_call", MANY, || World::new().into_calls()),
     ("route_call_pinned", MANY, || World::new().into_calls_to("node_1")),
     ("route_call_least_busy_of_8", MANY, || World::choosing(Strategy::LeastBusy).offered_by(7).into_calls()),
@@ -110,6 +125,29 @@ fn encode_reply() -> Box<dyn FnMut()> {
 
 fn decode_reply() -> Box<dyn FnMut()> {
     decode(reply(1).to_bytes())
+}
+
+/// A value of somebody else's, as users have them.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    id: u64,
+    bytes: Vec<u8>,
+}
+
+/// The one argument of a call.
+fn encode_payload(value: impl Serialize + 'static) -> Box<dyn FnMut()> {
+    Box::new(move || {
+        let encoded = Codec::Bincode.encode_apart(black_box(&(&value,)));
+        assert!(black_box(encoded).is_ok());
+    })
+}
+
+fn decode_payload<T: DeserializeOwned>(value: impl Serialize) -> Box<dyn FnMut()> {
+    let bytes = Codec::Bincode.encode(&(value,)).expect("it can be encoded");
+    Box::new(move || {
+        let decoded = Codec::Bincode.decode_from::<(T,)>(black_box(&bytes));
+        assert!(black_box(decoded).is_ok());
+    })
 }
 
 fn decode(bytes: Bytes) -> Box<dyn FnMut()> {

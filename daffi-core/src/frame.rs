@@ -16,7 +16,7 @@ mod decode;
 mod encode;
 mod layout;
 
-use std::{fmt, time::Duration};
+use std::{fmt, iter, time::Duration};
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ use self::{
     encode::{put_name, put_text},
     layout::{kind, name_of},
 };
-use crate::fault::Fault;
+use crate::{fault::Fault, payload::Encoded};
 
 /// The first four bytes of a `HELLO`'s content.
 pub const MAGIC: [u8; 4] = *b"DAFI";
@@ -72,61 +72,90 @@ fn foreign(first: [u8; 4]) -> &'static str {
     }
 }
 
-/// The opaque part of a frame, with the buffer that it lies in.
+/// The opaque part of a frame, with the buffer that it lies in. One that is on its way out may be in several pieces.
 #[derive(Clone, Copy, Default)]
 pub struct Body<'a> {
     bytes: &'a [u8],
     owner: Option<&'a Bytes>,
+    /// What follows `bytes`, its first piece.
+    more: Option<&'a Encoded>,
 }
 
 impl<'a> Body<'a> {
     /// A body that is all of `bytes`.
     pub fn shared(bytes: &'a Bytes) -> Self {
-        Self { bytes, owner: Some(bytes) }
+        Self { bytes, owner: Some(bytes), more: None }
+    }
+
+    /// A body that is all of `encoded`.
+    pub fn encoded(encoded: &'a Encoded) -> Self {
+        let (first, more) = encoded.pieces();
+        Self { more: (!more.is_empty()).then_some(encoded), ..Self::shared(first) }
     }
 
     /// A body that is copied when it has to outlive its borrow.
     pub fn borrowed(bytes: &'a [u8]) -> Self {
-        Self { bytes, owner: None }
+        Self { bytes, owner: None, more: None }
     }
 
     fn within(bytes: &'a [u8], owner: &'a Bytes) -> Self {
-        Self { bytes, owner: Some(owner) }
+        Self { bytes, owner: Some(owner), more: None }
     }
 
-    /// The bytes.
-    pub fn as_slice(&self) -> &'a [u8] {
-        self.bytes
+    /// Its pieces one by one, each a body again.
+    pub(crate) fn pieces(self) -> impl Iterator<Item = Self> {
+        iter::once(Self { more: None, ..self }).chain(self.more().iter().map(Self::shared))
+    }
+
+    fn more(&self) -> &'a [Bytes] {
+        self.more.map_or(&[], |encoded| encoded.pieces().1)
     }
 
     /// How many bytes there are.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.more.map_or(self.bytes.len(), Encoded::len)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
+    }
+
+    /// Appends the bytes to `out`.
+    #[inline]
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.bytes);
+        for piece in self.more() {
+            out.extend_from_slice(piece);
+        }
+    }
+
+    /// A copy of the bytes, which keeps nothing else.
+    pub fn copied(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.append_to(&mut bytes);
+        bytes.into()
     }
 
     /// The bytes for keeps: a slice of the buffer they lie in where there is one.
     pub fn to_bytes(&self) -> Bytes {
         match self.owner {
-            Some(owner) => owner.slice_ref(self.bytes),
-            None => Bytes::copy_from_slice(self.bytes),
+            Some(owner) if self.more.is_none() => owner.slice_ref(self.bytes),
+            _ => self.copied(),
         }
     }
 }
 
 impl fmt::Debug for Body<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.bytes.len())
+        write!(f, "{} bytes", self.len())
     }
 }
 
 impl PartialEq for Body<'_> {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        let bytes = |body: &Self| body.pieces().flat_map(|piece| piece.bytes.iter());
+        self.len() == other.len() && bytes(self).eq(bytes(other))
     }
 }
 
@@ -322,7 +351,7 @@ impl<'a> Offers<'a> {
     /// The offers one by one.
     pub fn iter(&self) -> impl Iterator<Item = Offer<'a>> + use<'a> {
         let mut input = Input::new("REGISTER", self.bytes);
-        std::iter::from_fn(move || input.offer().ok().flatten())
+        iter::from_fn(move || input.offer().ok().flatten())
     }
 
     /// Appends an offer to `bytes`, the encoded form of a list.

@@ -26,14 +26,19 @@
 
 use std::cell::Cell;
 
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 mod decode;
 mod encode;
+mod encoded;
+pub use encoded::Encoded;
 mod error;
 pub use error::CodecError;
 mod json;
+mod shared;
+pub use shared::Bytes;
+mod whole;
+pub use whole::Whole;
 
 /// Up to this size a copy of the exact size is cheaper than an allocation that grows.
 const SCRATCH_BYTES_MAX: usize = 4 * 1024;
@@ -67,11 +72,19 @@ impl Codec {
         }
     }
 
-    /// `value` as bytes.
+    /// `value` as bytes in one piece.
     ///
     /// # Errors
     /// The value's `Serialize` says no, it is nested too deep, or it has a shape that the codec cannot express.
-    pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, CodecError> {
+    pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<bytes::Bytes, CodecError> {
+        Ok(self.encode_apart(value)?.into_bytes())
+    }
+
+    /// `value` as bytes, with each [`Bytes`] in it as a piece of its own instead of a copy.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_apart<T: Serialize + ?Sized>(self, value: &T) -> Result<Encoded, CodecError> {
         thread_local! {
             static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
         }
@@ -80,14 +93,20 @@ impl Codec {
         let mut out = SCRATCH.take();
         // What a value takes in memory is exactly what plain numbers take on the wire, and a start for the rest.
         out.reserve(size_of_val(value));
-        self.encode_into(value, &mut out)?;
-        if out.len() > SCRATCH_BYTES_MAX {
-            return Ok(Bytes::from(out));
+        let mut apart = Vec::new();
+        match self {
+            Self::Bincode => encode::append(value, &mut out, Some(&mut apart))?,
+            Self::Json => json::append(value, &mut out)?,
         }
-        let bytes = Bytes::copy_from_slice(&out);
-        out.clear();
-        SCRATCH.set(out);
-        Ok(bytes)
+        let copied = if out.len() > SCRATCH_BYTES_MAX {
+            out.into()
+        } else {
+            let copied = bytes::Bytes::copy_from_slice(&out);
+            out.clear();
+            SCRATCH.set(out);
+            copied
+        };
+        Ok(if apart.is_empty() { copied.into() } else { Encoded::new(&copied, apart) })
     }
 
     /// Appends `value` as bytes to `out`, which is as it was after an error.
@@ -97,7 +116,7 @@ impl Codec {
     pub fn encode_into<T: Serialize + ?Sized>(self, value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
         let start = out.len();
         let result = match self {
-            Self::Bincode => encode::append(value, out),
+            Self::Bincode => encode::append(value, out, None),
             Self::Json => json::append(value, out),
         };
         if result.is_err() {
@@ -115,6 +134,14 @@ impl Codec {
             Self::Bincode => decode::decode(bytes),
             Self::Json => json::decode(bytes),
         }
+    }
+
+    /// The value that `bytes` stand for, in which each large [`Bytes`] is a slice of them.
+    ///
+    /// # Errors
+    /// Those of [`decode`](Self::decode).
+    pub fn decode_from<T: DeserializeOwned>(self, bytes: &bytes::Bytes) -> Result<T, CodecError> {
+        shared::decode_from(bytes, || self.decode(bytes))
     }
 }
 

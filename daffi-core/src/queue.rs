@@ -13,6 +13,10 @@ use crate::{
 /// copy costs more than the extra slice.
 const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 
+/// Bodies from this size on wait as slices of what was read together with them, which is eight times as much at most.
+/// Chunks are twice as large, and to copy them costs those that move data most.
+const PART_BYTES_MIN: usize = CHUNK_BYTES / 2;
+
 /// How many bytes of chunks are put between other frames at a time: a small frame never waits for more than this.
 const CHUNKS_AT_A_TIME_BYTES: usize = 2 * CHUNK_BYTES;
 
@@ -64,8 +68,8 @@ impl OutQueue {
         self.bytes == 0
     }
 
-    /// Adds a frame, and says by how many bytes the queue grew. One that will `wait` is copied, because a slice
-    /// would keep all that was read together with it.
+    /// Adds a frame, and says by how many bytes the queue grew. One that will `wait` is copied if it is small, because a
+    /// slice would keep all that was read together with it.
     pub(crate) fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {
         let grown = if let Frame::Chunk(chunk) = frame {
             self.push_chunk(frame, &chunk.body, wait)
@@ -101,7 +105,7 @@ impl OutQueue {
         let before = run.len();
         frame.encode_prefix(run);
         if small {
-            run.extend_from_slice(body.as_slice());
+            body.append_to(run);
             return run.len() - before;
         }
         let grown = run.len() - before + body.len();
@@ -162,11 +166,19 @@ impl Lane {
         let before = self.flat.len();
         let body = frame.encode_prefix(&mut self.flat);
         if body.len() <= FLATTEN_BYTES_MAX {
-            self.flat.extend_from_slice(body.as_slice());
-            self.grow_flat(self.flat.len() - before)
-        } else {
-            self.grow_flat(self.flat.len() - before) + self.push_shared(keep(&body, wait))
+            body.append_to(&mut self.flat);
+            return self.grow_flat(self.flat.len() - before);
         }
+        let mut grown = self.grow_flat(self.flat.len() - before);
+        for piece in body.pieces() {
+            grown += if piece.len() <= FLATTEN_BYTES_MAX {
+                piece.append_to(&mut self.flat);
+                self.grow_flat(piece.len())
+            } else {
+                self.push_shared(keep(&piece, wait))
+            };
+        }
+        grown
     }
 
     fn push_parts(&mut self, prefix: &[u8], body: Bytes) {
@@ -256,25 +268,25 @@ impl Lane {
     }
 }
 
-/// A body until it is written.
+/// A body until it is written. One that will `wait` is copied if it is small, see [`PART_BYTES_MIN`].
 fn keep(body: &Body<'_>, wait: bool) -> Bytes {
-    if wait { Bytes::copy_from_slice(body.as_slice()) } else { body.to_bytes() }
+    if wait && body.len() < PART_BYTES_MIN { body.copied() } else { body.to_bytes() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Chunk, Reply};
+    use crate::{
+        frame::{Chunk, Reply},
+        payload::Codec,
+    };
 
     fn reply(id: u64, body: &Bytes) -> Frame<'_> {
-        Frame::Reply(Reply {
-            id,
-            more: false,
-            part: 0,
-            codec: 0,
-            total: body.len() as u32,
-            body: Body::shared(body),
-        })
+        reply_of(id, Body::shared(body))
+    }
+
+    fn reply_of(id: u64, body: Body<'_>) -> Frame<'_> {
+        Frame::Reply(Reply { id, more: false, part: 0, codec: 0, total: body.len() as u32, body })
     }
 
     fn chunk(id: u64, body: &Bytes) -> Frame<'_> {
@@ -319,6 +331,60 @@ mod tests {
             }
             assert_eq!(queue.len(), grown);
             assert_eq!(drain(&mut queue, step), expected);
+        }
+    }
+
+    #[test]
+    fn a_body_in_pieces_leaves_as_one() {
+        let value = |size| crate::payload::Bytes::from(vec![7; size]);
+        let mut expected = Vec::new();
+        let mut queue = OutQueue::default();
+        let mut encoded = Codec::Bincode.encode_apart(&(1u8, value(20_000), "text", value(30_000))).unwrap();
+        let body = Body::encoded(&encoded);
+        assert_eq!(body.pieces().count(), 4);
+        let request = reply_of(1, body);
+        request.encode(&mut expected);
+        queue.push(&request, true);
+        let first = encoded.split_to(10_000);
+        for (part, more) in [(&first, true), (&encoded, false)] {
+            let chunk = Frame::Chunk(Chunk { id: 1, reply: true, more, part: 0, body: Body::encoded(part) });
+            chunk.encode(&mut expected);
+            queue.push(&chunk, true);
+        }
+        assert_eq!(queue.len(), expected.len());
+        assert!(drain(&mut queue, 999) == expected);
+    }
+
+    /// Where a body of `size` bytes lies until it is written: where it was read with others, or elsewhere.
+    fn lies_where_it_was_read(size: usize, wait: bool) -> [bool; 2] {
+        let read = Bytes::from(vec![7; 4 * CHUNK_BYTES]);
+        let chunk = Chunk { id: 1, reply: true, more: true, part: 0, body: Body::borrowed(&read[..size]) };
+        let mut bytes = Frame::Chunk(chunk).to_bytes().to_vec();
+        reply_of(2, Body::borrowed(&read[..size])).encode(&mut bytes);
+        bytes.extend_from_slice(&read);
+        let batch = Bytes::from(bytes);
+        let (chunk, at) = Frame::decode(&batch, 0, usize::MAX).unwrap().unwrap();
+        let (reply, _) = Frame::decode(&batch, at, usize::MAX).unwrap().unwrap();
+        [chunk, reply].map(|frame| {
+            let (mut queue, mut lane) = (OutQueue::default(), Lane::default());
+            queue.push(&frame, wait);
+            queue.next(&mut lane);
+            let (slices, count) = lane.slices();
+            slices[..count].iter().any(|slice| batch.as_ptr_range().contains(&slice.as_ptr()))
+        })
+    }
+
+    #[test]
+    fn only_small_parts_of_what_was_read_are_copied() {
+        for (size, at_once, waiting) in [
+            (FLATTEN_BYTES_MAX, false, false),
+            (FLATTEN_BYTES_MAX + 1, true, false),
+            (PART_BYTES_MIN - 1, true, false),
+            (PART_BYTES_MIN, true, true),
+            (CHUNK_BYTES, true, true),
+        ] {
+            assert_eq!(lies_where_it_was_read(size, false), [at_once; 2], "{size} bytes");
+            assert_eq!(lies_where_it_was_read(size, true), [waiting; 2], "{size} bytes that wait");
         }
     }
 

@@ -256,6 +256,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_any_type_match() {
+        let of = |parameter, result| Signature::new([("bytes", parameter)], result);
+        let ours = of(typed::<Vec<u8>>(), typed::<Option<Vec<u8>>>());
+        check(&ours, &of(typed::<crate::payload::Bytes>(), typed::<Option<crate::payload::Bytes>>()), true);
+        check(&ours, &of(typed::<bytes::Bytes>(), typed::<Option<bytes::Bytes>>()), true);
+        check(&ours, &of(WireType::named::<&[u8]>(), typed::<Option<Vec<u8>>>()), true);
+        check(&ours, &of(typed::<String>(), typed::<Option<Vec<u8>>>()), false);
+        check(&ours, &of(typed::<Vec<i8>>(), typed::<Option<Vec<u8>>>()), false);
+    }
+
+    #[test]
     fn no_fingerprint_matches_every_fingerprint() {
         let ours = Signature::new([], typed::<()>());
         assert!(Signature::matches(ours.fingerprint, 0));

@@ -66,7 +66,7 @@ impl<R> AsyncResult<R> {
     }
 }
 
-impl<R: DeserializeOwned> AsyncResult<R> {
+impl<R: DeserializeOwned + 'static> AsyncResult<R> {
     /// Waits for the result, blocking this thread. In async code use [`get_async`](Self::get_async), or `.await`.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     }
 }
 
-impl<R: DeserializeOwned> IntoFuture for AsyncResult<R> {
+impl<R: DeserializeOwned + 'static> IntoFuture for AsyncResult<R> {
     type Output = Result<R>;
     type IntoFuture = ResultFuture<R>;
 
@@ -123,7 +123,7 @@ impl<R: DeserializeOwned> IntoFuture for AsyncResult<R> {
     }
 }
 
-impl<'a, R: DeserializeOwned> IntoFuture for &'a AsyncResult<R> {
+impl<'a, R: DeserializeOwned + 'static> IntoFuture for &'a AsyncResult<R> {
     type Output = Result<R>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<R>> + Send + 'a>>;
 
@@ -148,7 +148,7 @@ impl<R> Drop for ResultFuture<R> {
     }
 }
 
-impl<R: DeserializeOwned> Future for ResultFuture<R> {
+impl<R: DeserializeOwned + 'static> Future for ResultFuture<R> {
     type Output = Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {

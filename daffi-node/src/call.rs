@@ -12,11 +12,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use daffi_core::{
     Error, Result, host,
     limits::{AT_TIMES_MAX, CHUNK_BYTES, PERIOD_MIN},
     names::check_length,
+    payload::Encoded,
     signature::Signature,
 };
 use serde::de::DeserializeOwned;
@@ -60,7 +61,7 @@ pub struct Call<R, T = Anywhere, const TIMED: bool = false, const DELAYED: bool 
     pub(crate) callback: Cow<'static, str>,
     pub(crate) signature: &'static Signature,
     /// The arguments, encoded where they were given.
-    pub(crate) arguments: Result<Bytes, Box<Error>>,
+    pub(crate) arguments: Result<Encoded, Box<Error>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) eta: Option<Duration>,
     pub(crate) target: T,
@@ -132,7 +133,7 @@ impl<R, const TIMED: bool, const DELAYED: bool> Call<R, Anywhere, TIMED, DELAYED
 
 // ---- foreground
 
-impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false> {
+impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false> {
     /// Makes the call and waits for its result, blocking this thread. In async code, `.await` the call instead.
     ///
     /// # Errors
@@ -157,7 +158,7 @@ impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false
     }
 }
 
-impl<R: DeserializeOwned, T: Unicast, const TIMED: bool> IntoFuture for Call<R, T, TIMED, false> {
+impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> IntoFuture for Call<R, T, TIMED, false> {
     type Output = Result<R>;
     type IntoFuture = CallFuture<R>;
 
@@ -180,7 +181,7 @@ pub struct CallFuture<R> {
     result: PhantomData<fn() -> R>,
 }
 
-impl<R: DeserializeOwned> Future for CallFuture<R> {
+impl<R: DeserializeOwned + 'static> Future for CallFuture<R> {
     type Output = Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
@@ -196,7 +197,9 @@ impl<R: DeserializeOwned> Future for CallFuture<R> {
 
 // ---- background
 
-impl<R: DeserializeOwned, T: Unicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool, const DELAYED: bool>
+    Call<R, T, TIMED, DELAYED>
+{
     /// Makes the call in the background. Every error arrives through the [`AsyncResult`].
     pub fn bg(self) -> AsyncResult<R> {
         AsyncResult::new(self.ready(Kind::Call, Manner::Refusable).map(Ready::start).map_err(Box::new))
@@ -319,7 +322,9 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
     }
 }
 
-impl<R: DeserializeOwned, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
+impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAYED: bool>
+    Call<R, T, TIMED, DELAYED>
+{
     /// Has every other node that offers the callback run it, and waits for all results, blocking this thread.
     ///
     /// Each node has its own entry: one that fails, dies or is too slow has its error there, and the others their
@@ -349,7 +354,7 @@ impl<R: DeserializeOwned, T: Multicast, const TIMED: bool, const DELAYED: bool> 
     }
 }
 
-fn results<R: DeserializeOwned>(callback: &str, answer: Answer) -> BTreeMap<String, Result<R>> {
+fn results<R: DeserializeOwned + 'static>(callback: &str, answer: Answer) -> BTreeMap<String, Result<R>> {
     let Answer::Many(answers) = answer else { return BTreeMap::new() };
     let decode = |answer: Result<_>| answer.and_then(|payload| decode(callback, &payload));
     answers.into_iter().map(|(node, answer)| (node, decode(answer))).collect()
@@ -461,7 +466,7 @@ impl Multicast for OnAll {}
 
 // ---- the `&` forms
 
-impl<R: DeserializeOwned, T: Unicast> BitAnd<Foreground<T>> for Call<R> {
+impl<R: DeserializeOwned + 'static, T: Unicast> BitAnd<Foreground<T>> for Call<R> {
     type Output = Result<R>;
 
     fn bitand(self, modifier: Foreground<T>) -> Result<R> {
@@ -471,7 +476,7 @@ impl<R: DeserializeOwned, T: Unicast> BitAnd<Foreground<T>> for Call<R> {
     }
 }
 
-impl<R: DeserializeOwned, T: Unicast> BitAnd<Background<T>> for Call<R> {
+impl<R: DeserializeOwned + 'static, T: Unicast> BitAnd<Background<T>> for Call<R> {
     type Output = AsyncResult<R>;
 
     fn bitand(self, modifier: Background<T>) -> AsyncResult<R> {
@@ -508,7 +513,7 @@ impl<R, T: Multicast> BitAnd<Broadcast<NoResults, T>> for Call<R> {
     }
 }
 
-impl<R: DeserializeOwned, T: Multicast> BitAnd<Broadcast<Results, T>> for Call<R> {
+impl<R: DeserializeOwned + 'static, T: Multicast> BitAnd<Broadcast<Results, T>> for Call<R> {
     type Output = Result<BTreeMap<String, Result<R>>>;
 
     fn bitand(self, modifier: Broadcast<Results, T>) -> Self::Output {

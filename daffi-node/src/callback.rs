@@ -3,7 +3,11 @@
 use std::{borrow::Cow, fmt, future::Future, num::NonZeroUsize, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use daffi_core::{fault::Fault, payload::Codec, signature::Signature};
+use daffi_core::{
+    fault::Fault,
+    payload::{Codec, Encoded},
+    signature::Signature,
+};
 
 use crate::{Context, singleton::Instance};
 
@@ -49,7 +53,7 @@ pub struct Invocation {
 }
 
 /// The encoded result, or why there is none. The fault's `node` is filled in by the executor.
-pub type Outcome = Result<Bytes, Box<Fault>>;
+pub type Outcome = Result<Encoded, Box<Fault>>;
 
 /// A future of the executor's.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -55,7 +55,7 @@ impl Caller {
     /// let same = (g.call.by_name::<i64, _>("func1", (10i64, 3i64)) & FG)?;
     /// # Ok(()) }
     /// ```
-    pub fn by_name<R: DeserializeOwned, A: Serialize>(
+    pub fn by_name<R: DeserializeOwned + 'static, A: Serialize>(
         &self,
         callback: impl Into<Cow<'static, str>>,
         arguments: A,
@@ -80,7 +80,7 @@ impl Caller {
         signature: &'static Signature,
         arguments: &impl Serialize,
     ) -> Call<R> {
-        let arguments = Codec::Bincode.encode(arguments).map_err(|error| {
+        let arguments = Codec::Bincode.encode_apart(arguments).map_err(|error| {
             let reason = error.to_string();
             Box::new(Error::Encode { what: "arguments", callback: callback.to_string(), reason })
         });

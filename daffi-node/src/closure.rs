@@ -3,7 +3,10 @@
 use std::{borrow::Cow, error::Error, panic::Location, sync::Arc};
 
 use bytes::Bytes;
-use daffi_core::signature::{Signature, WireType};
+use daffi_core::{
+    payload::Whole,
+    signature::{Signature, WireType},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -134,80 +137,82 @@ fn fault<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> Box<daffi_core::fau
 }
 
 macro_rules! closures {
-    ($arguments:ty; $($name:ident $argument:ident),*) => {
-        impl<F, R, $($name),*> Closure<fn($($name),*) -> R> for F
-        where
-            F: Fn($($name),*) -> R + Send + Sync + 'static,
-            $($name: DeserializeOwned,)*
-        {
-            type Output = R;
-            type Arguments = $arguments;
-
-            closures!(call $arguments; |_context| ($($name $argument),*));
-        }
-
-        impl<F, R, $($name),*> Closure<fn(&Context, $($name),*) -> R> for F
-        where
-            F: Fn(&Context, $($name),*) -> R + Send + Sync + 'static,
-            $($name: DeserializeOwned,)*
-        {
-            type Output = R;
-            type Arguments = $arguments;
-
-            closures!(call $arguments; |context| (@context $($name $argument),*));
-        }
-
-        impl<F, R, $($name),*> Closure<fn(Context, $($name),*) -> R> for F
-        where
-            F: Fn(Context, $($name),*) -> R + Send + Sync + 'static,
-            $($name: DeserializeOwned,)*
-        {
-            type Output = R;
-            type Arguments = $arguments;
-
-            closures!(call $arguments; |context| (@clone $($name $argument),*));
-        }
-    };
-    (call $arguments:ty; |$context:ident| ($($name:ident $argument:ident),*)) => {
-        fn call(&self, $context: &Context, closures!(pattern $($argument),*): $arguments) -> R {
+    (call |$context:ident| ($($name:ident $argument:ident),*)) => {
+        fn call(&self, $context: &Context, closures!(pattern $($argument),*): Self::Arguments) -> R {
             self($($argument),*)
         }
         closures!(parameters $($name),*);
     };
-    (call $arguments:ty; |$context:ident| (@context $($name:ident $argument:ident),*)) => {
-        fn call(&self, $context: &Context, closures!(pattern $($argument),*): $arguments) -> R {
+    (call |$context:ident| (@context $($name:ident $argument:ident),*)) => {
+        fn call(&self, $context: &Context, closures!(pattern $($argument),*): Self::Arguments) -> R {
             self($context, $($argument),*)
         }
         closures!(parameters $($name),*);
     };
-    (call $arguments:ty; |$context:ident| (@clone $($name:ident $argument:ident),*)) => {
-        fn call(&self, $context: &Context, closures!(pattern $($argument),*): $arguments) -> R {
+    (call |$context:ident| (@clone $($name:ident $argument:ident),*)) => {
+        fn call(&self, $context: &Context, closures!(pattern $($argument),*): Self::Arguments) -> R {
             self($context.clone(), $($argument),*)
         }
         closures!(parameters $($name),*);
     };
+    (tuple) => { NoArguments };
+    (tuple $($name:ident),+) => { ($(Whole<$name>,)+) };
     (pattern) => { NoArguments };
-    (pattern $($argument:ident),+) => { ($($argument,)+) };
+    (pattern $($argument:ident),+) => { ($(Whole($argument),)+) };
     (parameters $($name:ident),*) => {
         fn parameters() -> Vec<WireType> {
             vec![$(WireType::traced::<$name>()),*]
         }
     };
+    ($($name:ident $argument:ident),*) => {
+        impl<F, R, $($name),*> Closure<fn($($name),*) -> R> for F
+        where
+            F: Fn($($name),*) -> R + Send + Sync + 'static,
+            $($name: DeserializeOwned + 'static,)*
+        {
+            type Output = R;
+            type Arguments = closures!(tuple $($name),*);
+
+            closures!(call |_context| ($($name $argument),*));
+        }
+
+        impl<F, R, $($name),*> Closure<fn(&Context, $($name),*) -> R> for F
+        where
+            F: Fn(&Context, $($name),*) -> R + Send + Sync + 'static,
+            $($name: DeserializeOwned + 'static,)*
+        {
+            type Output = R;
+            type Arguments = closures!(tuple $($name),*);
+
+            closures!(call |context| (@context $($name $argument),*));
+        }
+
+        impl<F, R, $($name),*> Closure<fn(Context, $($name),*) -> R> for F
+        where
+            F: Fn(Context, $($name),*) -> R + Send + Sync + 'static,
+            $($name: DeserializeOwned + 'static,)*
+        {
+            type Output = R;
+            type Arguments = closures!(tuple $($name),*);
+
+            closures!(call |context| (@clone $($name $argument),*));
+        }
+    };
 }
 
-closures!(NoArguments;);
-closures!((A,); A a);
-closures!((A, B); A a, B b);
-closures!((A, B, C); A a, B b, C c);
-closures!((A, B, C, D); A a, B b, C c, D d);
-closures!((A, B, C, D, E); A a, B b, C c, D d, E e);
-closures!((A, B, C, D, E, G); A a, B b, C c, D d, E e, G g);
-closures!((A, B, C, D, E, G, H); A a, B b, C c, D d, E e, G g, H h);
-closures!((A, B, C, D, E, G, H, I); A a, B b, C c, D d, E e, G g, H h, I i);
-closures!((A, B, C, D, E, G, H, I, J); A a, B b, C c, D d, E e, G g, H h, I i, J j);
-closures!((A, B, C, D, E, G, H, I, J, K); A a, B b, C c, D d, E e, G g, H h, I i, J j, K k);
-closures!((A, B, C, D, E, G, H, I, J, K, L); A a, B b, C c, D d, E e, G g, H h, I i, J j, K k, L l);
-closures!((A, B, C, D, E, G, H, I, J, K, L, M); A a, B b, C c, D d, E e, G g, H h, I i, J j, K k, L l, M m);
+closures!();
+closures!(A a);
+closures!(A a, B b);
+closures!(A a, B b, C c);
+closures!(A a, B b, C c, D d);
+closures!(A a, B b, C c, D d, E e);
+closures!(A a, B b, C c, D d, E e, G g);
+closures!(A a, B b, C c, D d, E e, G g, H h);
+closures!(A a, B b, C c, D d, E e, G g, H h, I i);
+closures!(A a, B b, C c, D d, E e, G g, H h, I i, J j);
+closures!(A a, B b, C c, D d, E e, G g, H h, I i, J j, K k);
+closures!(A a, B b, C c, D d, E e, G g, H h, I i, J j, K k, L l);
+closures!(A a, B b, C c, D d, E e, G g, H h, I i, J j, K k, L l, M m);
 
 #[cfg(test)]
 mod tests {
@@ -228,7 +233,7 @@ mod tests {
                 tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(handler(invocation))
             }
         };
-        outcome.map(|bytes| Codec::Bincode.decode(&bytes).unwrap())
+        outcome.map(|result| Codec::Bincode.decode(&result.into_bytes()).unwrap())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use daffi_core::{
     Result,
     controller::PortError,
-    frame::{Chunk, Frame},
+    frame::{Body, Chunk, Frame},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ impl Sending {
     /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent; says how many bytes go with that.
     pub fn start(&self, call: u64, reply: bool, body: &Bytes) -> usize {
         let first = self.0.first_bytes();
-        self.0.start(StreamId { call, reply }, body, first, !reply);
+        self.0.start(StreamId { call, reply }, &body.clone().into(), first, !reply);
         first
     }
 
@@ -55,7 +55,7 @@ pub struct Arguments(Assembly);
 impl Arguments {
     /// `total` bytes of which the first came.
     pub fn new(total: u32, first: &[u8]) -> Self {
-        Self(Assembly::new(0, total, first))
+        Self(Assembly::new(0, total, &Body::borrowed(first)))
     }
 
     /// Adds what came; gives them when they are whole.

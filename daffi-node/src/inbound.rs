@@ -176,7 +176,7 @@ impl Inbound {
             body: Bytes::new(),
         };
         if more {
-            let mut assembly = Assembly::new(codec, total, request.body.as_slice());
+            let mut assembly = Assembly::new(codec, total, &request.body);
             if let Some(bytes) = assembly.take_credit() {
                 self.credit(id, false, 0, bytes);
             }

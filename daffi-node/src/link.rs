@@ -7,6 +7,7 @@ use daffi_core::{
     frame::{Body, Frame, Reply},
     limits::CHUNK_BYTES,
     outbox::Outbox,
+    payload::{Codec, Encoded},
     reactor,
 };
 use parking_lot::RwLock;
@@ -14,7 +15,6 @@ use parking_lot::RwLock;
 use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
-    pending::Payload,
     streams::{StreamId, Streams},
 };
 
@@ -173,26 +173,25 @@ impl Link {
     }
 
     /// Sends a result. Dropped without a link: its caller has its answer already.
-    pub(crate) fn reply(&self, id: u64, payload: &Payload, flush: Flush) {
+    pub(crate) fn reply(&self, id: u64, codec: Codec, body: Encoded, flush: Flush) {
         let state = self.state.read();
         let Some(port) = state.port() else { return };
-        let Payload { codec, body } = payload;
         let more = body.len() > CHUNK_BYTES;
         let first = if more { self.streams.first_bytes() } else { body.len() };
         let chunk;
         let part = if more {
-            chunk = body.slice(..first);
+            chunk = body.clone().split_to(first);
             &chunk
         } else {
-            body
+            &body
         };
         let total = body.len() as u32;
-        let reply = Reply { id, more, part: 0, codec: *codec, total, body: Body::shared(part) };
+        let reply = Reply { id, more, part: 0, codec: codec.to_byte(), total, body: Body::encoded(part) };
         if port.push(&Frame::Reply(reply)).is_err() {
             return;
         }
         if more {
-            self.streams.start(StreamId { call: id, reply: true }, body, first, false);
+            self.streams.start(StreamId { call: id, reply: true }, &body, first, false);
         } else {
             self.streams.make_way();
         }

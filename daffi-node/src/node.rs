@@ -31,7 +31,7 @@ use crate::{
     latch::Latch,
     link::{Flush, Link, Sent},
     outgoing::{Kind, Outgoing},
-    pending::{Payload, Pending},
+    pending::Pending,
     settling::{self, Settling},
     streams::StreamId,
 };
@@ -473,7 +473,7 @@ impl Home for Node {
         // The one that has it is still among them.
         let flush = Flush::with(self.executor.held().saturating_sub(1));
         match outcome {
-            Ok(body) => self.link.reply(id, &Payload { codec: codec.to_byte(), body }, flush),
+            Ok(body) => self.link.reply(id, codec, body, flush),
             Err(mut fault) => {
                 fault.node.clone_from(&self.name);
                 self.link.send(&Frame::Failure(Failure { id, part: 0, fault }), flush);

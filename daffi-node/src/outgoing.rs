@@ -7,7 +7,7 @@ use daffi_core::{
     frame::{Body, Frame, Question, Request, Schedule, Times, Timing, UNROUTED},
     host,
     limits::CHUNK_BYTES,
-    payload::Codec,
+    payload::{Codec, Encoded},
 };
 
 use crate::in_flight::CallId;
@@ -22,7 +22,7 @@ pub(crate) struct Outgoing {
     pub(crate) fingerprint: u64,
     pub(crate) hops: u8,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) body: Bytes,
+    pub(crate) body: Encoded,
 }
 
 /// What becomes of it.
@@ -62,7 +62,7 @@ impl Outgoing {
             fingerprint: 0,
             hops: 1,
             deadline: None,
-            body: Bytes::new(),
+            body: Encoded::default(),
         }
     }
 
@@ -89,7 +89,7 @@ impl Outgoing {
             kind => {
                 let chunk;
                 let body = if self.is_large() {
-                    chunk = self.body.slice(..first);
+                    chunk = self.body.clone().split_to(first);
                     &chunk
                 } else {
                     &self.body
@@ -107,7 +107,7 @@ impl Outgoing {
                     total: self.body.len() as u32,
                     name: &self.name,
                     node: self.node(),
-                    body: Body::shared(body),
+                    body: Body::encoded(body),
                 }))
             }
         }
@@ -134,7 +134,7 @@ impl Outgoing {
                 fingerprint: self.fingerprint,
                 name,
                 node: self.node(),
-                body: Body::shared(&self.body),
+                body: Body::encoded(&self.body),
             })
         };
         let question = match ask {

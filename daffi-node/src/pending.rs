@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use daffi_core::{
     Error, Result,
     fault::Fault,
-    frame::{Chunk, Failure, Reply, Targets},
-    payload::Codec,
+    frame::{Body, Chunk, Failure, Reply, Targets},
+    payload::{Codec, Whole},
     signature::Signature,
 };
 use serde::de::DeserializeOwned;
@@ -89,7 +89,7 @@ struct Parts {
 pub(crate) struct Assembly {
     codec: u8,
     total: usize,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     /// How much came; more than what is kept if it is not wanted.
     received: usize,
     /// It exceeds the limit, so it is counted and not kept.
@@ -128,6 +128,9 @@ enum Step {
 /// no more than this before it sends.
 const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
 
+/// And the next one is so many times what has come, so that little is copied in growing.
+const ASSEMBLY_GROWTH: usize = 16;
+
 impl Payload {
     /// A result that came in one frame.
     pub(crate) fn whole(reply: &Reply<'_>) -> Self {
@@ -136,17 +139,17 @@ impl Payload {
 }
 
 impl Assembly {
-    pub(crate) fn new(codec: u8, total: u32, first: &[u8]) -> Self {
-        let total = total as usize;
-        let mut bytes = BytesMut::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
-        bytes.extend_from_slice(first);
-        Self { codec, total, bytes, received: first.len(), exceeds: false, uncredited: first.len() }
+    pub(crate) fn new(codec: u8, total: u32, first: &Body<'_>) -> Self {
+        let (total, received) = (total as usize, first.len());
+        let mut bytes = Vec::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
+        first.append_to(&mut bytes);
+        Self { codec, total, bytes, received, exceeds: false, uncredited: received }
     }
 
     /// For a payload that exceeds the limit and comes all the same.
-    fn exceeding(total: u32, first: &[u8]) -> Self {
+    fn exceeding(total: u32, first: &Body<'_>) -> Self {
         let (total, received) = (total as usize, first.len());
-        Self { codec: 0, total, bytes: BytesMut::new(), received, exceeds: true, uncredited: received }
+        Self { codec: 0, total, bytes: Vec::new(), received, exceeds: true, uncredited: received }
     }
 
     /// Adds what came; gives the payload when it is whole.
@@ -161,13 +164,17 @@ impl Assembly {
         }
         self.received = length;
         if !self.exceeds {
-            self.bytes.extend_from_slice(chunk.body.as_slice());
+            if self.bytes.capacity() < length {
+                let capacity = self.total.min(length.saturating_mul(ASSEMBLY_GROWTH));
+                self.bytes.reserve_exact(capacity - self.bytes.len());
+            }
+            chunk.body.append_to(&mut self.bytes);
         }
         self.uncredited += chunk.body.len();
         if chunk.more {
             return Ok(None);
         }
-        Ok(Some(Payload { codec: self.codec, body: std::mem::take(&mut self.bytes).freeze() }))
+        Ok(Some(Payload { codec: self.codec, body: std::mem::take(&mut self.bytes).into() }))
     }
 
     /// How many bytes more the sender may send now, as so many have come: all of them, however few. What a receiver keeps
@@ -287,7 +294,7 @@ impl Pending {
     pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64) -> Progress {
         let exceeds = u64::from(reply.total) > limit;
         let too_large = || self.too_large(reply.total as usize, limit);
-        let begun = || Assembly::new(reply.codec, reply.total, reply.body.as_slice());
+        let begun = || Assembly::new(reply.codec, reply.total, &reply.body);
         let whole = || Payload::whole(reply);
         self.advance(|gathering| {
             match gathering {
@@ -302,7 +309,7 @@ impl Pending {
                         return Step::Wait(Progress::Open);
                     }
                     // The others' results are wanted, and only all of them can be cancelled.
-                    let exceeding = || Assembly::exceeding(reply.total, reply.body.as_slice());
+                    let exceeding = || Assembly::exceeding(reply.total, &reply.body);
                     let mut assembly = if exceeds { exceeding() } else { begun() };
                     let progress = assembly.progress();
                     parts.assemblies.insert(reply.part, assembly);
@@ -455,10 +462,10 @@ impl Pending {
 ///
 /// # Errors
 /// [`Error::Decode`].
-pub(crate) fn decode<R: DeserializeOwned>(callback: &str, payload: &Payload) -> Result<R> {
+pub(crate) fn decode<R: DeserializeOwned + 'static>(callback: &str, payload: &Payload) -> Result<R> {
     let Payload { codec, body } = payload;
     let decoded = match Codec::from_byte(*codec) {
-        Some(codec) => codec.decode(body).map_err(|error| error.to_string()),
+        Some(codec) => codec.decode_from(body).map(|Whole(value)| value).map_err(|error| error.to_string()),
         None => Err(format!("the callee used codec {codec}, which is not known here")),
     };
     decoded.map_err(|reason| Error::Decode { what: "result", callback: callback.to_owned(), reason })
@@ -480,5 +487,67 @@ impl Parts {
         let nodes = std::mem::take(&mut self.nodes).into_iter();
         let answers = std::mem::take(&mut self.answers).into_iter().flatten();
         Answer::Many(nodes.zip(answers).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daffi_core::payload::Bytes as Uncopied;
+
+    use super::*;
+
+    fn is_within(inner: &[u8], outer: &[u8]) -> bool {
+        let (inner, outer) = (inner.as_ptr_range(), outer.as_ptr_range());
+        outer.start <= inner.start && inner.end <= outer.end
+    }
+
+    fn chunk(bytes: &Bytes, at: usize, more: bool) -> Chunk<'_> {
+        Chunk { id: 1, reply: true, more, part: 0, body: Body::borrowed(&bytes[at..]) }
+    }
+
+    #[test]
+    fn a_result_is_where_it_was_received() {
+        let value = Uncopied::from(vec![7; 60_000]);
+        let read = Codec::Bincode.encode(&value).unwrap();
+        let reply = Reply {
+            id: 1,
+            more: false,
+            part: 0,
+            codec: 0,
+            total: read.len() as u32,
+            body: Body::shared(&read),
+        };
+        let result: Uncopied = decode("f", &Payload::whole(&reply)).unwrap();
+        assert!(result == value && is_within(&result, &read));
+        let vector: Vec<u8> = decode("f", &Payload::whole(&reply)).unwrap();
+        assert_eq!(vector, *value);
+    }
+
+    #[test]
+    fn a_result_in_chunks_is_where_it_was_put_together() {
+        let value = Uncopied::from(vec![7; 10_000_000]);
+        let sent = Codec::Bincode.encode(&value).unwrap();
+        let (step, total) = (65_536, sent.len());
+        let mut assembly = Assembly::new(0, total as u32, &Body::borrowed(&sent[..step]));
+        let mut allocations = vec![assembly.bytes.capacity()];
+        let mut at = step;
+        let payload = loop {
+            let end = total.min(at + step);
+            let part = sent.slice(..end);
+            let payload = assembly.add(&chunk(&part, at, end < total)).unwrap();
+            at = end;
+            if let Some(payload) = payload {
+                break payload;
+            }
+            if allocations.last() != Some(&assembly.bytes.capacity()) {
+                allocations.push(assembly.bytes.capacity());
+                assert!(assembly.bytes.capacity() <= at * ASSEMBLY_GROWTH, "more than was sent warrants");
+            }
+        };
+        // The last one is all of it, and what the others copied is little.
+        assert_eq!(allocations.pop(), Some(total));
+        assert!(allocations.iter().sum::<usize>() <= total / 8, "{allocations:?}");
+        let result: Uncopied = decode("f", &payload).unwrap();
+        assert!(result == value && is_within(&result, &payload.body));
     }
 }

@@ -10,7 +10,7 @@ use std::{convert::Infallible, error::Error, fmt, marker::PhantomData};
 use bytes::Bytes;
 use daffi_core::{
     fault::{Fault, FaultKind},
-    payload::Codec,
+    payload::{Codec, Whole},
     signature::type_name,
 };
 use serde::{
@@ -48,14 +48,14 @@ pub use crate::{
 // What is wanted comes as values, since the compiler points at the one element of a tuple that does not fit, and does
 // not do that with types.
 pub fn decode<W: Wants>(invocation: &Invocation, _: W) -> Result<W::Arguments, Box<Fault>> {
-    arguments(invocation)
+    arguments(invocation).map(W::arguments)
 }
 
 /// The arguments of a call, as one type.
 pub(crate) fn arguments<A: DeserializeOwned>(invocation: &Invocation) -> Result<A, Box<Fault>> {
     invocation
         .codec
-        .decode(&invocation.body)
+        .decode_from(&invocation.body)
         .map_err(|error| Box::new(Fault::new(FaultKind::BadArguments, error.to_string())))
 }
 
@@ -71,18 +71,34 @@ pub const fn want<T>() -> Want<T> {
 /// A tuple of [`Want`].
 pub trait Wants {
     /// The tuple of what is wanted.
-    type Arguments: DeserializeOwned;
+    type Arguments;
+    /// As it is decoded.
+    type Decoded: DeserializeOwned;
+
+    /// The tuple of what was decoded.
+    fn arguments(decoded: Self::Decoded) -> Self::Arguments;
 }
 
 impl Wants for () {
     type Arguments = NoArguments;
+    type Decoded = NoArguments;
+
+    fn arguments(decoded: NoArguments) -> NoArguments {
+        decoded
+    }
 }
 
 macro_rules! wants {
     ($($name:ident)*) => {
         // `DeserializeOwned` would hide serde's hint to derive `Deserialize`.
-        impl<$($name: for<'de> Deserialize<'de>),*> Wants for ($(Want<$name>,)*) {
+        impl<$($name: for<'de> Deserialize<'de> + 'static),*> Wants for ($(Want<$name>,)*) {
             type Arguments = ($($name,)*);
+            type Decoded = ($(Whole<$name>,)*);
+
+            #[allow(non_snake_case)]
+            fn arguments(($(Whole($name),)*): Self::Decoded) -> Self::Arguments {
+                ($($name,)*)
+            }
         }
     };
 }
@@ -109,7 +125,7 @@ wants!(A B C D E F G H I J K L M N O P);
 /// # Errors
 /// [`FaultKind::BadResult`].
 pub fn encode<R: Serialize + ?Sized>(codec: Codec, result: &R) -> Outcome {
-    codec.encode(result).map_err(|error| Box::new(Fault::new(FaultKind::BadResult, error.to_string())))
+    codec.encode_apart(result).map_err(|error| Box::new(Fault::new(FaultKind::BadResult, error.to_string())))
 }
 
 /// The fault of a callback that returned this error.
@@ -342,5 +358,27 @@ impl<E: Serialize> PayloadOf<E> for Probe<E> {
 impl<E> PayloadOf<E> for &Probe<E> {
     fn payload(&self, _: &E) -> Bytes {
         Bytes::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daffi_core::payload::Bytes as Uncopied;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_where_they_were_received_and_results_where_they_were_returned() {
+        let body = Codec::Bincode.encode(&(1u8, vec![7u8; 50_000], "text")).unwrap();
+        let range = body.as_ptr_range();
+        let invocation = Invocation { body, codec: Codec::Bincode, context: Context::detached() };
+        let wanted = (want::<u8>(), want::<Uncopied>(), want::<String>());
+        let (number, bytes, text) = decode(&invocation, wanted).unwrap();
+        assert_eq!((number, bytes.len(), text.as_str()), (1, 50_000, "text"));
+        assert!(range.contains(&bytes.as_ptr()));
+
+        let mut result = encode(Codec::Bincode, &bytes).unwrap();
+        assert_eq!(result.split_to(8).into_bytes(), 50_000u64.to_le_bytes().as_slice());
+        assert_eq!(result.into_bytes().as_ptr(), bytes.as_ptr());
     }
 }

@@ -66,7 +66,7 @@ impl Inquiry {
     }
 
     /// The value that an answer stands for.
-    pub(crate) fn decode<T: DeserializeOwned>(&self, payload: &Payload) -> Result<T> {
+    pub(crate) fn decode<T: DeserializeOwned + 'static>(&self, payload: &Payload) -> Result<T> {
         decode(self.what, payload)
     }
 

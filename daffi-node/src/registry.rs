@@ -116,14 +116,16 @@ impl Registry {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
-    use daffi_core::signature::{Signature, WireType};
+    use daffi_core::{
+        payload::Encoded,
+        signature::{Signature, WireType},
+    };
 
     use super::*;
 
     fn callback(name: String, source: &str) -> Callback {
         let signature = Signature::new([], WireType::named::<()>());
-        Callback::new(name, signature, Handler::Sync(Arc::new(|_| Ok(Bytes::new())))).written_at(source)
+        Callback::new(name, signature, Handler::Sync(Arc::new(|_| Ok(Encoded::default())))).written_at(source)
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
 use daffi_core::{
     controller::PortError,
     frame::{Body, Chunk, Frame},
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
+    payload::Encoded,
 };
 use parking_lot::Mutex;
 
@@ -41,7 +41,7 @@ struct State {
 
 #[derive(Debug)]
 struct Stream {
-    rest: Bytes,
+    rest: Encoded,
     credit: usize,
     on_its_way: usize,
     /// Its receiver has credit for the last of it as well, so that it counts until it has arrived. That of a result, or of
@@ -67,10 +67,12 @@ impl Streams {
     }
 
     /// Goes on with a payload of which the first frame took `first` bytes along.
-    pub(crate) fn start(&self, id: StreamId, body: &Bytes, first: usize, to_the_end: bool) {
+    pub(crate) fn start(&self, id: StreamId, body: &Encoded, first: usize, to_the_end: bool) {
+        let mut rest = body.clone();
+        let _sent = rest.split_to(first);
         let mut state = self.state.lock();
         let credit = STREAM_WINDOW_BYTES - first;
-        let stream = Stream { rest: body.slice(first..), credit, on_its_way: first, to_the_end };
+        let stream = Stream { rest, credit, on_its_way: first, to_the_end };
         state.on_their_way += first;
         state.streams.insert(id, stream);
         state.ready.push_back(id);
@@ -154,7 +156,7 @@ impl Streams {
             if narrow > 0 {
                 self.narrow.store(narrow.saturating_sub(body.len()), Ordering::Relaxed);
             }
-            let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::shared(&body) };
+            let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::encoded(&body) };
             if send(&Frame::Chunk(chunk)).is_err() {
                 // The link is gone; whoever notices it ends the call.
                 return;
@@ -183,10 +185,16 @@ impl State {
 mod tests {
     use std::cell::RefCell;
 
+    use bytes::Bytes;
+
     use super::*;
 
     const FIRST: StreamId = StreamId { call: 1, reply: false };
     const SECOND: StreamId = StreamId { call: 2, reply: true };
+
+    fn zeros(size: usize) -> Encoded {
+        Bytes::from(vec![0; size]).into()
+    }
 
     /// Everything that goes out now: which call, how many bytes, whether more follows.
     fn pump(streams: &Streams) -> Vec<(u64, usize, bool)> {
@@ -200,14 +208,14 @@ mod tests {
         sent.into_inner()
     }
 
-    fn start(streams: &Streams, id: StreamId, body: &Bytes) {
+    fn start(streams: &Streams, id: StreamId, body: &Encoded) {
         streams.start(id, body, CHUNK_BYTES, !id.reply);
     }
 
     #[test]
     fn payloads_take_turns_and_end_with_their_last_byte() {
         let streams = Streams::default();
-        let body = Bytes::from(vec![0; 2 * CHUNK_BYTES + 5]);
+        let body = zeros(2 * CHUNK_BYTES + 5);
         start(&streams, FIRST, &body);
         start(&streams, SECOND, &body);
         let expected = [(1, CHUNK_BYTES, true), (2, CHUNK_BYTES, true), (1, 5, false), (2, 5, false)];
@@ -227,7 +235,7 @@ mod tests {
     #[test]
     fn no_more_is_sent_than_the_receiver_takes() {
         let streams = Streams::default();
-        start(&streams, FIRST, &Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]));
+        start(&streams, FIRST, &zeros(3 * STREAM_WINDOW_BYTES));
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - CHUNK_BYTES);
         assert!(pump(&streams).is_empty());
@@ -246,7 +254,7 @@ mod tests {
     #[test]
     fn a_call_that_is_sent_again_has_one_turn_at_a_time() {
         let streams = Streams::default();
-        let body = Bytes::from(vec![0; 3 * STREAM_WINDOW_BYTES]);
+        let body = zeros(3 * STREAM_WINDOW_BYTES);
         start(&streams, FIRST, &body);
         streams.cancel(FIRST);
         start(&streams, FIRST, &body);
@@ -259,7 +267,7 @@ mod tests {
     fn all_payloads_of_a_link_share_a_window() {
         let streams = Streams::default();
         for call in 0..20 {
-            let (id, body) = (StreamId { call, reply: false }, Bytes::from(vec![0; STREAM_WINDOW_BYTES]));
+            let (id, body) = (StreamId { call, reply: false }, zeros(STREAM_WINDOW_BYTES));
             streams.start(id, &body, streams.first_bytes(), true);
         }
         pump(&streams);
@@ -270,7 +278,7 @@ mod tests {
     #[test]
     fn any_number_of_payloads_arrives_whole() {
         let streams = Streams::default();
-        let body = Bytes::from(vec![0; STREAM_WINDOW_BYTES]);
+        let body = zeros(STREAM_WINDOW_BYTES);
         let mut arrived = Vec::new();
         for call in 0..300 {
             let first = streams.first_bytes();
@@ -300,7 +308,7 @@ mod tests {
     fn payloads_keep_their_distance_while_other_calls_use_the_link() {
         let streams = Streams::default();
         streams.make_way();
-        start(&streams, FIRST, &Bytes::from(vec![0; 64 << 20]));
+        start(&streams, FIRST, &zeros(64 << 20));
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         let on_its_way = total(pump(&streams));
         assert_eq!(on_its_way, STREAM_WINDOW_BYTES - CHUNK_BYTES, "the call before it is no reason");

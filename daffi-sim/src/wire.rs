@@ -408,7 +408,7 @@ impl Wire {
             self.violations.push(format!("I5: connection {id}: {nonce:#x} has two outcomes"));
         }
         let Frame::Reply(reply) = frame else { return };
-        let number = reply.body.as_slice().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let number = reply.body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         match (asked.what, asked.nonce, number) {
             (What::Schedule, Some(nonce), Some(task)) => {
                 self.tasks.insert(task, nonce);
@@ -478,5 +478,5 @@ fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
         Frame::Ask { question: Question::Schedule(schedule), .. } => schedule.body,
         _ => return None,
     };
-    body.as_slice().first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }

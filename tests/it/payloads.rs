@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    fmt,
     sync::{
         atomic::{AtomicBool, Ordering},
         mpsc::channel,
@@ -11,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daffi::{BG, BROADCAST, Error, FG, Global, Limits, NO_RETURN};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
+use daffi::{BG, BROADCAST, Bytes, Error, FG, Global, Limits, NO_RETURN};
+use serde::{Deserialize, Serialize};
 
 use crate::support::{BOUND, Count, Net, run};
 
@@ -36,54 +35,20 @@ const SIZES: [usize; 13] = [
     5 * MIB,
 ];
 
-/// Bytes that are encoded in one piece: one by one takes long without optimization.
-#[derive(Clone, PartialEq)]
-struct Blob(Vec<u8>);
-
-impl Serialize for Blob {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Blob {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-
-        impl Visitor<'_> for Bytes {
-            type Value = Blob;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
-                Ok(Blob(bytes.to_vec()))
-            }
-
-            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
-                Ok(Blob(bytes))
-            }
-        }
-
-        deserializer.deserialize_byte_buf(Bytes)
-    }
-}
-
 /// Bytes that tell where they belong.
-fn bytes(size: usize) -> Blob {
+fn bytes(size: usize) -> Bytes {
     let piece: Vec<u8> = (0..=250).collect();
     let mut bytes = piece.repeat(size / piece.len() + 1);
     bytes.truncate(size);
-    Blob(bytes)
+    bytes.into()
 }
 
 fn callee(builder: daffi::GlobalBuilder) -> Global {
     builder
-        .callback("take", |blob: Blob| blob.0.len())
+        .callback("take", |bytes: Bytes| bytes.len())
         .callback("give", |size: usize| bytes(size))
-        .callback("echo", |bytes: Blob| bytes)
-        .async_callback("echo async", |bytes: Blob| async { bytes })
+        .callback("echo", |bytes: Bytes| bytes)
+        .async_callback("echo async", |bytes: Bytes| async { bytes })
         .callback("quick", |a: u32| a)
         .start()
         .unwrap()
@@ -92,9 +57,9 @@ fn callee(builder: daffi::GlobalBuilder) -> Global {
 fn all_sizes(a: &Global) {
     for size in SIZES {
         let payload = bytes(size);
-        let echo = |name: &'static str| a.call.by_name::<Blob, _>(name, (&payload,));
+        let echo = |name: &'static str| a.call.by_name::<Bytes, _>(name, (&payload,));
         assert_eq!((a.call.by_name::<usize, _>("take", (&payload,)) & FG).unwrap(), size);
-        let given = (a.call.by_name::<Blob, _>("give", (size,)) & FG).unwrap();
+        let given = (a.call.by_name::<Bytes, _>("give", (size,)) & FG).unwrap();
         assert!(given == payload, "{size}");
         let in_background = echo("echo async") & BG;
         let awaited = run(echo("echo async").into_future());
@@ -105,13 +70,71 @@ fn all_sizes(a: &Global) {
 }
 
 #[test]
-fn a_vector_travels_as_well_as_a_blob() {
+fn a_vector_travels_as_well_as_bytes() {
     let net = Net::new();
     let _b = net.node("b").callback("echo", |numbers: Vec<u8>| numbers).start().unwrap();
     let a = net.caller();
     for size in [0, 1, 64 * KIB - 8, 64 * KIB, 300 * KIB] {
-        let numbers = bytes(size).0;
+        let numbers = bytes(size).to_vec();
         assert!((a.call.by_name::<Vec<u8>, _>("echo", (&numbers,)) & FG).unwrap() == numbers, "{size}");
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct File {
+    name: String,
+    content: Bytes,
+    parts: Vec<Bytes>,
+    length: u64,
+}
+
+/// Whatever lies between them, and wherever chunks begin and end.
+#[test]
+fn bytes_travel_inside_of_other_types() {
+    let net = Net::new();
+    let _b = net
+        .node("b")
+        .callback("echo", |number: u8, file: File, text: String| (number, file, text))
+        .start()
+        .unwrap();
+    let a = net.caller();
+    for size in SIZES {
+        let parts = vec![bytes(size / 2), bytes(5 * KIB), bytes(10), bytes(size)];
+        let file = File { name: "name".to_owned(), content: bytes(size), parts, length: 7 };
+        let echo = || a.call.by_name::<(u8, File, String), _>("echo", (1u8, &file, "text"));
+        let expected = (1, file.clone(), "text".to_owned());
+        assert!((echo() & FG).unwrap() == expected, "{size}");
+        let mut results = (echo() & BROADCAST.return_result()).unwrap();
+        assert!(results.remove("b").unwrap().unwrap() == expected, "{size}");
+    }
+}
+
+/// Each side writes what suits it.
+#[test]
+fn bytes_of_one_side_are_a_vector_for_the_other() {
+    let net = Net::new();
+    let _b = net
+        .node("b")
+        .callback("to bytes", |numbers: Vec<u8>| Bytes::from(numbers))
+        .callback("to vector", |bytes: Bytes| bytes.to_vec())
+        .start()
+        .unwrap();
+    let a = net.caller();
+    let payload = bytes(100 * KIB);
+    assert!((a.call.by_name::<Vec<u8>, _>("to bytes", (&payload,)) & FG).unwrap() == *payload);
+    assert!((a.call.by_name::<Bytes, _>("to vector", (&payload[..],)) & FG).unwrap() == payload);
+}
+
+/// What a callback gets is shared with the call that it came with, unless it is so small that a copy is better.
+#[test]
+fn a_callback_gets_bytes_without_a_copy() {
+    let net = Net::new();
+    let _b = net.node("b").callback("is shared", |bytes: Bytes| !bytes.is_unique()).start().unwrap();
+    let a = net.caller();
+    for (size, shared) in [(1, false), (KIB, false), (40 * KIB, true), (64 * KIB - 8, true), (5 * MIB, true)]
+    {
+        let answer = a.call.by_name::<bool, _>("is shared", (bytes(size),)) & FG;
+        assert_eq!(answer.unwrap(), shared, "{size}");
     }
 }
 
@@ -149,7 +172,7 @@ fn hundreds_of_large_payloads_travel_at_once() {
     let _b = callee(net.node("b"));
     let a = net.caller();
     let payload = bytes(MIB / 2);
-    let echoes: Vec<_> = (0..200).map(|_| a.call.by_name::<Blob, _>("echo", (&payload,)) & BG).collect();
+    let echoes: Vec<_> = (0..200).map(|_| a.call.by_name::<Bytes, _>("echo", (&payload,)) & BG).collect();
     for (at, echo) in echoes.into_iter().enumerate() {
         assert!(echo.get_timeout(BOUND).unwrap() == payload, "{at}");
     }
@@ -157,7 +180,7 @@ fn hundreds_of_large_payloads_travel_at_once() {
     for _ in 0..200 {
         let _ = a.call.by_name::<(), _>("nowhere", (&payload,)) & NO_RETURN;
     }
-    assert!((a.call.by_name::<Blob, _>("echo", (&payload,)) & FG.timeout(BOUND)).unwrap() == payload);
+    assert!((a.call.by_name::<Bytes, _>("echo", (&payload,)) & FG.timeout(BOUND)).unwrap() == payload);
 }
 
 /// However quick a callback is: decoding alone takes as long as many calls.
@@ -167,13 +190,13 @@ fn large_arguments_are_never_decoded_on_the_io_thread() {
     let net = Net::new();
     let _b = net
         .node("b")
-        .callback("thread", move |_: Blob| thread())
-        .async_callback("thread async", move |_: Blob| async move { thread() })
+        .callback("thread", move |_: Bytes| thread())
+        .async_callback("thread async", move |_: Bytes| async move { thread() })
         .start()
         .unwrap();
     let a = net.caller();
     for name in ["thread", "thread async"] {
-        let on = |blob: &Blob| (a.call.by_name::<String, _>(name, (blob,)) & FG).unwrap();
+        let on = |bytes: &Bytes| (a.call.by_name::<String, _>(name, (bytes,)) & FG).unwrap();
         let small = || {
             let begun = Instant::now();
             while on(&bytes(1)) != "daffi-io" {
@@ -195,7 +218,7 @@ fn many_large_payloads_travel_at_once() {
     let _b = callee(net.node("b"));
     let a = net.caller();
     let payload = bytes(2 * MIB);
-    let results: Vec<_> = (0..4).map(|_| a.call.by_name::<Blob, _>("echo", (&payload,)) & BG).collect();
+    let results: Vec<_> = (0..4).map(|_| a.call.by_name::<Bytes, _>("echo", (&payload,)) & BG).collect();
     for result in results {
         assert!(result.get().unwrap() == payload);
     }
@@ -208,7 +231,7 @@ fn large_payloads_without_return_arrive() {
     let counts = sum.clone();
     let expected = bytes(2 * MIB);
     let same = expected.clone();
-    let check = move |bytes: Blob| {
+    let check = move |bytes: Bytes| {
         if bytes == same {
             counts.add();
         }
@@ -230,7 +253,7 @@ fn broadcast_without_results_arrives(net: &Net, a: &Global) {
         .into_iter()
         .map(|name| {
             let (whole, same) = (whole.clone(), expected.clone());
-            let check = move |bytes: Blob| {
+            let check = move |bytes: Bytes| {
                 if bytes == same {
                     whole.add();
                 }
@@ -269,7 +292,7 @@ fn large_payloads_that_nobody_takes_hold_up_no_others() {
     let net = Net::new();
     let _b = callee(net.node("b"));
     let limits = Limits { payload_bytes_max: 200 * KIB as u64, ..Limits::default() };
-    let _c = net.node("c").limits(limits).callback("strict", |_: Blob| ()).start().unwrap();
+    let _c = net.node("c").limits(limits).callback("strict", |_: Bytes| ()).start().unwrap();
     let a = net.caller();
     let payload = bytes(3 * MIB);
     for _ in 0..10 {
@@ -282,7 +305,7 @@ fn large_payloads_that_nobody_takes_hold_up_no_others() {
         (a.call.by_name::<(), _>("strict", (&payload,)) & NO_RETURN).unwrap();
         (a.call.by_name::<(), _>("strict", (&payload,)) & BROADCAST).unwrap();
     }
-    let echoed = a.call.by_name::<Blob, _>("echo", (&payload,)) & FG.timeout(BOUND);
+    let echoed = a.call.by_name::<Bytes, _>("echo", (&payload,)) & FG.timeout(BOUND);
     assert!(echoed.unwrap() == payload);
 }
 
@@ -301,9 +324,9 @@ fn payloads_without_return_wait_for_the_controller() {
             (a.call.by_name::<(), _>("take", (bytes(size),)) & NO_RETURN).unwrap();
         }
         let (sender, taken) = channel();
-        let take = move |blob: Blob| {
-            let size = blob.0.len();
-            sender.send((size, blob == bytes(size))).unwrap();
+        let take = move |taken: Bytes| {
+            let size = taken.len();
+            sender.send((size, taken == bytes(size))).unwrap();
         };
         let _b = net.node("b").init_controller(true).callback("take", take).start().unwrap();
         let mut missing: HashSet<_> = sizes.into();
@@ -339,7 +362,7 @@ fn small_calls_keep_flowing_while_a_large_one_travels() {
             }
             during += 1;
         }
-        assert_eq!(large.join().unwrap(), payload.0.len());
+        assert_eq!(large.join().unwrap(), payload.len());
         assert!(during >= 5, "{during} small calls during a large one");
     });
 }
@@ -351,11 +374,11 @@ fn a_large_call_that_is_cancelled_leaves_the_way_free() {
     let a = net.caller();
     let payload = bytes(5 * MIB);
     for _ in 0..10 {
-        let result = a.call.by_name::<Blob, _>("echo", (&payload,)) & BG;
+        let result = a.call.by_name::<Bytes, _>("echo", (&payload,)) & BG;
         result.cancel();
         assert!(matches!(result.get(), Err(Error::Cancelled { .. })));
     }
-    assert!((a.call.by_name::<Blob, _>("echo", (&payload,)) & FG).unwrap() == payload);
+    assert!((a.call.by_name::<Bytes, _>("echo", (&payload,)) & FG).unwrap() == payload);
 }
 
 fn too_large<T>(result: daffi::Result<T>, expected: &str) -> (u64, u64) {
@@ -385,14 +408,14 @@ fn the_limit_holds_on_either_side() {
             let (size, at) = too_large(a.call.by_name::<usize, _>("take", (bytes(above),)) & FG, "arguments");
             assert!(size > limit && at == limit, "{size} {at}");
             too_large((a.call.by_name::<usize, _>("take", (bytes(above),)) & BG).get(), "arguments");
-            let (size, at) = too_large(a.call.by_name::<Blob, _>("give", (above,)) & FG, "result");
+            let (size, at) = too_large(a.call.by_name::<Bytes, _>("give", (above,)) & FG, "result");
             assert!(size > limit && at == limit, "{size} {at}");
             // What fits still goes through.
-            let echo = || a.call.by_name::<Blob, _>("echo", (bytes(below),));
+            let echo = || a.call.by_name::<Bytes, _>("echo", (bytes(below),));
             assert!((echo() & FG).unwrap() == bytes(below));
             // A node whose result is too large has that as its entry, however large it is.
             for size in [above, 3 * MIB] {
-                let give = a.call.by_name::<Blob, _>("give", (size,));
+                let give = a.call.by_name::<Bytes, _>("give", (size,));
                 let mut results = (give & BROADCAST.return_result()).unwrap();
                 too_large(results.remove("b").unwrap(), "result");
             }

@@ -96,7 +96,7 @@ impl Router {
             codec: *codec,
             fingerprint: *fingerprint,
             // A copy, because a slice would keep everything that was read with it for as long as the task lives.
-            body: Bytes::copy_from_slice(body.as_slice()),
+            body: body.copied(),
             _weight: Weight::new(bytes, &self.task_bytes),
         };
         Ok(self.tasks.insert(Arc::new(what), timing, now))

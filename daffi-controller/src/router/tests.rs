@@ -203,7 +203,7 @@ fn decode(bytes: &Bytes) -> Frame<'_> {
 fn describe(frame: &Frame<'_>) -> String {
     let text = |body: &Body<'_>, more: bool| {
         let more = if more { "…" } else { "" };
-        format!("{}{more}", String::from_utf8_lossy(body.as_slice()))
+        format!("{}{more}", String::from_utf8_lossy(&body.to_bytes()))
     };
     let way = |reply: bool| if reply { "reply" } else { "request" };
     match frame {

@@ -47,7 +47,7 @@ fn requests_of_each_pair_stay_in_order() {
                 for _ in 0..CALLERS as u64 * CALLS {
                     let bytes = callee.expect(|frame| matches!(frame, Frame::Request(_)));
                     let Frame::Request(request) = decode(&bytes) else { unreachable!() };
-                    let number = u64::from_le_bytes(request.body.as_slice().try_into().unwrap());
+                    let number = u64::from_le_bytes(request.body.to_bytes()[..].try_into().unwrap());
                     let next = seen.entry(request.node.to_owned()).or_insert(0);
                     assert_eq!(number, *next, "from {}", request.node);
                     *next += 1;
@@ -73,7 +73,7 @@ fn requests_of_each_pair_stay_in_order() {
                 for _ in 0..CALLS * CALLEES as u64 {
                     let bytes = caller.expect(|frame| matches!(frame, Frame::Reply(_)));
                     let Frame::Reply(reply) = decode(&bytes) else { unreachable!() };
-                    let number = u64::from_le_bytes(reply.body.as_slice().try_into().unwrap());
+                    let number = u64::from_le_bytes(reply.body.to_bytes()[..].try_into().unwrap());
                     let callee = (reply.id % CALLEES as u64) as usize;
                     assert_eq!(reply.id / CALLEES as u64, number, "the answer is that of the call");
                     assert_eq!(number, next[callee], "answers of one callee stay in order, too");

@@ -34,7 +34,7 @@ impl<'a> Frame<'a> {
     /// Appends the whole frame to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let body = self.encode_prefix(out);
-        out.extend_from_slice(body.as_slice());
+        body.append_to(out);
     }
 
     /// The whole frame as bytes of its own.

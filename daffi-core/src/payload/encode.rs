@@ -2,28 +2,41 @@
 
 use serde::{Serialize, Serializer, ser};
 
-use super::error::{CodecError, Problem};
+use super::{
+    error::{CodecError, Problem},
+    shared::{LENT_BYTES_MIN, lent},
+};
 use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
+
+mod byte;
 
 /// What a sequence reserves at most before its elements are there.
 const RESERVE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Appends `value` to `out`.
-pub(super) fn append<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+/// `Bytes` that are not copied, and where in the rest of the value they belong.
+pub(super) type Apart = Vec<(usize, bytes::Bytes)>;
+
+/// Appends `value` to `out`, but what can be had without a copy to `apart`, if there is such a place.
+pub(super) fn append<T: Serialize + ?Sized>(
+    value: &T,
+    out: &mut Vec<u8>,
+    apart: Option<&mut Apart>,
+) -> Result<(), CodecError> {
     // The vector moves in and out instead of being borrowed: each write then reaches it in one step.
-    let mut output = Output { bytes: std::mem::take(out), empty_elements: 0 };
+    let mut output = Output { bytes: std::mem::take(out), apart, empty_elements: 0 };
     let result = value.serialize(Encoder { output: &mut output, depth: 0 });
     *out = output.bytes;
     result
 }
 
-struct Output {
+struct Output<'o> {
     bytes: Vec<u8>,
+    apart: Option<&'o mut Apart>,
     /// How many elements of sequences took no bytes so far.
     empty_elements: usize,
 }
 
-impl Output {
+impl Output<'_> {
     #[cold]
     fn empty_element(&mut self) -> Result<(), CodecError> {
         self.empty_elements += 1;
@@ -35,12 +48,12 @@ impl Output {
 }
 
 /// Writes one value, `depth` levels below the whole.
-struct Encoder<'a> {
-    output: &'a mut Output,
+struct Encoder<'a, 'o> {
+    output: &'a mut Output<'o>,
     depth: usize,
 }
 
-impl<'a> Encoder<'a> {
+impl<'a, 'o> Encoder<'a, 'o> {
     #[inline]
     fn write(self, bytes: &[u8]) {
         self.output.bytes.extend_from_slice(bytes);
@@ -71,7 +84,7 @@ impl<'a> Encoder<'a> {
     }
 
     #[inline]
-    fn elements(self, count: usize) -> Result<Elements<'a>, CodecError> {
+    fn elements(self, count: usize) -> Result<Elements<'a, 'o>, CodecError> {
         let inside = self.deeper()?;
         let out = &mut inside.output.bytes;
         out.reserve(8 + count.min(RESERVE_BYTES_MAX));
@@ -91,11 +104,11 @@ macro_rules! little_endian {
     )*};
 }
 
-impl<'a> Serializer for Encoder<'a> {
+impl<'a, 'o> Serializer for Encoder<'a, 'o> {
     type Ok = ();
     type Error = CodecError;
-    type SerializeSeq = Elements<'a>;
-    type SerializeMap = Elements<'a>;
+    type SerializeSeq = Elements<'a, 'o>;
+    type SerializeMap = Elements<'a, 'o>;
     type SerializeTuple = Self;
     type SerializeTupleStruct = Self;
     type SerializeTupleVariant = Self;
@@ -128,7 +141,15 @@ impl<'a> Serializer for Encoder<'a> {
 
     #[inline]
     fn serialize_bytes(self, value: &[u8]) -> Result<(), CodecError> {
-        self.write_prefixed(value);
+        if value.len() > LENT_BYTES_MIN
+            && let Some(apart) = &mut self.output.apart
+            && let Some(owner) = lent(value)
+        {
+            self.output.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+            apart.push((self.output.bytes.len(), owner));
+        } else {
+            self.write_prefixed(value);
+        }
         Ok(())
     }
 
@@ -187,14 +208,42 @@ impl<'a> Serializer for Encoder<'a> {
 
     /// A sequence that does not know its length is fine: the number is corrected at the end.
     #[inline]
-    fn serialize_seq(self, len: Option<usize>) -> Result<Elements<'a>, CodecError> {
+    fn serialize_seq(self, len: Option<usize>) -> Result<Elements<'a, 'o>, CodecError> {
         self.elements(len.unwrap_or(0))
+    }
+
+    /// The elements of a `Vec` or slice come through here, and those of many others. Bytes are copied in a loop of their own:
+    /// through [`serialize_seq`](Self::serialize_seq) each would look anew whether there is room for it.
+    #[inline]
+    fn collect_seq<I>(self, elements: I) -> Result<(), CodecError>
+    where
+        I: IntoIterator<Item: Serialize>,
+    {
+        let mut elements = elements.into_iter();
+        let hint = elements.size_hint().0;
+        if byte::is_byte::<I::Item>() {
+            let Elements { inside, start, announced, .. } = self.elements(hint)?;
+            let mut result = Ok(());
+            let out = &mut inside.output.bytes;
+            out.extend(elements.map(|element| {
+                element.serialize(byte::ToByte).unwrap_or_else(|error| {
+                    result = Err(error);
+                    0
+                })
+            }));
+            let count = out.len() - start;
+            result?;
+            return Elements { inside, start, announced, count }.finish();
+        }
+        let mut sequence = self.elements(hint)?;
+        elements.try_for_each(|element| sequence.next(&element))?;
+        sequence.finish()
     }
 
     /// Unlike a sequence, a map has to know its length. In practice one that does not is a struct with `flatten`,
     /// which could be encoded but never decoded; better that its sender hears of it.
     #[inline]
-    fn serialize_map(self, len: Option<usize>) -> Result<Elements<'a>, CodecError> {
+    fn serialize_map(self, len: Option<usize>) -> Result<Elements<'a, 'o>, CodecError> {
         self.elements(len.ok_or_else(|| CodecError::new(Problem::MapOfUnknownSize))?)
     }
 
@@ -242,15 +291,15 @@ impl<'a> Serializer for Encoder<'a> {
 }
 
 /// The elements of a sequence or the entries of a map, after their number.
-struct Elements<'a> {
-    inside: Encoder<'a>,
+struct Elements<'a, 'o> {
+    inside: Encoder<'a, 'o>,
     /// Where the elements begin, right after their number.
     start: usize,
     announced: usize,
     count: usize,
 }
 
-impl Elements<'_> {
+impl Elements<'_, '_> {
     /// An element, or the key of an entry.
     #[inline]
     fn next<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CodecError> {
@@ -279,7 +328,7 @@ impl Elements<'_> {
     }
 }
 
-impl ser::SerializeSeq for Elements<'_> {
+impl ser::SerializeSeq for Elements<'_, '_> {
     type Ok = ();
     type Error = CodecError;
 
@@ -294,7 +343,7 @@ impl ser::SerializeSeq for Elements<'_> {
     }
 }
 
-impl ser::SerializeMap for Elements<'_> {
+impl ser::SerializeMap for Elements<'_, '_> {
     type Ok = ();
     type Error = CodecError;
 
@@ -316,7 +365,7 @@ impl ser::SerializeMap for Elements<'_> {
 
 macro_rules! fields {
     ($($compound:ident, $method:ident);* $(;)?) => {$(
-        impl ser::$compound for Encoder<'_> {
+        impl ser::$compound for Encoder<'_, '_> {
             type Ok = ();
             type Error = CodecError;
 
@@ -341,7 +390,7 @@ fields! {
 
 macro_rules! named_fields {
     ($($compound:ident),*) => {$(
-        impl ser::$compound for Encoder<'_> {
+        impl ser::$compound for Encoder<'_, '_> {
             type Ok = ();
             type Error = CodecError;
 

@@ -13,7 +13,9 @@ use std::{
 use ::bincode::config::{Configuration, Fixint, LittleEndian, NoLimit};
 use serde::{Deserialize, Deserializer, Serializer, de::Visitor, ser::SerializeSeq};
 
-use super::*;
+use bytes::Bytes;
+
+use super::{Bytes as Uncopied, *};
 use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
 
 const REFERENCE: Configuration<LittleEndian, Fixint, NoLimit> =
@@ -422,6 +424,148 @@ fn elements_that_take_no_bytes_are_counted() {
     // Fields do not count: their number is that of the type.
     let pairs = vec![(1u8, [(); 2]); PAYLOAD_EMPTY_ELEMENTS_MAX];
     assert_eq!(decode::<Vec<(u8, [(); 2])>>(&encode(&pairs)).unwrap(), pairs);
+}
+
+/// Bytes that tell where they belong.
+fn numbered(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at % 251) as u8).collect()
+}
+
+#[test]
+fn bytes_in_any_sequence_are_those_of_the_reference() {
+    fn check<T: Serialize>(value: &T) {
+        assert_eq!(encode(value), ::bincode::serde::encode_to_vec(value, REFERENCE).unwrap());
+    }
+    /// A sequence that does not know its length.
+    struct Odd(Vec<u8>);
+    impl Serialize for Odd {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(self.0.iter().copied().filter(|byte| byte % 2 == 1))
+        }
+    }
+    for size in [0, 1, 255, 70_000] {
+        let bytes = numbered(size);
+        check(&bytes);
+        check(&bytes.as_slice());
+        check(&(1u16, &bytes, "text", Some(&bytes), [&bytes, &bytes]));
+        check(&VecDeque::from(bytes.clone()));
+        check(&bytes.iter().collect::<BTreeSet<_>>());
+        check(&Uncopied::from(bytes.clone()));
+        check(&(&Uncopied::from(bytes.clone()), 7));
+        let odd = bytes.iter().copied().filter(|byte| byte % 2 == 1).collect::<Vec<_>>();
+        assert_eq!(encode(&Odd(bytes)), encode(&odd));
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct File {
+    name: String,
+    content: Uncopied,
+    parts: Vec<Uncopied>,
+    length: u64,
+}
+
+fn file() -> File {
+    let part = |size| Uncopied::from(numbered(size));
+    File {
+        name: "name".to_owned(),
+        content: part(100_000),
+        parts: vec![part(10), part(50_000), part(0), part(5_000)],
+        length: 7,
+    }
+}
+
+fn is_within(inner: &[u8], outer: &[u8]) -> bool {
+    let (inner, outer) = (inner.as_ptr_range(), outer.as_ptr_range());
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+#[test]
+fn large_bytes_are_encoded_where_they_lie() {
+    let file = file();
+    let mut encoded = Codec::Bincode.encode_apart(&(1u8, &file)).unwrap();
+    let (first, more) = encoded.pieces();
+    let pieces: Vec<_> = [first].into_iter().chain(more).cloned().collect();
+    let lies_in = |bytes: &Uncopied| pieces.iter().filter(|piece| is_within(piece, bytes)).count();
+    assert_eq!(lies_in(&file.content), 1);
+    assert_eq!(file.parts.iter().map(lies_in).collect::<Vec<_>>(), [0, 1, 0, 1]);
+    let whole = encode(&(1u8, &file));
+    assert_eq!(pieces.concat(), whole);
+    assert_eq!((encoded.len(), encoded.is_empty()), (whole.len(), false));
+
+    // However it is cut.
+    for step in [1_000, 65_536, 100_000, whole.len()] {
+        let mut rest = encoded.clone();
+        let mut parts = Vec::new();
+        while !rest.is_empty() {
+            let part = rest.split_to(step);
+            assert!(part.len() == step || rest.is_empty());
+            parts.push(part.into_bytes());
+        }
+        assert_eq!(parts.concat(), whole);
+    }
+    assert_eq!(encoded.split_to(0).len(), 0);
+    assert_eq!(encoded.into_bytes(), whole);
+    // What was not taken is not found by whoever comes next.
+    let _ = serde_json::to_vec(&file).unwrap();
+    assert!(Codec::Bincode.encode_apart(&file.content.to_vec()).unwrap().pieces().1.is_empty());
+    assert!(Codec::Json.encode_apart(&file).unwrap().pieces().1.is_empty());
+}
+
+#[test]
+fn large_bytes_are_decoded_where_they_lie() {
+    let file = file();
+    let payload = Bytes::from(encode(&file));
+    let decoded: File = Codec::Bincode.decode_from(&payload).unwrap();
+    assert_eq!(decoded, file);
+    assert!(is_within(&decoded.content, &payload));
+    let lies_in = |bytes: &Uncopied| is_within(bytes, &payload);
+    // A small one would keep far more than itself.
+    assert_eq!(decoded.parts.iter().map(lies_in).collect::<Vec<_>>(), [false, true, false, false]);
+
+    // Without a buffer to refer to.
+    let copied: File = Codec::Bincode.decode(&payload).unwrap();
+    assert!(copied == file && !is_within(&copied.content, &payload));
+    /// Decodes another payload before its own.
+    #[derive(Debug)]
+    struct Nested(Uncopied);
+    impl<'de> Deserialize<'de> for Nested {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let inner = Bytes::from(encode(&numbered(40_000)));
+            let decoded: Uncopied = Codec::Bincode.decode_from(&inner).unwrap();
+            assert!(is_within(&decoded, &inner));
+            Uncopied::deserialize(deserializer).map(Self)
+        }
+    }
+    let payload = Bytes::from(encode(&numbered(40_000)));
+    let nested: Nested = Codec::Bincode.decode_from(&payload).unwrap();
+    assert!(is_within(&nested.0, &payload));
+}
+
+#[test]
+fn bytes_are_an_array_in_json() {
+    for size in [3, 50_000] {
+        let bytes = Uncopied::from(numbered(size));
+        let json = Codec::Json.encode(&bytes).unwrap();
+        assert_eq!(json, Codec::Json.encode(&bytes.to_vec()).unwrap());
+        assert_eq!(Codec::Json.decode_from::<Uncopied>(&json).unwrap(), bytes);
+        let Whole(vector) = Codec::Json.decode_from::<Whole<Vec<u8>>>(&json).unwrap();
+        assert_eq!(vector, *bytes);
+    }
+    assert!(Codec::Json.decode::<Whole<Vec<u8>>>(b"\"text\"").is_err(), "as it is for serde");
+}
+
+#[test]
+fn a_vector_is_decoded_as_bytes_and_all_else_as_it_is() {
+    let bytes = numbered(1000);
+    let payload = encode(&(&bytes, "text", 7i64));
+    type Arguments = (Whole<Vec<u8>>, Whole<String>, Whole<i64>);
+    let (Whole(vector), Whole(text), Whole(number)) = decode::<Arguments>(&payload).unwrap();
+    assert_eq!((vector, text.as_str(), number), (bytes, "text", 7));
+    assert_eq!(
+        decode_error::<Whole<Vec<u8>>>(&join(&[&9u64.to_le_bytes(), &[0; 8]])),
+        "at byte 8: a length of 9 is announced, 8 bytes are left for it"
+    );
 }
 
 /// A payload type as programs have them, and recursive in every way.

@@ -213,8 +213,17 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         deserialize_str visit_str "a";
         deserialize_string visit_str "a";
         deserialize_identifier visit_str "a";
-        deserialize_bytes visit_bytes b"a";
-        deserialize_byte_buf visit_bytes b"a";
+    }
+
+    // As a `Vec<u8>`, which has the same bytes on the wire.
+    fn deserialize_bytes<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        self.step("seq")?;
+        self.step("visit_u8")?;
+        visitor.visit_bytes(b"a")
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.deserialize_bytes(visitor)
     }
 
     fn deserialize_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {

@@ -5,10 +5,13 @@
 
 use std::any;
 
+/// Crates with types that are a `Vec<u8>` on the wire.
+const BYTES_CRATES: [&str; 3] = ["daffi_core", "bytes", "serde_bytes"];
+
 /// The name of a type without paths, lifetimes and indirection.
 ///
 /// What serde encodes alike and a caller lends where a callee owns has one name: `&T`, `Box<T>`, `Arc<T>` and
-/// `Cow<T>` are `T`, `&str` is `String`, `&[T]` is `Vec<T>`.
+/// `Cow<T>` are `T`, `&str` is `String`, `&[T]` is `Vec<T>`, and so is the `Bytes` of daffi, bytes and serde_bytes.
 ///
 /// ```
 /// use daffi_core::signature::type_name;
@@ -150,6 +153,9 @@ impl<'a> Parser<'a> {
             ("Path", true) => return Some("PathBuf".to_owned()),
             ("OsStr", true) => return Some("OsString".to_owned()),
             ("CStr", true) => return Some("CString".to_owned()),
+            ("Bytes" | "BytesMut" | "ByteBuf", _) if BYTES_CRATES.contains(&root) => {
+                return Some("Vec<u8>".to_owned());
+            }
             ("Box" | "Rc" | "Arc" | "Cow", true) if !arguments.is_empty() => {
                 return Some(arguments.swap_remove(0));
             }
@@ -302,6 +308,9 @@ mod tests {
         assert_eq!(type_name::<&[&[u8]]>(), "Vec<Vec<u8>>");
         assert_eq!(type_name::<Rc<[Arc<u8>]>>(), "Vec<u8>");
         assert_eq!(type_name::<Cow<'static, [u8]>>(), "Vec<u8>");
+        assert_eq!(type_name::<Option<bytes::Bytes>>(), "Option<Vec<u8>>");
+        assert_eq!(type_name::<&crate::payload::Bytes>(), "Vec<u8>");
+        assert_eq!(normalised("serde_bytes::bytebuf::ByteBuf"), "Vec<u8>");
         assert_eq!(type_name::<&Path>(), "PathBuf");
         assert_eq!(type_name::<Box<Box<u8>>>(), "u8");
         assert_eq!(type_name::<HashMap<&str, i32>>(), "HashMap<String, i32>");
@@ -314,6 +323,7 @@ mod tests {
         struct Box<T>(T);
         struct Lent<'a, T>(&'a T);
         let _ = (Box(1).0, Lent(&1).0);
+        assert_eq!(normalised("my_crate::bytes::Bytes"), "Bytes");
         assert_eq!(type_name::<Box<i32>>(), "Box<i32>");
         assert_eq!(type_name::<Lent<'static, i32>>(), "Lent<i32>");
     }

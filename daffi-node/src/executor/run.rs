@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_large_result_that_is_cancelled_as_it_leaves_is_forgotten() {
-        let large = Handler::sync(|_| Ok(Bytes::from(vec![0; CHUNK_BYTES + 1])));
+        let large = Handler::sync(|_| Ok(Bytes::from(vec![0; CHUNK_BYTES + 1]).into()));
         let callback = Callback::new("large", Signature::new([], WireType::named::<()>()), large);
         let registry = Registry::new(vec![callback]).unwrap();
         let reactor = Reactor::start("test").unwrap();

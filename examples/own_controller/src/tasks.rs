@@ -55,7 +55,7 @@ impl State {
             node: schedule.node.to_owned(),
             codec: schedule.codec,
             fingerprint: schedule.fingerprint,
-            body: Bytes::copy_from_slice(schedule.body.as_slice()),
+            body: schedule.body.copied(),
             period,
             times,
             running: 0,

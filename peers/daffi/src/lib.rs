@@ -3,9 +3,6 @@
 use daffi::{Address, Global, GlobalBuilder};
 use harness::Options;
 
-/// How bytes travel best.
-pub type Bytes = Vec<u8>;
-
 /// A node named `name`.
 ///
 /// # Panics

@@ -1,7 +1,6 @@
 //! What can be called, and how the payloads of a comparison do it.
 
-use daffi::{Call, Caller, fetcher};
-use peer_daffi::Bytes;
+use daffi::{Bytes, Call, Caller, fetcher};
 
 #[fetcher]
 trait Echo {
@@ -63,7 +62,7 @@ impl Body for String {
 
 impl Body for Bytes {
     fn new(payload: Vec<u8>) -> Self {
-        payload
+        payload.into()
     }
 
     fn echo(self, kind: Kind, caller: &Caller) -> Call<Self> {

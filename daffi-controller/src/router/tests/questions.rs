@@ -16,7 +16,7 @@ fn answer<T: serde::de::DeserializeOwned>(world: &mut World, peer: PeerId) -> T 
     let frames = world.out.sent.remove(&peer).unwrap();
     let [frame] = &frames[..] else { panic!("{} frames instead of one", frames.len()) };
     let Frame::Reply(reply) = decode(frame) else { panic!("no reply") };
-    Codec::from_byte(reply.codec).unwrap().decode(reply.body.as_slice()).unwrap()
+    Codec::from_byte(reply.codec).unwrap().decode(&reply.body.to_bytes()).unwrap()
 }
 
 #[test]
@@ -137,11 +137,11 @@ fn a_long_list_comes_in_chunks() {
         match decode(frame) {
             Frame::Reply(reply) => {
                 assert_eq!((at, reply.more), (0, true));
-                bytes.extend_from_slice(reply.body.as_slice());
+                bytes.extend_from_slice(&reply.body.to_bytes());
             }
             Frame::Chunk(chunk) => {
                 assert_eq!((chunk.id, chunk.reply, chunk.more), (1, true, !last));
-                bytes.extend_from_slice(chunk.body.as_slice());
+                bytes.extend_from_slice(&chunk.body.to_bytes());
             }
             other => panic!("{other:?}"),
         }

@@ -22,7 +22,7 @@ fn every_second(name: &str) -> Frame<'_> {
 fn answer<T: serde::de::DeserializeOwned>(world: &mut World, peer: PeerId) -> T {
     let frames = world.out.sent.remove(&peer).unwrap();
     let Frame::Reply(reply) = decode(&frames[0]) else { panic!("{}", describe(&decode(&frames[0]))) };
-    Codec::Bincode.decode(reply.body.as_slice()).unwrap()
+    Codec::Bincode.decode(&reply.body.to_bytes()).unwrap()
 }
 
 fn status(world: &mut World, peer: PeerId, task: u64) -> TaskStatus {

@@ -203,13 +203,13 @@ pub(super) fn describe(frame: &Frame<'_>) -> String {
                  fingerprint={fingerprint:#018x} callback={callback} total={total} name={name:?} node={node:?} \
                  body={}",
                 flags.concat(),
-                literal(body.as_slice())
+                literal(&body.to_bytes())
             )
         }
         Frame::Reply(Reply { id, more, part, codec, total, body }) => format!(
             "{kind} id={id}{} codec={codec} part={part} total={total} body={}",
             flag(*more, " more"),
-            literal(body.as_slice())
+            literal(&body.to_bytes())
         ),
         Frame::Failure(Failure { id, part, fault }) => {
             let Fault { kind: fault, number, limit, node, message, type_name, location, details, payload } =
@@ -227,7 +227,7 @@ pub(super) fn describe(frame: &Frame<'_>) -> String {
             "{kind} id={id}{}{} part={part} body={}",
             flag(*reply, " reply"),
             flag(*more, " more"),
-            literal(body.as_slice())
+            literal(&body.to_bytes())
         ),
         Frame::Credit { id, reply, part, bytes } => {
             format!("{kind} id={id}{} part={part} bytes={bytes}", flag(*reply, " reply"))
@@ -255,7 +255,7 @@ fn ask(question: &Question<'_>) -> String {
             };
             format!(
                 "{timing} fingerprint={fingerprint:#018x} name={name:?} node={node:?} body={}",
-                literal(body.as_slice())
+                literal(&body.to_bytes())
             )
         }
     }
@@ -311,7 +311,7 @@ fn bodies_stay_where_they_are() {
         else {
             continue;
         };
-        assert_eq!(body.to_bytes().as_ptr(), body.as_slice().as_ptr());
+        assert_eq!(body.to_bytes().as_ptr(), body.bytes.as_ptr());
     }
 }
 

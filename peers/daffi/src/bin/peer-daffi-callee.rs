@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use daffi::callback;
+use daffi::{Bytes, callback};
 use harness::{Options, Role, idle_nodes, ready};
-use peer_daffi::{Bytes, embedded, node};
+use peer_daffi::{embedded, node};
 
 #[callback]
 async fn async_text(text: String) -> String {

@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
-use daffi::{BG, BROADCAST, Caller, FG};
+use daffi::{BG, BROADCAST, Bytes, Caller, FG};
 use harness::{Load, Options, Role, Workload, check, payload, run_async};
-use peer_daffi::{Bytes, embedded, node};
+use peer_daffi::{embedded, node};
 
 #[path = "../remote.rs"]
 mod remote;

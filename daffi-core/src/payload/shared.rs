@@ -1,0 +1,188 @@
+//! [`Bytes`]: what travels without being copied.
+//!
+//! serde shows a serializer a slice and a visitor a slice, never the buffer that it lies in. So the buffer is put where the
+//! codec, or the value, finds it on the same thread: while a `Bytes` is encoded it lies in `LENT`, and while a
+//! payload is decoded that lies in `SOURCE`. Whoever looks there compares addresses, and copies if they do not fit.
+
+use std::{cell::Cell, fmt, ops::Deref};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{SeqAccess, Visitor},
+};
+
+thread_local! {
+    /// What is being encoded.
+    static LENT: Cell<Option<bytes::Bytes>> = const { Cell::new(None) };
+    /// What is being decoded.
+    static SOURCE: Cell<Option<bytes::Bytes>> = const { Cell::new(None) };
+}
+
+/// Up to this size they are copied when they are encoded: that costs less than a piece of their own on the way.
+pub(super) const LENT_BYTES_MIN: usize = 4 * 1024;
+
+/// Below this size they are copied when they are decoded. A slice keeps all that was read from a socket together with it, up
+/// to 256 KiB: eight times as much as itself at most.
+pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
+
+/// Bytes as an argument or result, or anywhere in one, that daffi does not copy.
+///
+/// It is a [`bytes::Bytes`]: cheap to clone, cheap to cut into slices, a `&[u8]` to whoever reads it. On the wire it is the
+/// same as `Vec<u8>` and `&[u8]`, so one side may use this and the other that.
+///
+/// * Sent, it goes from where it lies to the socket. Up to 4 KiB are copied, which is cheaper.
+/// * Received, it is a slice of what came in, and keeps that in memory: of up to 256 KiB that were read together, or of
+///   the whole payload if that is larger than 64 KiB. Below 32 KiB it is copied instead. Whoever keeps a small part of it
+///   for long makes a copy of that part.
+///
+/// Other codecs see it as they see `bytes::Bytes`: as bytes, in JSON an array of numbers.
+///
+/// ```
+/// use daffi_core::payload::Bytes;
+///
+/// let bytes = Bytes::from(vec![1, 2, 3]);
+/// assert_eq!(bytes[1..], [2, 3]);
+/// let inner: bytes::Bytes = bytes.into();
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(bytes::Bytes);
+
+impl Bytes {
+    /// Bytes that the program has in it.
+    pub const fn from_static(bytes: &'static [u8]) -> Self {
+        Self(bytes::Bytes::from_static(bytes))
+    }
+
+    /// A copy of `bytes`.
+    pub fn copy_from_slice(bytes: &[u8]) -> Self {
+        Self(bytes::Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = bytes::Bytes;
+
+    fn deref(&self) -> &bytes::Bytes {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+macro_rules! from {
+    ($($type:ty),*) => {$(
+        impl From<$type> for Bytes {
+            fn from(bytes: $type) -> Self {
+                Self(bytes.into())
+            }
+        }
+    )*};
+}
+
+from!(bytes::Bytes, Vec<u8>, Box<[u8]>, String, &'static [u8], &'static str);
+
+impl From<Bytes> for bytes::Bytes {
+    fn from(bytes: Bytes) -> Self {
+        bytes.0
+    }
+}
+
+impl From<Bytes> for Vec<u8> {
+    /// Without a copy if nothing else refers to them.
+    fn from(bytes: Bytes) -> Self {
+        bytes.0.into()
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.len() <= LENT_BYTES_MIN || serializer.is_human_readable() {
+            return serializer.serialize_bytes(self);
+        }
+        LENT.set(Some(self.0.clone()));
+        let result = serializer.serialize_bytes(self);
+        LENT.set(None);
+        result
+    }
+}
+
+/// The buffer that is all of `bytes`, if it was lent for being encoded.
+pub(super) fn lent(bytes: &[u8]) -> Option<bytes::Bytes> {
+    LENT.take().filter(|lent| lent.as_ptr_range() == bytes.as_ptr_range())
+}
+
+/// Runs `decode` while what lies in `source` can be had as a slice of it.
+pub(super) fn decode_from<R>(source: &bytes::Bytes, decode: impl FnOnce() -> R) -> R {
+    struct Restore(Option<bytes::Bytes>);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            SOURCE.set(self.0.take());
+        }
+    }
+
+    if source.len() < SOURCE_BYTES_MIN {
+        return decode();
+    }
+    // A `Deserialize` may decode something else meanwhile.
+    let _restore = Restore(SOURCE.replace(Some(source.clone())));
+    decode()
+}
+
+/// A slice of what is being decoded, or a copy.
+fn taken(bytes: &[u8]) -> bytes::Bytes {
+    if bytes.len() < SOURCE_BYTES_MIN {
+        return bytes::Bytes::copy_from_slice(bytes);
+    }
+    let source = SOURCE.take();
+    let (inner, outer) = (bytes.as_ptr_range(), source.as_deref().unwrap_or_default().as_ptr_range());
+    let taken = match &source {
+        Some(source) if outer.start <= inner.start && inner.end <= outer.end => source.slice_ref(bytes),
+        _ => bytes::Bytes::copy_from_slice(bytes),
+    };
+    SOURCE.set(source);
+    taken
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_byte_buf(Whole).map(Self)
+    }
+}
+
+struct Whole;
+
+impl<'de> Visitor<'de> for Whole {
+    type Value = bytes::Bytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<bytes::Bytes, E> {
+        Ok(taken(bytes))
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<bytes::Bytes, E> {
+        Ok(bytes.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<bytes::Bytes, A::Error> {
+        // What is announced is not believed any further.
+        let mut bytes = Vec::with_capacity(elements.size_hint().unwrap_or(0).min(LENT_BYTES_MIN));
+        while let Some(byte) = elements.next_element()? {
+            bytes.push(byte);
+        }
+        Ok(bytes.into())
+    }
+}
