@@ -51,7 +51,7 @@ pub trait Outcome<R> {
     fn outcome(&self) -> daffi::Result<R>;
 }
 
-impl<R: serde::de::DeserializeOwned> Outcome<R> for AsyncResult<R> {
+impl<R: serde::de::DeserializeOwned + 'static> Outcome<R> for AsyncResult<R> {
     #[track_caller]
     fn outcome(&self) -> daffi::Result<R> {
         let outcome = self.get_timeout(PATIENCE);
