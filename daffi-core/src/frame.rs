@@ -73,47 +73,61 @@ fn foreign(first: [u8; 4]) -> &'static str {
 }
 
 /// The opaque part of a frame, with the buffer that it lies in. One that is on its way out may be in several pieces.
-#[derive(Clone, Copy, Default)]
-pub struct Body<'a> {
-    bytes: &'a [u8],
-    owner: Option<&'a Bytes>,
-    /// What follows `bytes`, its first piece.
-    more: Option<&'a Encoded>,
+#[derive(Clone, Copy)]
+pub struct Body<'a>(Content<'a>);
+
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// The bytes and what they lie in, or `NOWHERE`.
+    Piece(&'a [u8], &'a Bytes),
+    Pieces(&'a Encoded),
 }
+
+/// It takes no more room in a frame than a reference, unlike an `Option` beside other variants.
+static NOWHERE: Bytes = Bytes::new();
 
 impl<'a> Body<'a> {
     /// A body that is all of `bytes`.
     pub fn shared(bytes: &'a Bytes) -> Self {
-        Self { bytes, owner: Some(bytes), more: None }
+        Self::within(bytes, bytes)
     }
 
     /// A body that is all of `encoded`.
     pub fn encoded(encoded: &'a Encoded) -> Self {
-        let (first, more) = encoded.pieces();
-        Self { more: (!more.is_empty()).then_some(encoded), ..Self::shared(first) }
+        match encoded.pieces() {
+            (only, []) => Self::shared(only),
+            _ => Self(Content::Pieces(encoded)),
+        }
     }
 
     /// A body that is copied when it has to outlive its borrow.
     pub fn borrowed(bytes: &'a [u8]) -> Self {
-        Self { bytes, owner: None, more: None }
+        Self(Content::Piece(bytes, &NOWHERE))
     }
 
     fn within(bytes: &'a [u8], owner: &'a Bytes) -> Self {
-        Self { bytes, owner: Some(owner), more: None }
+        Self(Content::Piece(bytes, owner))
     }
 
     /// Its pieces one by one, each a body again.
     pub(crate) fn pieces(self) -> impl Iterator<Item = Self> {
-        iter::once(Self { more: None, ..self }).chain(self.more().iter().map(Self::shared))
-    }
-
-    fn more(&self) -> &'a [Bytes] {
-        self.more.map_or(&[], |encoded| encoded.pieces().1)
+        let (first, more) = match self.0 {
+            Content::Piece(..) => (self, &[][..]),
+            Content::Pieces(encoded) => {
+                let (first, more) = encoded.pieces();
+                (Self::shared(first), more)
+            }
+        };
+        iter::once(first).chain(more.iter().map(Self::shared))
     }
 
     /// How many bytes there are.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.more.map_or(self.bytes.len(), Encoded::len)
+        match self.0 {
+            Content::Piece(bytes, _) => bytes.len(),
+            Content::Pieces(encoded) => encoded.len(),
+        }
     }
 
     /// Whether there are none.
@@ -124,9 +138,9 @@ impl<'a> Body<'a> {
     /// Appends the bytes to `out`.
     #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.bytes);
-        for piece in self.more() {
-            out.extend_from_slice(piece);
+        match self.0 {
+            Content::Piece(bytes, _) => out.extend_from_slice(bytes),
+            Content::Pieces(encoded) => encoded.append_to(out),
         }
     }
 
@@ -139,10 +153,16 @@ impl<'a> Body<'a> {
 
     /// The bytes for keeps: a slice of the buffer they lie in where there is one.
     pub fn to_bytes(&self) -> Bytes {
-        match self.owner {
-            Some(owner) if self.more.is_none() => owner.slice_ref(self.bytes),
+        match self.0 {
+            Content::Piece(bytes, owner) if !owner.is_empty() => owner.slice_ref(bytes),
             _ => self.copied(),
         }
+    }
+}
+
+impl Default for Body<'_> {
+    fn default() -> Self {
+        Self::borrowed(&[])
     }
 }
 
@@ -154,8 +174,7 @@ impl fmt::Debug for Body<'_> {
 
 impl PartialEq for Body<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let bytes = |body: &Self| body.pieces().flat_map(|piece| piece.bytes.iter());
-        self.len() == other.len() && bytes(self).eq(bytes(other))
+        self.to_bytes() == other.to_bytes()
     }
 }
 

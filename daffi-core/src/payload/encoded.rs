@@ -70,16 +70,23 @@ impl Encoded {
         (&self.first, &self.more[self.taken..])
     }
 
+    /// Appends all of it to `out`.
+    #[cold]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        let (first, more) = self.pieces();
+        out.extend_from_slice(first);
+        for piece in more {
+            out.extend_from_slice(piece);
+        }
+    }
+
     /// All of it in one piece, which is a copy if there are several.
     pub fn into_bytes(self) -> Bytes {
-        let (first, rest) = self.pieces();
-        if rest.is_empty() {
+        if self.pieces().1.is_empty() {
             return self.first;
         }
         let mut bytes = Vec::with_capacity(self.len);
-        for piece in [first].into_iter().chain(rest) {
-            bytes.extend_from_slice(piece);
-        }
+        self.append_to(&mut bytes);
         bytes.into()
     }
 }

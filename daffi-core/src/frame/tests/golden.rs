@@ -311,7 +311,7 @@ fn bodies_stay_where_they_are() {
         else {
             continue;
         };
-        assert_eq!(body.to_bytes().as_ptr(), body.bytes.as_ptr());
+        assert!(body.is_empty() || bytes.as_ptr_range().contains(&body.to_bytes().as_ptr()));
     }
 }
 
