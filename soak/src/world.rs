@@ -20,6 +20,7 @@ use crate::{
     history::History,
     process::{Process, lock},
     vitals::Vitals,
+    warden::Warden,
 };
 
 /// How long anything may take that is to happen by itself.
@@ -45,6 +46,7 @@ pub struct Plan {
     pub controller: PathBuf,
     pub program: PathBuf,
     pub directory: PathBuf,
+    pub warden: Arc<Warden>,
 }
 
 /// A running world.
@@ -276,7 +278,8 @@ impl World {
         let at = self.begun.elapsed();
         for node in self.nodes.iter().chain([&self.controller]) {
             if let Some(process) = &node.process {
-                self.vitals.sample(process.serial, &process.title, process.id(), at, quiet);
+                let held_kib = process.told().held_kib.filter(|_| quiet);
+                self.vitals.sample(process.serial, &process.title, process.id(), at, quiet, held_kib);
             }
         }
     }
@@ -449,7 +452,7 @@ impl World {
             command.arg("--listen").arg(Address::Unix(plan.socket()).to_string());
             command.arg("--heartbeat").arg(format!("{}ms", plan.heartbeat.as_millis()));
             command.args(["--grace", "1s"]).env("RUST_LOG", "error");
-            Process::spawn(serial, title, &mut command, None)?
+            Process::spawn(serial, title, &mut command, None, &plan.warden)?
         } else {
             let address = match &node.proxy {
                 Some(proxy) => Address::Tcp { host: "127.0.0.1".to_owned(), port: proxy.port() },
@@ -472,7 +475,7 @@ impl World {
             if node.lasting {
                 command.arg("--lasting");
             }
-            Process::spawn(serial, title, &mut command, Some(&history))?
+            Process::spawn(serial, title, &mut command, Some(&history), &plan.warden)?
         };
         node.process = Some(process);
         Ok(())
