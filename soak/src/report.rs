@@ -25,7 +25,7 @@ const QUANTITIES: [Quantity; 4] = [
     Quantity { name: "rss_mib", digits: 1, of: |sample| Some(sample.rss_kib / 1024.0), growth_max: None },
     Quantity {
         name: "held_mib",
-        digits: 1,
+        digits: 2,
         of: |sample| Some(sample.held_kib? / 1024.0),
         growth_max: Some(1.0),
     },
