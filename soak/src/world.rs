@@ -304,6 +304,10 @@ impl World {
             }
             20..35 => {
                 let Some(at) = self.choose(Kind::Callee, true) else { return Ok(()) };
+                // One that is still starting has no ear for the signal yet, and just ends.
+                if !self.nodes[at].process.as_ref().is_some_and(|process| process.told().ready) {
+                    return Ok(());
+                }
                 self.terminate(Some(at));
                 "terminate a callee"
             }
@@ -501,6 +505,9 @@ impl World {
             .filter(|caller| caller.told().probed == Some(false))
             .map(|caller| format!("{} cannot call everybody{}", caller.title, caller.last_words()))
             .collect();
+        if !failed.is_empty() {
+            self.look_around();
+        }
         for what in failed {
             self.blame(what);
         }
@@ -547,6 +554,25 @@ impl World {
         self.sample(true);
         lock(&self.history).close(self.window);
         Ok(well)
+    }
+
+    /// Says how everybody is, for who wonders why something did not happen.
+    fn look_around(&self) {
+        let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+        eprintln!(
+            "{}: {:?}, load {}",
+            self.plan.name,
+            self.begun.elapsed(),
+            read("/proc/loadavg".to_owned()).trim()
+        );
+        for process in self.nodes.iter().chain([&self.controller]).filter_map(|node| node.process.as_ref()) {
+            let status = read(format!("/proc/{}/status", process.id()));
+            let state: Vec<&str> = status
+                .lines()
+                .filter(|line| line.starts_with("State:") || line.starts_with("Threads:"))
+                .collect();
+            eprintln!("  {}: {}{}", process.title, state.join(", "), process.last_words());
+        }
     }
 
     /// Waits until this is so for every process, and blames those for which it is never so.
