@@ -16,6 +16,7 @@ use signal_hook::{consts::SIGTERM, iterator::Signals};
 
 use crate::{
     child::{Child, Order, now, obey},
+    held::held_kib,
     record::{Class, Record, Way, class_of, code_of, nested, value_of},
 };
 
@@ -65,7 +66,8 @@ pub fn run(child: &Child) -> ! {
     Record::Ready.tell();
     obey(|order| {
         if let Order::Mark(number) = order {
-            Record::Mark { number, running: RUNNING.load(Ordering::SeqCst) }.tell();
+            let running = RUNNING.load(Ordering::SeqCst);
+            Record::Mark { number, running, held_kib: held_kib() }.tell();
         }
     })
 }

@@ -16,6 +16,7 @@ use tokio::{runtime, time};
 use crate::{
     callee::Callee,
     child::{Child, Order, now, obey},
+    held::held_kib,
     record::{Class, Record, Way, class_of, code_of, id, value_of},
 };
 
@@ -73,7 +74,8 @@ pub fn run(child: &Child) -> ! {
             thread::spawn(move || Record::Probed { well: caller.probe() }.tell());
         }
         Order::Mark(number) => {
-            Record::Mark { number, running: caller.in_flight.load(SeqCst) }.tell();
+            let running = caller.in_flight.load(SeqCst);
+            Record::Mark { number, running, held_kib: held_kib() }.tell();
         }
     })
 }

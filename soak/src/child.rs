@@ -1,7 +1,7 @@
 //! What callees and callers have in common: who they are, and what their parent tells them.
 
 use std::{
-    io::BufRead,
+    io::{self, BufRead},
     process,
     time::{Duration, SystemTime},
 };
@@ -38,7 +38,9 @@ pub struct Child {
 }
 
 impl Child {
+    /// Its node, whose log the parent keeps the end of.
     pub fn builder(&self, kind: &str) -> GlobalBuilder {
+        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).log_internal_errors(false).init();
         let limits = Limits { heartbeat: Duration::from_millis(self.heartbeat_ms), ..Limits::default() };
         Global::builder()
             .process_name(format!("{kind}-{}", self.number))
@@ -62,7 +64,7 @@ pub enum Order {
 
 /// Does what the parent says, until that is gone.
 pub fn obey(mut what: impl FnMut(Order)) -> ! {
-    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
         let (word, number) = line.split_once(' ').unwrap_or((&line, "0"));
         match (word, number.parse::<u64>()) {
             ("go", Ok(window)) => what(Order::Go(window as u16)),

@@ -3,8 +3,8 @@
 //! There are two worlds at a time, each with a controller, callees and callers, all of them processes. They are killed,
 //! frozen, terminated and restarted, and their wires broken, as a seed says; in one of the worlds the controller too. Every
 //! half minute all is mended: then everybody has to be reachable again, all calls have to end, and what the callers
-//! were told has to agree with what the callees did. Some processes are never killed; what they hold at these quiet
-//! moments must not grow.
+//! were told has to agree with what the callees did. Some processes are never killed; the memory that they use at these
+//! quiet moments and their descriptors must not grow.
 //!
 //! ```sh
 //! cargo run --release -p daffi-soak --bin soak -- --minutes 60 --seed 1
@@ -20,17 +20,20 @@
 mod callee;
 mod caller;
 mod child;
+mod held;
 mod history;
 mod process;
 mod record;
 mod report;
 mod vitals;
+mod warden;
 mod world;
 
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -39,6 +42,7 @@ use child::Child;
 use clap::{Parser, Subcommand};
 use report::Report;
 use vitals::Vitals;
+use warden::Warden;
 use world::{Plan, World};
 
 /// Has processes call each other while they are killed, frozen, restarted and cut off, and checks what happened.
@@ -79,6 +83,8 @@ enum Role {
     Callee(Child),
     #[command(hide = true)]
     Caller(Child),
+    #[command(hide = true)]
+    Warden { directory: PathBuf },
 }
 
 const CALLEES: u32 = 5;
@@ -89,6 +95,7 @@ fn main() -> ExitCode {
     match &options.role {
         Some(Role::Callee(child)) => callee::run(child),
         Some(Role::Caller(child)) => caller::run(child),
+        Some(Role::Warden { directory }) => warden::run(directory),
         None => {}
     }
     match soak(&options) {
@@ -122,6 +129,7 @@ fn soak(options: &Options) -> io::Result<Report> {
     fs::create_dir_all(&directory)?;
     // Whoever builds while this runs changes the programs that children are started from.
     let (program, controller) = (keep(&program, &directory)?, keep(&controller, &directory)?);
+    let warden = Arc::new(Warden::start(&program, &directory)?);
     println!("seed {seed}: to run it again, add --seed {seed}");
     let begun = Instant::now();
     let end = begun + Duration::from_secs_f64(options.minutes * 60.0);
@@ -137,11 +145,13 @@ fn soak(options: &Options) -> io::Result<Report> {
         controller: controller.clone(),
         program: program.clone(),
         directory: directory.clone(),
+        warden: warden.clone(),
     });
     let runs = plans.map(|plan| thread::spawn(move || run(plan, end)));
     let mut own = Vitals::default();
     while !runs.iter().all(thread::JoinHandle::is_finished) {
-        own.sample(0, "soak itself", std::process::id(), begun.elapsed(), true);
+        let held_kib = Some(held::held_kib());
+        own.sample(0, "soak itself", std::process::id(), begun.elapsed(), true, held_kib);
         thread::sleep(
             Duration::from_secs(1)
                 .min(end.saturating_duration_since(Instant::now()))
@@ -152,7 +162,6 @@ fn soak(options: &Options) -> io::Result<Report> {
     for run in runs {
         worlds.push(run.join().map_err(|_| io::Error::other("a world panicked"))??);
     }
-    let _ = fs::remove_dir_all(&directory);
     Ok(Report::new(&worlds, &own, begun.elapsed(), seed))
 }
 

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     history::History,
     record::{self, Record},
+    warden::Warden,
 };
 
 /// The last lines that are kept of what a child says.
@@ -24,6 +25,8 @@ pub struct Told {
     pub probed: Option<bool>,
     pub mark: u64,
     pub running: u64,
+    /// How many KiB it held at that mark.
+    pub held_kib: Option<u32>,
     /// Where a controller listens.
     pub listening: bool,
     lines: VecDeque<String>,
@@ -37,6 +40,7 @@ pub struct Process {
     pub title: String,
     child: Child,
     told: Arc<Mutex<Told>>,
+    warden: Arc<Warden>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -47,9 +51,11 @@ impl Process {
         title: String,
         command: &mut Command,
         history: Option<&Arc<Mutex<History>>>,
+        warden: &Arc<Warden>,
     ) -> std::io::Result<Self> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        warden.begins(child.id());
         let told = Arc::new(Mutex::new(Told::default()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut readers = Vec::new();
@@ -78,7 +84,7 @@ impl Process {
                 }
             }));
         }
-        Ok(Self { serial, title, child, told, readers })
+        Ok(Self { serial, title, child, told, warden: warden.clone(), readers })
     }
 
     pub fn told(&self) -> MutexGuard<'_, Told> {
@@ -134,6 +140,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.warden.ends(self.id());
     }
 }
 
@@ -141,7 +148,9 @@ impl Told {
     fn take(&mut self, record: Record) {
         match record {
             Record::Ready => self.ready = true,
-            Record::Mark { number, running } => (self.mark, self.running) = (number, running),
+            Record::Mark { number, running, held_kib } => {
+                (self.mark, self.running, self.held_kib) = (number, running, Some(held_kib));
+            }
             Record::Quiet { window } => self.quiet = Some(window),
             Record::Probed { well } => self.probed = Some(well),
             _ => {}

@@ -47,8 +47,8 @@ pub enum Class {
 pub enum Record {
     /// The node is connected.
     Ready,
-    /// The child has got this far in what it was told, and so many callbacks are running.
-    Mark { number: u64, running: u64 },
+    /// The child has got this far in what it was told, so many callbacks are running, and so much memory is in use.
+    Mark { number: u64, running: u64, held_kib: u32 },
     /// All calls of this window are over.
     Quiet { window: u64 },
     /// Whether calls to everybody work again.
@@ -73,7 +73,7 @@ impl Record {
     fn encode(self) -> [u8; BYTES] {
         let (kind, a, b, node, id, value) = match self {
             Self::Ready => (0, 0, 0, 0, 0, 0),
-            Self::Mark { number, running } => (1, 0, 0, 0, number, running),
+            Self::Mark { number, running, held_kib } => (1, 0, 0, held_kib, number, running),
             Self::Quiet { window } => (2, 0, 0, 0, window, 0),
             Self::Probed { well } => (3, u8::from(well), 0, 0, 0, 0),
             Self::Invoke { id, way, value } => (4, way as u8, 0, 0, id, value),
@@ -97,7 +97,7 @@ impl Record {
         let class = || CLASSES.get(usize::from(a)).copied();
         Some(match kind {
             0 => Self::Ready,
-            1 => Self::Mark { number: id, running: value },
+            1 => Self::Mark { number: id, running: value, held_kib: node },
             2 => Self::Quiet { window: id },
             3 => Self::Probed { well: a == 1 },
             4 => Self::Invoke { id, way: *WAYS.get(usize::from(a))?, value },
@@ -225,7 +225,7 @@ mod tests {
     fn records_come_back_however_they_are_cut() {
         let records = [
             Record::Ready,
-            Record::Mark { number: 1, running: 2 },
+            Record::Mark { number: 1, running: 2, held_kib: 3 },
             Record::Quiet { window: 3 },
             Record::Probed { well: true },
             Record::Invoke { id: 4, way: Way::Task, value: 5 },

@@ -7,9 +7,31 @@ use serde_json::{Value, json};
 use crate::{
     process::lock,
     record::NAMES,
-    vitals::{Sample, Trend, Vitals, trend},
+    vitals::{Sample, Trend, Vitals, growth, trend},
     world::World,
 };
+
+/// Something of which a process has more or less over time.
+struct Quantity {
+    name: &'static str,
+    digits: usize,
+    of: fn(&Sample) -> Option<f64>,
+    /// By how much it may be more in the end than in the beginning, at quiet moments.
+    growth_max: Option<f64>,
+}
+
+const QUANTITIES: [Quantity; 4] = [
+    // What the allocator keeps for later is its own affair.
+    Quantity { name: "rss_mib", digits: 1, of: |sample| Some(sample.rss_kib / 1024.0), growth_max: None },
+    Quantity {
+        name: "held_mib",
+        digits: 2,
+        of: |sample| Some(sample.held_kib? / 1024.0),
+        growth_max: Some(1.0),
+    },
+    Quantity { name: "fds", digits: 0, of: |sample| Some(sample.fds), growth_max: Some(4.0) },
+    Quantity { name: "threads", digits: 0, of: |sample| Some(sample.threads), growth_max: None },
+];
 
 const WAYS: [&str; 5] = ["answered", "one way", "broadcast", "broadcast without results", "scheduled"];
 
@@ -43,6 +65,11 @@ impl Report {
             for (name, count) in &world.faults {
                 *faults.entry(name).or_default() += count;
             }
+            for (title, samples) in world.vitals.lasting(run) {
+                let grown = grown(title, samples);
+                violated += grown.len() as u64;
+                violations.extend(grown);
+            }
         }
         let hours = run.as_secs_f64() / 3600.0;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as f64;
@@ -74,7 +101,10 @@ impl Report {
         }
         say("processes that lived through it, at the quiet end of windows: first, last, most, and per hour"
             .to_owned());
-        say(format!("  {:<24}{:>34}{:>28}{:>28}", "", "memory in MiB", "descriptors", "threads"));
+        say(format!(
+            "  {:<24}{:>34}{:>34}{:>34}{:>34}",
+            "", "resident memory in MiB", "in use in MiB", "descriptors", "threads"
+        ));
         let mut processes = Vec::new();
         let vitals = worlds.iter().map(|world| &world.vitals).chain([own]);
         for (title, samples) in vitals.flat_map(|vitals| vitals.lasting(run)) {
@@ -107,19 +137,23 @@ fn add<const N: usize>(sum: &mut [u64; N], more: &[u64; N]) {
     sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
 }
 
+/// What a process has more and more of, in words.
+fn grown(title: &str, samples: &[Sample]) -> Vec<String> {
+    let grown = QUANTITIES.iter().filter_map(|Quantity { name, of, growth_max, .. }| {
+        let growth = growth(samples, of).filter(|growth| Some(*growth) > *growth_max)?;
+        growth_max.map(|_| format!("{title}: {name} has grown by {growth:.1} in quiet moments"))
+    });
+    grown.collect()
+}
+
 fn process(title: &str, samples: &[Sample]) -> (String, Value) {
-    type Of = fn(&Sample) -> f64;
-    let of: [(&str, Of); 3] = [
-        ("rss_mib", |sample| sample.rss_kib / 1024.0),
-        ("fds", |sample| sample.fds),
-        ("threads", |sample| sample.threads),
-    ];
     let mut line = format!("  {title:<24}");
     let mut value = json!({ "process": title, "samples": samples.len() });
-    for (name, of) in of {
-        let digits = usize::from(name == "rss_mib");
+    for Quantity { name, digits, of, .. } in QUANTITIES {
         if let Some(Trend { first, last, most, per_hour }) = trend(samples, true, of) {
-            let _ = write!(line, "{first:>8.digits$}{last:>8.digits$}{most:>6.digits$}{per_hour:>+8.1}/h");
+            let _ = write!(line, "{first:>8.digits$}{last:>8.digits$}{most:>8.digits$}{per_hour:>+8.1}/h");
+        } else {
+            let _ = write!(line, "{:>34}", "-");
         }
         for (when, quiet) in [("quiet", true), ("always", false)] {
             if let Some(Trend { first, last, most, per_hour }) = trend(samples, quiet, of) {

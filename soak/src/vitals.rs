@@ -8,6 +8,8 @@ pub struct Sample {
     /// Seconds since the beginning.
     pub at: f64,
     pub rss_kib: f64,
+    /// What of its memory was in use, if the process has told.
+    pub held_kib: Option<f64>,
     pub fds: f64,
     pub threads: f64,
     /// Nothing was going on.
@@ -32,9 +34,18 @@ pub struct Trend {
 }
 
 impl Vitals {
-    /// Looks at a process, unless it has ended.
-    pub fn sample(&mut self, serial: u16, title: &str, pid: u32, at: Duration, quiet: bool) {
+    /// Looks at a process, unless it has ended, and notes what it holds as it says itself.
+    pub fn sample(
+        &mut self,
+        serial: u16,
+        title: &str,
+        pid: u32,
+        at: Duration,
+        quiet: bool,
+        held_kib: Option<u32>,
+    ) {
         let Some(sample) = look(pid, at, quiet) else { return };
+        let sample = Sample { held_kib: held_kib.map(f64::from), ..sample };
         self.samples.entry((serial, title.to_owned())).or_default().push(sample);
         if let Some(cpu) = cpu(pid) {
             self.cpu.insert(serial, cpu);
@@ -61,17 +72,38 @@ impl Vitals {
 }
 
 /// How a quantity went, without the first tenth, in which everything warms up.
-pub fn trend(samples: &[Sample], quiet: bool, of: impl Fn(&Sample) -> f64) -> Option<Trend> {
-    let begin = samples.first()?.at;
-    let warm = begin + (samples.last()?.at - begin) / 10.0;
-    let points: Vec<(f64, f64)> = samples
-        .iter()
-        .filter(|sample| sample.at >= warm && (!quiet || sample.quiet))
-        .map(|sample| (sample.at / 3600.0, of(sample)))
-        .collect();
+pub fn trend(samples: &[Sample], quiet: bool, of: impl Fn(&Sample) -> Option<f64>) -> Option<Trend> {
+    let points = points(samples, quiet, of);
     let (first, last) = (points.first()?.1, points.last()?.1);
     let most = points.iter().map(|(_, value)| *value).fold(first, f64::max);
     Some(Trend { first, last, most, per_hour: slope(&points) })
+}
+
+/// By how much a quantity was more in the last third than in the first one, at quiet moments. Nothing is known of that
+/// after a few of them.
+pub fn growth(samples: &[Sample], of: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+    let points = points(samples, true, of);
+    let third = points.len() / 3;
+    let median = |points: &[(f64, f64)]| -> f64 {
+        let mut values: Vec<f64> = points.iter().map(|(_, value)| *value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    (third >= THIRD_MIN).then(|| median(&points[points.len() - third..]) - median(&points[..third]))
+}
+
+/// How many samples have to be in a third.
+const THIRD_MIN: usize = 5;
+
+/// Hours and values, without the first tenth.
+fn points(samples: &[Sample], quiet: bool, of: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, f64)> {
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Vec::new() };
+    let warm = first.at + (last.at - first.at) / 10.0;
+    samples
+        .iter()
+        .filter(|sample| sample.at >= warm && (!quiet || sample.quiet))
+        .filter_map(|sample| Some((sample.at / 3600.0, of(sample)?)))
+        .collect()
 }
 
 /// Of the line with the least squares.
@@ -93,6 +125,7 @@ fn look(pid: u32, at: Duration, quiet: bool) -> Option<Sample> {
     Some(Sample {
         at: at.as_secs_f64(),
         rss_kib: number("VmRSS:")?,
+        held_kib: None,
         fds: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as f64,
         threads: number("Threads:")?,
         quiet,
@@ -115,17 +148,22 @@ mod tests {
     use super::*;
 
     fn sample(at: f64, fds: f64, quiet: bool) -> Sample {
-        Sample { at, rss_kib: 0.0, fds, threads: 0.0, quiet }
+        Sample { at, rss_kib: 0.0, held_kib: None, fds, threads: 0.0, quiet }
     }
 
     #[test]
     fn a_leak_has_a_slope_and_a_wave_has_none() {
         let leak: Vec<_> = (0..100).map(|at| sample(f64::from(at) * 36.0, f64::from(at), true)).collect();
-        let trend_of = trend(&leak, true, |sample| sample.fds).unwrap();
+        let trend_of = trend(&leak, true, |sample| Some(sample.fds)).unwrap();
         assert!((trend_of.per_hour - 100.0).abs() < 1e-6, "{trend_of:?}");
+        // From 10 on: the medians of 30 each.
+        assert_eq!(growth(&leak, |sample| Some(sample.fds)), Some(60.0));
+        assert_eq!(growth(&leak[..14], |sample| Some(sample.fds)), None, "there are too few of them");
+        assert_eq!(growth(&leak, |sample| sample.held_kib), None);
         let wave: Vec<_> =
             (0..1000).map(|at| sample(f64::from(at) * 36.0, f64::from(at % 2) * 10.0, true)).collect();
-        let trend_of = trend(&wave, true, |sample| sample.fds).unwrap();
+        assert_eq!(growth(&wave, |sample| Some(sample.fds)), Some(0.0));
+        let trend_of = trend(&wave, true, |sample| Some(sample.fds)).unwrap();
         assert!(trend_of.per_hour.abs() < 0.1, "{trend_of:?}");
         assert_eq!(trend_of.most, 10.0);
     }
@@ -135,7 +173,7 @@ mod tests {
         let mut samples = vec![sample(0.0, 1000.0, true)];
         samples.extend((1..=10).map(|at| sample(f64::from(at) * 100.0, 5.0, at % 2 == 0)));
         samples.push(sample(990.0, 77.0, false));
-        let trend_of = trend(&samples, true, |sample| sample.fds).unwrap();
+        let trend_of = trend(&samples, true, |sample| Some(sample.fds)).unwrap();
         assert_eq!((trend_of.first, trend_of.last, trend_of.most, trend_of.per_hour), (5.0, 5.0, 5.0, 0.0));
     }
 

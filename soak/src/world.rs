@@ -20,6 +20,7 @@ use crate::{
     history::History,
     process::{Process, lock},
     vitals::Vitals,
+    warden::Warden,
 };
 
 /// How long anything may take that is to happen by itself.
@@ -45,6 +46,7 @@ pub struct Plan {
     pub controller: PathBuf,
     pub program: PathBuf,
     pub directory: PathBuf,
+    pub warden: Arc<Warden>,
 }
 
 /// A running world.
@@ -276,7 +278,8 @@ impl World {
         let at = self.begun.elapsed();
         for node in self.nodes.iter().chain([&self.controller]) {
             if let Some(process) = &node.process {
-                self.vitals.sample(process.serial, &process.title, process.id(), at, quiet);
+                let held_kib = process.told().held_kib.filter(|_| quiet);
+                self.vitals.sample(process.serial, &process.title, process.id(), at, quiet, held_kib);
             }
         }
     }
@@ -301,6 +304,10 @@ impl World {
             }
             20..35 => {
                 let Some(at) = self.choose(Kind::Callee, true) else { return Ok(()) };
+                // One that is still starting has no ear for the signal yet, and just ends.
+                if !self.nodes[at].process.as_ref().is_some_and(|process| process.told().ready) {
+                    return Ok(());
+                }
                 self.terminate(Some(at));
                 "terminate a callee"
             }
@@ -449,7 +456,7 @@ impl World {
             command.arg("--listen").arg(Address::Unix(plan.socket()).to_string());
             command.arg("--heartbeat").arg(format!("{}ms", plan.heartbeat.as_millis()));
             command.args(["--grace", "1s"]).env("RUST_LOG", "error");
-            Process::spawn(serial, title, &mut command, None)?
+            Process::spawn(serial, title, &mut command, None, &plan.warden)?
         } else {
             let address = match &node.proxy {
                 Some(proxy) => Address::Tcp { host: "127.0.0.1".to_owned(), port: proxy.port() },
@@ -472,7 +479,7 @@ impl World {
             if node.lasting {
                 command.arg("--lasting");
             }
-            Process::spawn(serial, title, &mut command, Some(&history))?
+            Process::spawn(serial, title, &mut command, Some(&history), &plan.warden)?
         };
         node.process = Some(process);
         Ok(())
@@ -498,6 +505,9 @@ impl World {
             .filter(|caller| caller.told().probed == Some(false))
             .map(|caller| format!("{} cannot call everybody{}", caller.title, caller.last_words()))
             .collect();
+        if !failed.is_empty() {
+            self.look_around();
+        }
         for what in failed {
             self.blame(what);
         }
@@ -544,6 +554,25 @@ impl World {
         self.sample(true);
         lock(&self.history).close(self.window);
         Ok(well)
+    }
+
+    /// Says how everybody is, for who wonders why something did not happen.
+    fn look_around(&self) {
+        let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+        eprintln!(
+            "{}: {:?}, load {}",
+            self.plan.name,
+            self.begun.elapsed(),
+            read("/proc/loadavg".to_owned()).trim()
+        );
+        for process in self.nodes.iter().chain([&self.controller]).filter_map(|node| node.process.as_ref()) {
+            let status = read(format!("/proc/{}/status", process.id()));
+            let state: Vec<&str> = status
+                .lines()
+                .filter(|line| line.starts_with("State:") || line.starts_with("Threads:"))
+                .collect();
+            eprintln!("  {}: {}{}", process.title, state.join(", "), process.last_words());
+        }
     }
 
     /// Waits until this is so for every process, and blames those for which it is never so.

@@ -10,8 +10,9 @@ use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
 
 mod byte;
 
-/// What a sequence reserves at most before its elements are there.
-const RESERVE_BYTES_MAX: usize = 1024 * 1024;
+/// What a sequence reserves at most before its elements are there, which is room for the bytes of most large ones. Growing
+/// step by step would copy them, and leave holes behind that an allocator keeps for each of its threads.
+const RESERVE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// `Bytes` that are not copied, and where in the rest of the value they belong.
 pub(super) type Apart = Vec<(usize, bytes::Bytes)>;

@@ -745,3 +745,14 @@ fn any_bytes_are_a_value_or_an_error() {
         }
     }
 }
+
+#[test]
+fn large_sequences_of_bytes_have_their_room_at_once() {
+    let value = vec![7u8; 3 << 20];
+    for bytes in [&value[..], &value[..1_500_000]] {
+        let mut out = Vec::new();
+        Codec::Bincode.encode_into(&bytes, &mut out).unwrap();
+        assert_eq!(out.len(), 8 + bytes.len());
+        assert!(out.capacity() <= out.len() + 64, "{} bytes have room for {}", out.len(), out.capacity());
+    }
+}

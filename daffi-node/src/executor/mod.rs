@@ -332,7 +332,8 @@ impl Executor {
         self.pool.turn(now)
     }
 
-    /// Waits until `but` requests are left, or until `deadline`; says whether it came to that.
+    /// Waits until `but` requests are left, or until `deadline`; says whether it came to that. What comes afterwards is not
+    /// run, since what runs it is about to end: its caller hears that the node has stopped.
     pub(crate) fn drain(&self, but: usize, deadline: Instant) -> bool {
         self.draining.store(true, Ordering::SeqCst);
         let mut requests = self.requests.lock();
@@ -340,10 +341,12 @@ impl Executor {
         let is_left = |requests: &Requests| self.held() > but || requests.has_unplaced();
         while is_left(&requests) {
             if self.drained.wait_until(&mut requests, deadline).timed_out() {
-                return !is_left(&requests);
+                break;
             }
         }
-        true
+        // Under the lock that the look was taken under, so nothing begins in between.
+        requests.close();
+        !is_left(&requests)
     }
 
     /// Ends what can be ended: tasks at their next `.await`, threads after their job.

@@ -16,6 +16,8 @@ use crate::context::Incoming;
 pub(super) struct Requests {
     /// How many have come.
     come: u64,
+    /// No more is taken.
+    closed: bool,
     /// What has come for callbacks that keep an order, each with its number.
     in_order: VecDeque<(u64, Arrival)>,
     /// Requests that have come for others.
@@ -61,8 +63,11 @@ pub(super) struct Held {
 }
 
 impl Requests {
-    /// Something has come, for a callback that keeps an order or for one that does not.
+    /// Something has come, for a callback that keeps an order or for one that does not. It is dropped if no more is taken.
     pub(super) fn push(&mut self, arrival: Arrival, in_order: bool) {
+        if self.closed {
+            return;
+        }
         self.come += 1;
         if self.has_none() {
             self.cancelled.clear();
@@ -205,8 +210,14 @@ impl Requests {
         started
     }
 
-    /// Nothing that waits here is to run.
+    /// What comes from now on is not taken.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Nothing that waits here is to run, nor anything that comes.
     pub(super) fn clear(&mut self) -> VecDeque<Run> {
+        self.close();
         self.in_order.clear();
         self.ready.clear();
         self.cancelled.clear();

@@ -283,7 +283,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{callback::Callback, caller::Caller, registry::Registry};
+    use crate::{callback::Callback, caller::Caller, executor::Arrival, registry::Registry};
 
     /// Where each result is cancelled just as it leaves.
     struct Hasty {
@@ -309,16 +309,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_large_result_that_is_cancelled_as_it_leaves_is_forgotten() {
-        let large = Handler::sync(|_| Ok(Bytes::from(vec![0; CHUNK_BYTES + 1]).into()));
-        let callback = Callback::new("large", Signature::new([], WireType::named::<()>()), large);
-        let registry = Registry::new(vec![callback]).unwrap();
-        let reactor = Reactor::start("test").unwrap();
-        let executor = Executor::new(registry, &Limits::default(), "test", reactor.handle().clone()).unwrap();
-        let executor = Arc::new(executor);
-        let (forgotten_in, forgotten) = mpsc::channel();
-        let job = Job {
+    fn job() -> Job {
+        Job {
             id: 7,
             callback: 0,
             one_way: false,
@@ -329,9 +321,39 @@ mod tests {
             timeout_us: 0,
             caller: "caller".into(),
             body: Bytes::new(),
-        };
-        executor.run(job, Arc::new(Hasty { executor: executor.clone(), forgotten: forgotten_in }));
+        }
+    }
+
+    #[test]
+    fn a_large_result_that_is_cancelled_as_it_leaves_is_forgotten() {
+        let large = Handler::sync(|_| Ok(Bytes::from(vec![0; CHUNK_BYTES + 1]).into()));
+        let callback = Callback::new("large", Signature::new([], WireType::named::<()>()), large);
+        let registry = Registry::new(vec![callback]).unwrap();
+        let reactor = Reactor::start("test").unwrap();
+        let executor = Executor::new(registry, &Limits::default(), "test", reactor.handle().clone()).unwrap();
+        let executor = Arc::new(executor);
+        let (forgotten_in, forgotten) = mpsc::channel();
+        executor.run(job(), Arc::new(Hasty { executor: executor.clone(), forgotten: forgotten_in }));
         assert_eq!(forgotten.recv_timeout(Duration::from_secs(10)), Ok(7));
+        executor.stop();
+    }
+
+    /// The controller may have been too slow to say that nothing more comes.
+    #[test]
+    fn what_comes_after_the_last_request_is_not_run() {
+        let callback = Callback::new(
+            "late",
+            Signature::new([], WireType::named::<()>()),
+            Handler::sync(|_| Ok(Bytes::new().into())),
+        );
+        let registry = Registry::new(vec![callback]).unwrap();
+        let reactor = Reactor::start("test").unwrap();
+        let executor = Executor::new(registry, &Limits::default(), "test", reactor.handle().clone()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert!(executor.drain(0, deadline));
+        executor.arrived(Arrival::Whole(job()));
+        assert!(executor.drain(0, Instant::now()), "it has been taken");
+        executor.work(|| unreachable!("there is nothing to run"), || {});
         executor.stop();
     }
 }
