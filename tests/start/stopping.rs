@@ -211,23 +211,26 @@ fn what_is_used_after_the_stop_says_so() {
     });
 }
 
+/// A node whose callback `f` opens the second gate when it begins, and gives 1 once the first one is open.
+fn held_up(net: &Net, name: &str) -> (Global, Gate, Gate) {
+    let (gate, entered) = (Gate::default(), Gate::default());
+    let (held, told) = (gate.clone(), entered.clone());
+    let f = move || {
+        told.open();
+        held.pass();
+        1
+    };
+    (net.node(name).callback("f", f).start().unwrap(), gate, entered)
+}
+
 #[test]
 fn calls_in_flight_end_when_their_own_global_stops() {
     in_time(|| {
         let net = Net::new();
-        let (gate, entered) = (Gate::default(), Gate::default());
-        let (held, told) = (gate.clone(), entered.clone());
-        let _b = net
-            .node("b")
-            .callback("f", move || {
-                told.open();
-                held.pass();
-            })
-            .start()
-            .unwrap();
+        let (_b, gate, entered) = held_up(&net, "b");
         let a = net.node("a").start().unwrap();
-        let sent = a.call.by_name::<(), _>("f", ()) & BG;
-        let delayed = a.call.by_name::<(), _>("f", ()) & BG.eta(Duration::from_secs(3600));
+        let sent = a.call.by_name::<i32, _>("f", ()) & BG;
+        let delayed = a.call.by_name::<i32, _>("f", ()) & BG.eta(Duration::from_secs(3600));
         entered.pass();
         a.stop().unwrap();
         let error = sent.get().unwrap_err();
@@ -558,17 +561,7 @@ fn what_was_handed_over_to_an_own_controller_arrives() {
 fn a_controller_that_stops_lets_the_calls_of_others_finish() {
     in_time(|| {
         let net = Net::new();
-        let (gate, entered) = (Gate::default(), Gate::default());
-        let (held, told) = (gate.clone(), entered.clone());
-        let _a = net
-            .node("a")
-            .callback("f", move || {
-                told.open();
-                held.pass();
-                1
-            })
-            .start()
-            .unwrap();
+        let (_a, gate, entered) = held_up(&net, "a");
         let b = net.node("b").start().unwrap();
         let result = b.call.by_name::<i32, _>("f", ()) & BG;
         entered.pass();
