@@ -12,4 +12,4 @@ mod local;
 pub use local::LocalCell;
 
 mod lock;
-pub use lock::{Condvar, Mutex, MutexGuard, WaitTimeoutResult};
+pub use lock::{Condvar, Mutex, MutexGuard, WaitTimeoutResult, while_time_stands_still};
