@@ -182,6 +182,7 @@ fn what_is_used_after_the_stop_says_so() {
         let kept = call();
         a.stop().unwrap();
         assert_eq!(before.get().unwrap(), 1, "an answer stays");
+        let begun = Instant::now();
         let errors = [
             (call() & FG).unwrap_err(),
             kept.fg().unwrap_err(),
@@ -204,6 +205,7 @@ fn what_is_used_after_the_stop_says_so() {
             a.callbacks().unwrap_err(),
             block_on(a.callbacks_async()).unwrap_err(),
         ];
+        println!("{} errors took {:?} in all", errors.len(), begun.elapsed());
         for (number, error) in errors.iter().enumerate() {
             assert!(matches!(error, Error::Stopped { .. }), "{number}: {error:?}");
             assert!(!error.may_have_executed() && !error.is_retryable());
