@@ -3,15 +3,14 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    sync::{Mutex, OnceLock},
-    thread,
-    time::{Duration, Instant},
+    sync::{Condvar, Mutex, OnceLock},
+    time::Duration,
 };
 
 use daffi_controller::{ControllerConfig, Server};
 use daffi_core::{
     Address,
-    frame::{Body, Frame, Hello, Offers, Register, Request, UNROUTED, VERSION},
+    frame::{Body, Frame, Hello, Offers, Register, Request, VERSION},
 };
 use tracing::{
     Event, Metadata, Subscriber,
@@ -21,6 +20,7 @@ use tracing::{
 
 static SERVER: OnceLock<Server> = OnceLock::new();
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static SAID: Condvar = Condvar::new();
 
 /// Looks at the controller, which takes its lock, whenever there is a line.
 struct Nosy;
@@ -46,6 +46,7 @@ impl Subscriber for Nosy {
         let mut message = Message(String::new());
         event.record(&mut message);
         LINES.lock().unwrap().push(message.0);
+        SAID.notify_all();
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -59,11 +60,10 @@ impl Subscriber for Nosy {
 }
 
 fn expect_line(line: &str) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !LINES.lock().unwrap().iter().any(|said| said == line) {
-        assert!(Instant::now() < until, "{line:?} is not said, only {:?}", LINES.lock().unwrap());
-        thread::sleep(Duration::from_millis(1));
-    }
+    let lines = LINES.lock().unwrap();
+    let missing = |lines: &mut Vec<String>| !lines.iter().any(|said| said == line);
+    let (lines, waited) = SAID.wait_timeout_while(lines, Duration::from_secs(10), missing).unwrap();
+    assert!(!waited.timed_out(), "{line:?} is not said, only {lines:?}");
 }
 
 #[test]
@@ -89,21 +89,7 @@ fn no_line_is_written_with_the_lock_held() {
     };
     let mut a = join("a", 1);
     expect_line("a node joined");
-    let request = Request {
-        id: 1,
-        one_way: true,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 0,
-        fingerprint: 0,
-        callback: UNROUTED,
-        total: 0,
-        name: "nobody",
-        node: "",
-        body: Body::borrowed(&[]),
-    };
+    let request = Request { one_way: true, ..Request::new(1, "nobody", Body::default()) };
     a.write_all(&Frame::Request(request).to_bytes()).unwrap();
     expect_line("a call without an answer was not delivered");
     let mut again = join("a", 1);

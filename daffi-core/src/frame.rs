@@ -428,7 +428,26 @@ pub struct Request<'a> {
     pub body: Body<'a>,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// A call as its caller sends it, to any node, with a payload that is whole and nothing special about it.
+    pub fn new(id: u64, name: &'a str, body: Body<'a>) -> Self {
+        Self {
+            id,
+            one_way: false,
+            broadcast: false,
+            more: false,
+            codec: 0,
+            hops: 1,
+            deadline_us: 0,
+            fingerprint: 0,
+            callback: UNROUTED,
+            total: body.len() as u32,
+            name,
+            node: "",
+            body,
+        }
+    }
+
     /// What is left of the deadline.
     pub fn deadline(&self) -> Option<Duration> {
         (self.deadline_us != 0).then(|| Duration::from_micros(self.deadline_us))

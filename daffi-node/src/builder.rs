@@ -313,6 +313,12 @@ impl GlobalBuilder {
             if controller.is_none() && node.executor.registry().len() == 0 {
                 reactor.handle().welcome_guests(true);
             }
+            if cfg!(panic = "abort") && node.executor.registry().len() > 0 {
+                tracing::warn!(
+                    node = node.name,
+                    "this program is built to abort on a panic: one in a callback ends the process, not the call alone"
+                );
+            }
             node.connect();
         }
         Ok(Starting(Global::new(node, controller, address, self.limits.grace, reactor)))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use daffi_core::frame::{Frame, Question, Request, Targets};
+use daffi_core::frame::{Frame, Question, Request, Targets, UNROUTED};
 
 use crate::random::Random;
 
@@ -19,6 +19,8 @@ pub enum Bug {
     SwappedIds,
     /// A callee gets a call again under another id.
     ResentCall,
+    /// A callee gets a call without an outcome, and does not run it.
+    NeverRun,
     /// Requests overtake each other.
     Reordered,
     /// A target of a broadcast is left out.
@@ -29,11 +31,12 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::DoubleReply,
         Self::LostReply,
         Self::SwappedIds,
         Self::ResentCall,
+        Self::NeverRun,
         Self::Reordered,
         Self::MissingTarget,
         Self::FiresAfterCancel,
@@ -93,6 +96,11 @@ impl Tamper {
             (Bug::ResentCall, 1, Frame::Request(request)) if !request.more && random.chance(OFTEN) => {
                 let again = Request { id: request.id ^ (1 << 50), ..request.clone() };
                 vec![encode(frame), encode(&Frame::Request(again))]
+            }
+            (Bug::NeverRun, 1, Frame::Request(request)) if request.one_way && random.chance(OFTEN) => {
+                // There is no such callback, and nobody is told.
+                let lost = Request { callback: UNROUTED, ..request.clone() };
+                vec![encode(&Frame::Request(lost))]
             }
             (Bug::Reordered, 1, Frame::Request(request)) if !request.more => match self.held.remove(&lane) {
                 Some(held) => vec![encode(frame), held],

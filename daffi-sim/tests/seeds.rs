@@ -69,7 +69,9 @@ fn planted_bugs_are_found() {
         let found = (0..100).find(|seed| {
             let mut options = Options::default();
             options.bug = Some(bug);
-            !run(*seed, options).violations.is_empty()
+            // A callee that is given what it does not know might be noticed by something else as well.
+            let sign = if bug == Bug::NeverRun { "did not run there" } else { "" };
+            run(*seed, options).violations.iter().any(|violation| violation.contains(sign))
         });
         assert!(found.is_some(), "{bug:?} is not found in 100 seeds");
     }

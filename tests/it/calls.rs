@@ -17,15 +17,15 @@ use crate::support::{BOUND, Count, CountsDrop, Net, next, run};
 const SHORT: Duration = Duration::from_millis(50);
 
 /// A callee with `hang`, an async callback that ends only by being dropped.
-struct Hanging {
-    entered: Count,
-    dropped: Count,
+pub(crate) struct Hanging {
+    pub(crate) entered: Count,
+    pub(crate) dropped: Count,
     a: Global,
     _b: Global,
-    _net: Net,
+    pub(crate) net: Net,
 }
 
-fn hanging() -> Hanging {
+pub(crate) fn hanging() -> Hanging {
     let net = Net::new();
     let (entered, dropped) = (Count::new(), Count::new());
     let counts = (entered.clone(), dropped.clone());
@@ -38,16 +38,16 @@ fn hanging() -> Hanging {
         }
     };
     let b = net.node("b").async_callback("hang", hang).callback("double", |a: i64| 2 * a).start().unwrap();
-    Hanging { entered, dropped, a: net.patient("caller").start().unwrap(), _b: b, _net: net }
+    Hanging { entered, dropped, a: net.patient("caller").start().unwrap(), _b: b, net }
 }
 
 impl Hanging {
-    fn hang(&self) -> daffi::Call<()> {
+    pub(crate) fn hang(&self) -> daffi::Call<()> {
         self.a.call.by_name("hang", ())
     }
 
     /// The callee goes on serving.
-    fn is_well(&self) {
+    pub(crate) fn is_well(&self) {
         assert_eq!((self.a.call.by_name::<i64, _>("double", (4i64,)) & FG.timeout(BOUND)).unwrap(), 8);
     }
 }
@@ -480,15 +480,15 @@ fn options_of_callbacks_hold() {
 }
 
 /// A caller that may have two calls in flight, and a callee whose `work` waits until it is let on.
-struct Limited {
-    entered: Count,
-    open: Count,
-    a: Global,
+pub(crate) struct Limited {
+    pub(crate) entered: Count,
+    pub(crate) open: Count,
+    pub(crate) a: Global,
     _b: Global,
     _net: Net,
 }
 
-fn limited() -> Limited {
+pub(crate) fn limited() -> Limited {
     let net = Net::new();
     let (entered, open) = (Count::new(), Count::new());
     let counts = (entered.clone(), open.clone());
@@ -503,11 +503,11 @@ fn limited() -> Limited {
 }
 
 impl Limited {
-    fn work(&self, a: u32) -> daffi::Call<u32> {
+    pub(crate) fn work(&self, a: u32) -> daffi::Call<u32> {
         self.a.call.by_name("work", (a,))
     }
 
-    fn quick(&self, a: u32) -> daffi::Call<u32> {
+    pub(crate) fn quick(&self, a: u32) -> daffi::Call<u32> {
         self.a.call.by_name("quick", (a,))
     }
 }

@@ -1,6 +1,8 @@
 //! Nodes that call each other through a controller, all of them in this process.
 
 mod calls;
+#[cfg(unix)]
+mod cancelling;
 mod context;
 mod errors;
 mod modifiers;

@@ -17,7 +17,11 @@ use daffi_core::{
 use crate::support::BOUND;
 
 /// Lets a node in, tells it `once_in`, gives what it says from then on to `rogue`, and returns when the node has closed the connection.
-fn control(mut socket: UnixStream, once_in: &[u8], mut rogue: impl FnMut(&mut UnixStream, &Frame<'_>)) {
+pub(crate) fn control(
+    mut socket: UnixStream,
+    once_in: &[u8],
+    mut rogue: impl FnMut(&mut UnixStream, &Frame<'_>),
+) {
     let mut buffer = BytesMut::new();
     loop {
         let batch: Bytes = buffer.clone().freeze();
@@ -56,7 +60,7 @@ fn control(mut socket: UnixStream, once_in: &[u8], mut rogue: impl FnMut(&mut Un
 }
 
 /// A node, and the socket on which its controller is to be.
-fn node(number: u32) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
+pub(crate) fn node(number: u32) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
     let directory = std::env::temp_dir().join(format!("daffi-rogue-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("socket");

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     crowds::percentile,
+    roles,
     support::{AT_ONCE, Process, World, eventually, until},
 };
 
@@ -75,7 +76,13 @@ impl Network {
 
     /// A process that calls all the time, from outside.
     fn caller(&self, world: &World) -> Process {
-        let caller = world.child_within(&["ip", "netns", "exec", &self.outside], "prober", "outside", &[]);
+        self.caller_with(world, 0)
+    }
+
+    /// The same, with so many payloads of 1 MiB on the same link.
+    fn caller_with(&self, world: &World, payloads: usize) -> Process {
+        let count = [(roles::COUNT, &*payloads.to_string())];
+        let caller = world.child_within(&["ip", "netns", "exec", &self.outside], "prober", "outside", &count);
         caller.line("ready");
         caller
     }
@@ -215,4 +222,29 @@ fn a_reset_is_noticed_at_once_and_mended_at_once() {
     let back = well_again(&caller);
     println!("reset: the caller noticed after {noticed:?}; calls succeeded {back:?} after it was healed");
     assert!(noticed < AT_ONCE && back < AT_ONCE, "{noticed:?}, {back:?}");
+}
+
+/// 16 MiB wait for a link of 1 Mbit/s, which takes more than two minutes for them: small calls pass them, and neither end takes the
+/// other for dead.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn a_slow_link_full_of_large_payloads_carries_small_calls_too() {
+    let network = Network::new();
+    let world = network.world();
+    let _callee = network.callee(&world);
+    // The queue of the link itself is 25 KB.
+    sh(&format!("tc -n {} qdisc add dev v2 root tbf rate 1mbit burst 4kb latency 200ms", network.outside));
+    let caller = network.caller_with(&world, 16);
+    thread::sleep(2 * DETECTION);
+    let told = told(&caller, 0);
+    let mut times: Vec<_> = told.iter().map(|(_, time)| *time).collect();
+    println!(
+        "1 Mbit/s with 16 MiB waiting: {} small calls, p50 {:?}, p99 {:?}, most {:?}",
+        times.len(),
+        percentile(&mut times, 0.5),
+        percentile(&mut times, 0.99),
+        times.last().unwrap()
+    );
+    assert!(told.iter().all(|(what, _)| what == "ok"), "{told:?}");
+    assert!(!world.controller().said("closing a connection") && !world.controller().said("is lost"));
 }

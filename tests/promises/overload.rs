@@ -4,13 +4,16 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::TcpStream,
+    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use daffi::{Address, BG, Error, FG, Global, Limits};
+use daffi::{Address, BG, BROADCAST, Error, FG, Global, Limits};
+use daffi_core::frame::{Frame, Hello, VERSION};
 
 use crate::{
     crowds::percentile,
@@ -294,4 +297,149 @@ fn large_calls_wait_for_a_callee_that_does_not_read_for_a_while() {
     for (call, result) in calls {
         assert_eq!(result.get().unwrap(), call);
     }
+}
+
+/// A payload for many nodes is in the controller's memory once, and next to it there is little for each of them.
+fn a_broadcast_is_kept_once(nodes: usize) {
+    const PAYLOAD: u64 = 1 << 20;
+    // So many nodes in one process may not get the CPU for a while.
+    let mut world = World::with(&["--heartbeat", "1m"]).lasting(Duration::from_secs(300));
+    world.heartbeat = Duration::from_secs(60);
+    let _herd = herd(&world, nodes);
+    let g = world.caller();
+    let broadcast = |bytes: u64| {
+        let results =
+            (g.call.serial_answered(nonce(), &vec![7; bytes as usize]) & BROADCAST.return_result()).unwrap();
+        assert_eq!(results.len(), nodes);
+        let failed: Vec<_> = results.values().filter_map(|result| result.as_ref().err()).collect();
+        assert!(failed.is_empty(), "{} of {nodes}, such as {}", failed.len(), failed[0]);
+    };
+    let peak_kib = || roles::resident_kib(&world.controller().id().to_string(), "VmHWM");
+    // What connections keep once they were busy.
+    broadcast(1_000);
+    let before = peak_kib();
+    broadcast(PAYLOAD);
+    let more = peak_kib() - before;
+    println!(
+        "a broadcast of 1 MiB to {nodes} nodes took {more} KiB at the controller, which had {before} KiB"
+    );
+    // A copy for each would be a hundred times as much.
+    assert!(more < 2 * PAYLOAD / 1024 + 10 * nodes as u64, "{more} KiB for {nodes} nodes");
+}
+
+#[test]
+fn a_large_broadcast_is_kept_once() {
+    a_broadcast_is_kept_once(100);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_large_broadcast`
+#[test]
+#[ignore = "a thousand nodes take their time without optimization"]
+fn full_size_a_large_broadcast_is_kept_once() {
+    a_broadcast_is_kept_once(1_000);
+}
+
+/// Strangers who send a byte now and then cost little each, and are closed when their time is over.
+#[test]
+fn strangers_who_drip_cost_little() {
+    const STRANGERS: usize = 400;
+    let world = World::over_tcp();
+    let Address::Tcp { host, port } = &world.address else { unreachable!() };
+    let _callee = world.callee("callee");
+    let g = world.caller();
+    let resident_kib = || roles::resident_kib(&world.controller().id().to_string(), "VmRSS");
+    let before = resident_kib();
+    let name = "n".repeat(200);
+    let (version_min, version_max) = (VERSION, VERSION);
+    let hello =
+        Hello { version_min, version_max, capabilities: 0, instance: 1, name: &name, credentials: &[] };
+    let hello = Frame::Hello(hello).to_bytes();
+    let mut strangers: Vec<_> =
+        (0..STRANGERS).map(|_| TcpStream::connect((host.as_str(), *port)).unwrap()).collect();
+    let (begun, mut most) = (Instant::now(), 0);
+    for byte in &hello[..hello.len() - 1] {
+        strangers.retain_mut(|stranger| stranger.write_all(&[*byte]).is_ok());
+        most = most.max(resident_kib());
+        if strangers.is_empty() {
+            break;
+        }
+        assert_eq!((g.call.work(7) & FG).unwrap(), 7);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let took = begun.elapsed();
+    println!("{STRANGERS} strangers who drip: {} KiB more, all closed after {took:?}", most - before);
+    assert!(strangers.is_empty(), "{} are there still after {took:?}", strangers.len());
+    assert!(most - before < 64 * STRANGERS as u64, "{} KiB", most - before);
+}
+
+/// A share of a CPU.
+struct Quota(PathBuf);
+
+impl Quota {
+    /// So many percent of one.
+    fn percent(percent: u64) -> Self {
+        const PERIOD_US: u64 = 100_000;
+        let second_version = fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap();
+        let root = PathBuf::from(if second_version { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/cpu" });
+        let group = root.join(format!("daffi-{}", std::process::id()));
+        fs::create_dir(&group).unwrap();
+        let quota = percent * PERIOD_US / 100;
+        if second_version {
+            fs::write(group.join("cpu.max"), format!("{quota} {PERIOD_US}")).unwrap();
+        } else {
+            fs::write(group.join("cpu.cfs_period_us"), PERIOD_US.to_string()).unwrap();
+            fs::write(group.join("cpu.cfs_quota_us"), quota.to_string()).unwrap();
+        }
+        Self(group)
+    }
+
+    fn applies_to(&self, process: &Process) {
+        fs::write(self.0.join("cgroup.procs"), process.id().to_string()).unwrap();
+    }
+
+    /// How often somebody had to wait because of it.
+    fn throttled(&self) -> u64 {
+        let stat = fs::read_to_string(self.0.join("cpu.stat")).unwrap();
+        stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        // Its processes may take a moment to be gone.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A node that gets the twentieth part of a CPU and has more to do than that is slow, and nobody takes it for dead.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn a_starved_node_is_not_taken_for_dead() {
+    const TIME: Duration = Duration::from_secs(300);
+    let quota = Quota::percent(5);
+    let world = World::new().lasting(TIME);
+    let callee = world.callee("callee");
+    let g = world.caller();
+    quota.applies_to(&callee);
+    let (end, mut answered, mut longest) = (Instant::now() + TIME, 0u64, Duration::ZERO);
+    while Instant::now() < end {
+        let begun = Instant::now();
+        let calls: Vec<_> = (0..200).map(|_| g.call.work_async(nonce()) & BG).collect();
+        for call in calls {
+            call.outcome().unwrap();
+        }
+        answered += 200;
+        longest = longest.max(begun.elapsed());
+    }
+    println!(
+        "{answered} calls to a node with 5 % of a CPU within {TIME:?}, which was throttled {} times; the slowest 200 took {longest:?}",
+        quota.throttled()
+    );
+    assert!(quota.throttled() > 0, "it had nothing to wait for");
+    assert!(!world.controller().said("is lost") && !world.controller().said("closing a connection"));
 }

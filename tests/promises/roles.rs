@@ -90,9 +90,14 @@ fn herd() {
     nodes[0].join().unwrap();
 }
 
-/// Calls `work` all the time, and says how each call ended and after how many milliseconds.
+/// Calls `work` all the time, and says how each call ended and after how many milliseconds; with as many payloads of 1 MiB
+/// on the same link as it is told.
 fn prober() {
     let g = builder().link_time_callbacks(false).start().unwrap();
+    let large = if env::var(COUNT).is_ok() { setting(COUNT) } else { 0 };
+    let payload = vec![7; 1 << 20];
+    let _on_the_way: Vec<_> =
+        (0..large).map(|number| g.call.serial_answered(u64::MAX - number, &payload) & BG).collect();
     println!("ready");
     for nonce in 1.. {
         let begun = Instant::now();

@@ -66,12 +66,12 @@ impl<R: serde::de::DeserializeOwned + 'static> Outcome<R> for AsyncResult<R> {
 struct Watchdog(#[allow(dead_code, reason = "it is dropped")] mpsc::Sender<()>);
 
 impl Watchdog {
-    fn new() -> Self {
+    fn new(patience: Duration) -> Self {
         let (alive, watched) = mpsc::channel();
         let test = thread::current().name().unwrap_or("a test").to_owned();
         thread::spawn(move || {
-            if let Err(RecvTimeoutError::Timeout) = watched.recv_timeout(3 * PATIENCE) {
-                eprintln!("{test} hangs: its world is {:?} old", 3 * PATIENCE);
+            if let Err(RecvTimeoutError::Timeout) = watched.recv_timeout(patience) {
+                eprintln!("{test} hangs: its world is {patience:?} old");
                 for child in &*CHILDREN.lock().unwrap() {
                     let _ = Command::new("kill").arg("-KILL").arg(child.to_string()).status();
                 }
@@ -266,6 +266,12 @@ impl World {
         Self::at(directory, address, &["--heartbeat", &heartbeat], QUICK_HEARTBEAT)
     }
 
+    /// For a test that takes so long.
+    pub fn lasting(mut self, time: Duration) -> Self {
+        self._watchdog = Watchdog::new(time + 3 * PATIENCE);
+        self
+    }
+
     fn at(directory: Directory, address: Address, options: &[&str], heartbeat: Duration) -> Self {
         Self::start(directory, address, options, heartbeat, &[])
     }
@@ -279,7 +285,7 @@ impl World {
     ) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
-        let watchdog = Watchdog::new();
+        let watchdog = Watchdog::new(3 * PATIENCE);
         let mut world =
             Self { controller: None, address, options, prefix, heartbeat, directory, _watchdog: watchdog };
         world.start_controller();

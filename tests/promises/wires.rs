@@ -1,7 +1,7 @@
 //! Wires that deliver byte by byte, late, or not to the end.
 
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use daffi_chaos::{Dice, Weather};
 use crate::{
     proxy::{Proxy, Way},
     roles::Callee,
-    support::{AT_ONCE, Outcome, World, at, nonce, until},
+    support::{AT_ONCE, Outcome, Process, World, at, nonce, until},
 };
 
 const WAYS: [Way; 2] = [Way::ToController, Way::FromController];
@@ -215,4 +215,70 @@ fn weather(seed: u64) {
             Err(error) => assert_eq!(runs, 0, "{call}: {error:?}"),
         }
     }
+}
+
+/// A link that breaks and is mended for so long, each time after a while: nodes come back each time and do not knock without
+/// pause, calls have one outcome, and descriptors and threads are as many as before.
+fn flapping(time: Duration, every: Duration) {
+    /// Waits at random between two attempts, of which the first ones are short.
+    const KNOCKS_MAX: u64 = 12;
+    let world = World::new().lasting(time);
+    let wires = [(); 2].map(|()| Proxy::new(&world.address));
+    let g = at(&wires[0].address).process_name("caller").link_time_callbacks(false).start().unwrap();
+    let callee = world.child_at("callee", "callee", &wires[1].address);
+    callee.line("ready");
+    let well = || until("calls work", || (g.call.work_async(nonce()) & FG).is_ok());
+    well();
+    let held = |process: &Process| {
+        ["fd", "task"].map(|what| fs::read_dir(format!("/proc/{}/{what}", process.id())).unwrap().count())
+    };
+    let before = [held(world.controller()), held(&callee)];
+    let (end, mut flaps, mut answered) = (Instant::now() + time, 0, 0);
+    while Instant::now() < end {
+        wires.iter().for_each(|wire| wire.cut());
+        let lost = g.call.work_async(nonce()) & BG;
+        thread::sleep(every);
+        wires.iter().for_each(|wire| wire.mend());
+        let mended = Instant::now();
+        while mended.elapsed() < every {
+            answered += u64::from((g.call.work_async(nonce()) & BG.timeout(every)).outcome().is_ok());
+            thread::sleep(Duration::from_millis(5));
+        }
+        let told = lost.outcome();
+        assert!(
+            matches!(
+                told,
+                Ok(_)
+                    | Err(Error::ControllerLost { .. }
+                        | Error::RemoteStopped { .. }
+                        | Error::NoCandidate { .. })
+            ),
+            "{told:?}"
+        );
+        flaps += 1;
+    }
+    well();
+    let knocks = [0, 1].map(|wire| wires[wire].knocks());
+    until("nothing is left of the connections", || {
+        let after = [held(world.controller()), held(&callee)];
+        // A thread of the pool more or less is none that was left behind.
+        (before.iter().zip(after)).all(|(before, after)| after[0] <= before[0] && after[1] <= before[1] + 2)
+    });
+    println!(
+        "{flaps} times broken and mended within {time:?}: {answered} calls answered, {knocks:?} attempts to connect"
+    );
+    assert!(answered > 0 && knocks.iter().all(|knocks| *knocks <= flaps * KNOCKS_MAX + 1), "{knocks:?}");
+    assert!(world.executions().values().all(|count| *count == 1));
+}
+
+#[test]
+fn a_link_that_flaps_leaves_nothing_behind() {
+    flapping(Duration::from_secs(3), Duration::from_millis(300));
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_five_minutes`
+#[test]
+#[ignore = "it takes five minutes"]
+fn full_size_five_minutes_of_flapping() {
+    flapping(Duration::from_secs(300), Duration::from_secs(2));
 }

@@ -182,6 +182,7 @@ fn what_is_used_after_the_stop_says_so() {
         let kept = call();
         a.stop().unwrap();
         assert_eq!(before.get().unwrap(), 1, "an answer stays");
+        let begun = Instant::now();
         let errors = [
             (call() & FG).unwrap_err(),
             kept.fg().unwrap_err(),
@@ -204,6 +205,7 @@ fn what_is_used_after_the_stop_says_so() {
             a.callbacks().unwrap_err(),
             block_on(a.callbacks_async()).unwrap_err(),
         ];
+        println!("{} errors took {:?} in all", errors.len(), begun.elapsed());
         for (number, error) in errors.iter().enumerate() {
             assert!(matches!(error, Error::Stopped { .. }), "{number}: {error:?}");
             assert!(!error.may_have_executed() && !error.is_retryable());
@@ -211,23 +213,26 @@ fn what_is_used_after_the_stop_says_so() {
     });
 }
 
+/// A node whose callback `f` opens the second gate when it begins, and gives 1 once the first one is open.
+fn held_up(net: &Net, name: &str) -> (Global, Gate, Gate) {
+    let (gate, entered) = (Gate::default(), Gate::default());
+    let (held, told) = (gate.clone(), entered.clone());
+    let f = move || {
+        told.open();
+        held.pass();
+        1
+    };
+    (net.node(name).callback("f", f).start().unwrap(), gate, entered)
+}
+
 #[test]
 fn calls_in_flight_end_when_their_own_global_stops() {
     in_time(|| {
         let net = Net::new();
-        let (gate, entered) = (Gate::default(), Gate::default());
-        let (held, told) = (gate.clone(), entered.clone());
-        let _b = net
-            .node("b")
-            .callback("f", move || {
-                told.open();
-                held.pass();
-            })
-            .start()
-            .unwrap();
+        let (_b, gate, entered) = held_up(&net, "b");
         let a = net.node("a").start().unwrap();
-        let sent = a.call.by_name::<(), _>("f", ()) & BG;
-        let delayed = a.call.by_name::<(), _>("f", ()) & BG.eta(Duration::from_secs(3600));
+        let sent = a.call.by_name::<i32, _>("f", ()) & BG;
+        let delayed = a.call.by_name::<i32, _>("f", ()) & BG.eta(Duration::from_secs(3600));
         entered.pass();
         a.stop().unwrap();
         let error = sent.get().unwrap_err();
@@ -558,17 +563,7 @@ fn what_was_handed_over_to_an_own_controller_arrives() {
 fn a_controller_that_stops_lets_the_calls_of_others_finish() {
     in_time(|| {
         let net = Net::new();
-        let (gate, entered) = (Gate::default(), Gate::default());
-        let (held, told) = (gate.clone(), entered.clone());
-        let _a = net
-            .node("a")
-            .callback("f", move || {
-                told.open();
-                held.pass();
-                1
-            })
-            .start()
-            .unwrap();
+        let (_a, gate, entered) = held_up(&net, "a");
         let b = net.node("b").start().unwrap();
         let result = b.call.by_name::<i32, _>("f", ()) & BG;
         entered.pass();

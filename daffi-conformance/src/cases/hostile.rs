@@ -3,7 +3,7 @@ use daffi_core::{
     fault::{Fault, FaultKind},
     frame::{
         Body, Chunk, Failure, Frame, Offers, Question, Refuse, RefuseCode, Register, Reply, Request, Targets,
-        UNROUTED, Welcome,
+        Welcome,
     },
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
 };
@@ -39,21 +39,7 @@ fn check_open(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
 }
 
 fn request(id: u64) -> Frame<'static> {
-    Frame::Request(Request {
-        id,
-        one_way: false,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 0,
-        fingerprint: 0,
-        callback: UNROUTED,
-        total: 0,
-        name: "f",
-        node: "",
-        body: Body::default(),
-    })
+    Frame::Request(Request::new(id, "f", Body::default()))
 }
 
 fn head(length: u32, kind: u8) -> Vec<u8> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use daffi_core::{
     Error,
     fault::{Fault, FaultKind},
-    frame::{Body, Request, Schedule, Timing as FrameTiming, UNROUTED},
+    frame::{Body, Request, Schedule, Timing as FrameTiming},
     limits::{CHUNK_BYTES, TASKS_BYTES_MAX},
     names::check_name,
 };
@@ -107,19 +107,10 @@ impl Router {
         let Some(what) = self.tasks.get(task).map(|task| task.what.clone()) else { return };
         let owner = self.joined(&what.owner);
         let request = Request {
-            id: 0,
-            one_way: false,
-            broadcast: false,
-            more: false,
             codec: what.codec,
-            hops: 1,
-            deadline_us: 0,
             fingerprint: what.fingerprint,
-            callback: UNROUTED,
-            total: what.body.len() as u32,
-            name: &what.name,
             node: &what.node,
-            body: Body::shared(&what.body),
+            ..Request::new(0, &what.name, Body::shared(&what.body))
         };
         let started =
             self.choose(owner, &what.name, &what.node, what.fingerprint).and_then(|(callee, index)| {

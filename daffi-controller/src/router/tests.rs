@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use daffi_core::{
     controller::Strategy,
-    frame::{Body, Chunk, Hello, Offer, Offers, Register, Reply, Request, UNROUTED},
+    frame::{Body, Chunk, Hello, Offer, Offers, Register, Reply, Request},
     limits::FRAME_BYTES_MAX,
 };
 
@@ -165,21 +165,7 @@ fn hello(name: &str, instance: u64) -> Frame<'_> {
 }
 
 fn request(id: u64, name: &str) -> Request<'_> {
-    Request {
-        id,
-        one_way: false,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 0,
-        fingerprint: 0,
-        callback: UNROUTED,
-        total: 4,
-        name,
-        node: "",
-        body: Body::borrowed(b"args"),
-    }
+    Request::new(id, name, Body::borrowed(b"args"))
 }
 
 fn reply(id: u64, body: &str) -> Frame<'_> {

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use daffi_core::{
     Address,
-    frame::{Body, Frame, Hello, Offer, Offers, Register, Reply, Request, UNROUTED, VERSION},
+    frame::{Body, Frame, Hello, Offer, Offers, Register, Reply, Request, VERSION},
     limits::FRAME_BYTES_MAX,
 };
 
@@ -129,24 +129,9 @@ pub(crate) fn hello(name: &str) -> Frame<'_> {
 }
 
 pub(crate) fn request(id: u64, name: &'static str, body: &Bytes) -> Frame<'static> {
-    let total = body.len() as u32;
     // Leaked, as a test may: a frame for a static name is handy.
     let body: &'static Bytes = Box::leak(Box::new(body.clone()));
-    Frame::Request(Request {
-        id,
-        one_way: false,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 0,
-        fingerprint: 0,
-        callback: UNROUTED,
-        total,
-        name,
-        node: "",
-        body: Body::shared(body),
-    })
+    Frame::Request(Request::new(id, name, Body::shared(body)))
 }
 
 pub(crate) fn reply(id: u64, body: &'static [u8]) -> Frame<'static> {

@@ -283,7 +283,8 @@ impl Lead {
         visits.inside = false;
         // Looked at after it is known that nobody leads: whoever wakes the reactor from here on sees that.
         visits.called |= self.bell.is_marked() || visits.followers > 0;
-        let call = visits.called || visits.sleeps;
+        // Once there are no guests any more, the reactor's own thread is the only one left to lead.
+        let call = visits.called || visits.sleeps || !self.is_welcoming();
         drop(state);
         if call {
             self.signal.notify_all();
@@ -306,6 +307,8 @@ impl Lead {
         if !self.guests.wanted.load(Ordering::SeqCst) || !self.is_welcoming() {
             return false;
         }
+        // The bell has been answered for the turn that this thread does not make. The guest makes it, or passes it on.
+        self.bell.mark();
         state.vacant = true;
         state.visits.called = false;
         self.guests.vacant.store(true, Ordering::SeqCst);

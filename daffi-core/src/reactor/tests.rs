@@ -455,15 +455,21 @@ fn ask(reactor: &Reactor, oracle: &Oracle) -> bool {
     reactor.handle().wait(None, || oracle.has_answered(question), || oracle.sleep(question))
 }
 
-#[test]
-fn a_thread_that_waits_again_and_again_leads_meanwhile_and_the_others_follow() {
-    let (reactor, oracle) = oracle();
+/// Gives this thread, which then has led.
+fn ask_until_it_leads(reactor: &Reactor, oracle: &Oracle) -> Option<thread::ThreadId> {
     let me = Some(thread::current().id());
     let until = Instant::now() + SOON;
     // How soon it is asked again is up to the system.
     while oracle.thread() != me {
-        assert!(ask(&reactor, &oracle) && Instant::now() < until);
+        assert!(ask(reactor, oracle) && Instant::now() < until);
     }
+    me
+}
+
+#[test]
+fn a_thread_that_waits_again_and_again_leads_meanwhile_and_the_others_follow() {
+    let (reactor, oracle) = oracle();
+    let me = ask_until_it_leads(&reactor, &oracle);
     // Nobody waits now. Whoever only wakes the reactor gets its turn nevertheless, and not on this thread.
     let question = oracle.ask();
     reactor.handle().wake();
@@ -484,11 +490,7 @@ fn a_thread_that_waits_again_and_again_leads_meanwhile_and_the_others_follow() {
 #[test]
 fn a_guest_that_leaves_without_a_word_is_replaced() {
     let (reactor, oracle) = oracle();
-    let me = Some(thread::current().id());
-    let until = Instant::now() + SOON;
-    while oracle.thread() != me {
-        assert!(ask(&reactor, &oracle) && Instant::now() < until);
-    }
+    let me = ask_until_it_leads(&reactor, &oracle);
     let question = oracle.ask();
     reactor.handle().wake_soon();
     assert!(oracle.sleep(question), "the reactor's own thread is back");
@@ -498,11 +500,7 @@ fn a_guest_that_leaves_without_a_word_is_replaced() {
 #[test]
 fn a_guest_leaves_when_its_time_is_up_or_the_reactor_stops() {
     let (mut reactor, oracle) = oracle();
-    let me = Some(thread::current().id());
-    let until = Instant::now() + SOON;
-    while oracle.thread() != me {
-        assert!(ask(&reactor, &oracle) && Instant::now() < until);
-    }
+    ask_until_it_leads(&reactor, &oracle);
     let begun = Instant::now();
     reactor.handle().wait(Some(begun + Duration::from_millis(20)), || false, || ());
     assert!(begun.elapsed() >= Duration::from_millis(20));

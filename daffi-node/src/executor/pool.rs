@@ -215,10 +215,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn jobs_that_block_get_more_threads() {
-        let pool = Pool::new("test".into(), 64);
-        // Nobody passes before all 20 are there.
+    /// Runs twenty jobs, none of which ends before all have begun.
+    fn burst(pool: &Arc<Pool>) {
         let barrier = Arc::new(Barrier::new(20));
         let (done_in, done) = channel();
         for _ in 0..20 {
@@ -229,10 +227,16 @@ mod tests {
             }));
         }
         let mut count = 0;
-        turn_until(&pool, || {
+        turn_until(pool, || {
             count += done.try_iter().count();
             count == 20
         });
+    }
+
+    #[test]
+    fn jobs_that_block_get_more_threads() {
+        let pool = Pool::new("test".into(), 64);
+        burst(&pool);
     }
 
     #[test]
@@ -257,20 +261,7 @@ mod tests {
     fn threads_of_a_burst_go_although_there_is_work() {
         let keep_alive = Duration::from_millis(200);
         let pool = Pool::with_keep_alive("test".into(), 64, keep_alive);
-        let barrier = Arc::new(Barrier::new(20));
-        let (done_in, done) = channel();
-        for _ in 0..20 {
-            let (barrier, done_in) = (barrier.clone(), done_in.clone());
-            pool.submit(Box::new(move || {
-                barrier.wait();
-                done_in.send(()).unwrap();
-            }));
-        }
-        let mut count = 0;
-        turn_until(&pool, || {
-            count += done.try_iter().count();
-            count == 20
-        });
+        burst(&pool);
         // More often than each of twenty would have to work to stay.
         turn_until(&pool, || {
             let (done_in, done) = channel();

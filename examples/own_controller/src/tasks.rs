@@ -6,7 +6,7 @@ use bytes::Bytes;
 use daffi_core::{
     answer::{TaskState, TaskStatus},
     fault::{Fault, FaultKind},
-    frame::{Body, Request, Schedule, Timing, UNROUTED},
+    frame::{Body, Request, Schedule, Timing},
     limits::{AT_TIMES_MAX, PERIOD_MIN},
 };
 
@@ -111,21 +111,8 @@ impl State {
         let (codec, fingerprint, body) = (task.codec, task.fingerprint, task.body.clone());
         let owner_id =
             self.nodes.iter().find(|(_, node)| node.is_visible() && node.name == owner).map(|(id, _)| *id);
-        let request = Request {
-            id: 0,
-            one_way: false,
-            broadcast: false,
-            more: false,
-            codec,
-            hops: 1,
-            deadline_us: 0,
-            fingerprint,
-            callback: UNROUTED,
-            total: body.len() as u32,
-            name: &name,
-            node: &node,
-            body: Body::shared(&body),
-        };
+        let request =
+            Request { codec, fingerprint, node: &node, ..Request::new(0, &name, Body::shared(&body)) };
         let sent = self
             .choose(owner_id, &name, &node, fingerprint)
             .and_then(|callee| self.launch(callee, Origin::Task(id), &owner, &request));

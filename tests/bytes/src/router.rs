@@ -499,21 +499,7 @@ fn hello(name: &str, instance: u64) -> Frame<'_> {
 }
 
 fn request(id: u64, name: &str) -> Request<'_> {
-    Request {
-        id,
-        one_way: false,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 0,
-        fingerprint: 0,
-        callback: UNROUTED,
-        total: 4,
-        name,
-        node: "",
-        body: Body::borrowed(&BODY[..4]),
-    }
+    Request::new(id, name, Body::borrowed(&BODY[..4]))
 }
 
 fn reply(id: u64, more: bool, length: usize) -> Reply<'static> {

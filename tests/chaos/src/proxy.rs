@@ -55,6 +55,8 @@ struct State {
     /// By way: the most bytes that are written at once, if not all.
     piece: [Option<usize>; 2],
     next: u64,
+    /// How often somebody wanted to be connected.
+    knocks: u64,
     lines: Vec<Line>,
 }
 
@@ -88,6 +90,11 @@ impl Proxy {
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.wire.state().lines.len()
+    }
+
+    /// How often a node has connected so far, whether it got through or not.
+    pub fn knocks(&self) -> u64 {
+        self.wire.state().knocks
     }
 
     /// Ends the connections, and lets nobody through from now on.
@@ -239,6 +246,7 @@ fn accept(listener: &TcpListener, target: &Target, wire: &Arc<Wire>) {
             thread::sleep(Duration::from_millis(10));
             continue;
         };
+        wire.state().knocks += 1;
         let _ = node.set_nodelay(true);
         let Ok(controller) = Stream::connect(target) else { continue };
         let _ = connect(Stream::Tcp(node), controller, wire);
