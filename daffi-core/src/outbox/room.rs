@@ -65,3 +65,59 @@ impl Room {
 
     pub(crate) fn ignore(&self, _: &Stream, _: impl Fn() -> bool) {}
 }
+
+#[cfg(all(test, unix, not(shuttle)))]
+mod tests {
+    use std::{
+        io::{ErrorKind, IoSlice, Read as _},
+        os::unix::net::UnixStream,
+        time::Duration,
+    };
+
+    use mio::{Events, Poll, event::Source as _};
+
+    use super::*;
+
+    /// Whether there is an event about room now.
+    fn writable(poll: &mut Poll) -> bool {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert!(events.iter().all(|event| event.token() == Token(1)));
+        events.iter().any(mio::event::Event::is_writable)
+    }
+
+    #[test]
+    fn there_are_events_about_room_for_those_alone_who_wait_for_it() {
+        let mut poll = Poll::new().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = Stream::from_unix(ours).unwrap();
+        stream.register(poll.registry(), Token(1), Room::INTERESTS).unwrap();
+        let room = Room::new(Arc::new(poll.registry().try_clone().unwrap()), Token(1));
+        let write = |bytes: &[u8]| stream.write_vectored(&[IoSlice::new(bytes)]);
+        let mut pass = || {
+            write(b"frame").unwrap();
+            theirs.read_exact(&mut [0; 5]).unwrap();
+        };
+        assert!(!writable(&mut poll));
+        pass();
+        assert!(!writable(&mut poll), "a frame was read, and nobody waits for room");
+
+        room.watch(&stream).unwrap();
+        assert!(writable(&mut poll), "there is room already");
+        pass();
+        assert!(writable(&mut poll), "there is more of it");
+        room.ignore(&stream, || true);
+        pass();
+        assert!(writable(&mut poll), "somebody waits again");
+        room.ignore(&stream, || false);
+        pass();
+        assert!(!writable(&mut poll));
+
+        while !write(&[0; 1 << 16]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {}
+        room.watch(&stream).unwrap();
+        assert!(!writable(&mut poll));
+        theirs.set_nonblocking(true).unwrap();
+        while theirs.read(&mut [0; 1 << 16]).is_ok() {}
+        assert!(writable(&mut poll));
+    }
+}

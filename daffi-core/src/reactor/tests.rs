@@ -96,44 +96,6 @@ fn rests_come_again_and_frames_go_out() {
     assert_eq!(bytes[..], ping.to_bytes()[..]);
 }
 
-/// Counts its turns.
-struct Turns(AtomicUsize);
-
-impl Service for Turns {
-    fn turn(&self, _now: Instant) -> Option<Instant> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        None
-    }
-}
-
-/// A UNIX socket has more room whenever its peer reads, which is nothing to wake up for.
-#[cfg(unix)]
-#[test]
-fn frames_that_are_read_wake_nobody() {
-    const FRAMES: usize = 500;
-    let (events_in, events) = channel();
-    let reactor = Reactor::start("test").unwrap();
-    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let outbox = reactor
-        .handle()
-        .add_connection(Stream::from_unix(ours).unwrap(), 1 << 20, Budget::new(1 << 20), |_| {
-            Box::new(InThrees(events_in))
-        })
-        .unwrap();
-    let turns = Arc::new(Turns(AtomicUsize::new(0)));
-    reactor.handle().add_service(turns.clone());
-    let ping = Frame::Ping { id: 7 };
-    for _ in 0..FRAMES {
-        outbox.push(&ping).unwrap();
-        outbox.flush();
-        theirs.read_exact(&mut [0; 16]).unwrap();
-        theirs.write_all(b"abc").unwrap();
-        assert!(matches!(events.recv(), Ok(Event::Received(_))));
-    }
-    let turns = turns.0.load(Ordering::SeqCst);
-    assert!(turns <= FRAMES + FRAMES / 10, "{turns} turns for {FRAMES} answers");
-}
-
 #[test]
 fn a_connection_closes_for_the_reason_that_its_handler_gives() {
     let mut fixture = fixture();
