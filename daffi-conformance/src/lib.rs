@@ -153,6 +153,7 @@ cases! { $
         a_result_of_another_size_than_announced_closes_the_connection: "only that of the liar; its caller gets RemoteStopped",
         a_caller_that_dies_in_mid_payload_cancels: "a callee does not wait for the rest for ever",
         a_large_one_way_call_ends_with_its_last_chunk: "and if its callee is lost, nobody is told",
+        a_large_one_way_call_that_nobody_takes_gets_its_credit_back: "for its first part, and for what came until it was refused",
         an_early_answer_ends_a_large_call: "chunks that crossed the answer are dropped",
     }
     questions {

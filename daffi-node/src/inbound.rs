@@ -154,11 +154,11 @@ impl Inbound {
         let limit = self.node.limits.payload_bytes_max;
         if u64::from(total) > limit {
             let fault = Fault::new(FaultKind::BadArguments, "the arguments are too large");
-            return self.refuse(id, one_way, fault.number(total.into()).limit(limit));
+            return self.refuse_request(request, fault.number(total.into()).limit(limit));
         }
         if more && self.requests.len() + self.node.executor.held() >= self.node.limits.requests_held_max {
             let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
-            return self.refuse(id, one_way, fault);
+            return self.refuse_request(request, fault);
         }
         if *self.caller != *request.node {
             self.caller = request.node.into();
@@ -253,6 +253,14 @@ impl Inbound {
 
     fn credit(&self, id: u64, reply: bool, part: u32, bytes: u32) {
         self.node.link.send(&Frame::Credit { id, reply, part, bytes }, Flush::Soon);
+    }
+
+    fn refuse_request(&self, request: &Request<'_>, fault: Fault) {
+        // Whoever hears nothing of it gets back what came, and may go on with the rest.
+        if request.one_way && request.more && !request.body.is_empty() {
+            self.credit(request.id, false, 0, request.body.len() as u32);
+        }
+        self.refuse(request.id, request.one_way, fault);
     }
 
     fn refuse(&self, id: u64, one_way: bool, fault: Fault) {

@@ -1,7 +1,7 @@
 use daffi_core::{
     controller::Controller,
-    fault::FaultKind,
-    frame::{Body, Chunk, Frame, Reply},
+    fault::{Fault, FaultKind},
+    frame::{Body, Chunk, Failure, Frame, Reply},
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
 };
 
@@ -228,6 +228,34 @@ pub(crate) fn a_large_one_way_call_ends_with_its_last_chunk(controller: &dyn Con
     callee.die();
     until_nobody_offers(&mut caller, "f");
     caller.expect_no_outcome(id);
+}
+
+pub(crate) fn a_large_one_way_call_that_nobody_takes_gets_its_credit_back(controller: &dyn Controller) {
+    let bench = Bench::new(controller);
+    let mut callee = bench.node("callee", &["f"]);
+    let mut caller = bench.node("caller", &[]);
+    let body = pattern(CHUNK_BYTES);
+    let total = 4 * CHUNK_BYTES as u32;
+    let credited = |caller: &mut Node, call: u64| {
+        caller.expect("CREDIT", |frame| match frame {
+            Frame::Credit { id, reply: false, part: 0, bytes } if *id == call => Some(*bytes as usize),
+            _ => None,
+        })
+    };
+
+    // Its sender hears nothing else, and may wait with all that it has for others.
+    let id = caller.fresh_id();
+    Call::new("nowhere").one_way().body(&body).send_announcing(id, total, |frame| caller.send(frame));
+    assert_eq!(credited(&mut caller, id), CHUNK_BYTES);
+
+    let id = caller.fresh_id();
+    Call::new("f").one_way().body(&body).send_announcing(id, total, |frame| caller.send(frame));
+    let request = callee.expect_request();
+    callee.send(&Frame::Credit { id: request.id, reply: false, part: 0, bytes: 1000 });
+    assert_eq!(credited(&mut caller, id), 1000);
+    let fault = Box::new(Fault::new(FaultKind::Overloaded, "too much"));
+    callee.send(&Frame::Failure(Failure { id: request.id, part: 0, fault }));
+    assert_eq!(credited(&mut caller, id), CHUNK_BYTES - 1000);
 }
 
 pub(crate) fn an_early_answer_ends_a_large_call(controller: &dyn Controller) {

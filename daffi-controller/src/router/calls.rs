@@ -416,6 +416,7 @@ impl Router {
         out: &mut impl Outbound,
     ) {
         if request.one_way && !request.broadcast {
+            send_to_nobody(from, request.id, Stream::new(request.total, request.body.len()), out);
             self.undeliverable(from, &fault, now, out);
         } else {
             fail(from, request.id, 0, fault, out);

@@ -97,7 +97,18 @@ impl State {
                 Err(fault) => self.fail(from, id, part, fault),
             }
         }
+        // Who calls for no answer hears of nothing else.
+        if one_way && more && !self.outstanding.contains_key(&(from, id)) {
+            self.give_back(from, id, request.body.len() as u64);
+        }
         Ok(())
+    }
+
+    /// Gives a sender credit for what nobody takes any more.
+    fn give_back(&self, to: NodeId, id: u64, bytes: u64) {
+        if bytes > 0 {
+            self.send(to, &Frame::Credit { id, reply: false, part: 0, bytes: bytes as u32 });
+        }
     }
 
     fn admit_call(&self, request: &Request<'_>, in_flight: usize) -> Result<(), Fault> {
@@ -299,7 +310,11 @@ impl State {
                 if let Some(outstanding) = self.outstanding.get_mut(&(node, of)) {
                     outstanding.flights.retain(|other| *other != id);
                     if outstanding.flights.is_empty() {
+                        let open = (flight.request.passed as u64).saturating_sub(outstanding.granted);
                         self.outstanding.remove(&(node, of));
+                        if flight.one_way && fault.is_some() {
+                            self.give_back(node, of, open);
+                        }
                     }
                 }
                 match fault {
