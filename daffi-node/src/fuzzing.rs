@@ -22,8 +22,8 @@ pub struct Sending(Streams);
 impl Sending {
     /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent; says how many bytes go with that.
     pub fn start(&self, call: u64, reply: bool, body: &Bytes) -> usize {
-        let first = self.0.first_bytes();
-        self.0.start(StreamId { call, reply }, &body.clone().into(), first, !reply);
+        let first = self.0.begin(StreamId { call, reply }, &body.clone().into(), !reply);
+        self.0.go_on(StreamId { call, reply });
         first
     }
 
@@ -34,7 +34,7 @@ impl Sending {
 
     /// Nobody wants the rest of it.
     pub fn cancel(&self, call: u64, reply: bool) {
-        self.0.cancel(StreamId { call, reply });
+        let _others_go_on = self.0.cancel(StreamId { call, reply });
     }
 
     /// Sends what may be sent.

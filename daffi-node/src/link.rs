@@ -151,12 +151,16 @@ impl Link {
         flush: Flush,
     ) -> Result<(), PortError> {
         let number = id.map_or(0, |id| id.0);
-        let first = if call.is_large() { self.streams.first_bytes() } else { 0 };
-        call.with_frame(number, first, |frame| port.try_push(frame))?;
         if call.is_large() {
             let id = StreamId { call: number, reply: false };
-            self.streams.start(id, &call.body, first, call.has_result());
+            let first = self.streams.begin(id, &call.body, call.has_result());
+            if let Err(error) = call.with_frame(number, first, |frame| port.try_push(frame)) {
+                self.streams.cancel(id);
+                return Err(error);
+            }
+            self.streams.go_on(id);
         } else {
+            call.with_frame(number, 0, |frame| port.try_push(frame))?;
             self.streams.make_way();
         }
         self.flush(port, flush);
@@ -177,9 +181,10 @@ impl Link {
         let state = self.state.read();
         let Some(port) = state.port() else { return };
         let more = body.len() > CHUNK_BYTES;
-        let first = if more { self.streams.first_bytes() } else { body.len() };
+        let stream = StreamId { call: id, reply: true };
         let chunk;
         let part = if more {
+            let first = self.streams.begin(stream, &body, false);
             chunk = body.clone().split_to(first);
             &chunk
         } else {
@@ -187,13 +192,14 @@ impl Link {
         };
         let total = body.len() as u32;
         let reply = Reply { id, more, part: 0, codec: codec.to_byte(), total, body: Body::encoded(part) };
-        if port.push(&Frame::Reply(reply)).is_err() {
-            return;
+        let pushed = port.push(&Frame::Reply(reply));
+        match (more, pushed) {
+            (true, Ok(())) => self.streams.go_on(stream),
+            (true, Err(_)) => _ = self.streams.cancel(stream),
+            (false, _) => self.streams.make_way(),
         }
-        if more {
-            self.streams.start(StreamId { call: id, reply: true }, &body, first, false);
-        } else {
-            self.streams.make_way();
+        if pushed.is_err() {
+            return;
         }
         self.flush(port, flush);
     }
@@ -206,7 +212,10 @@ impl Link {
 
     /// Nobody wants the rest of a large payload.
     pub(crate) fn cancel_stream(&self, id: StreamId) {
-        self.streams.cancel(id);
+        // On its own thread the reactor pumps before it waits.
+        if self.streams.cancel(id) && !self.reactor.is_current() {
+            self.reactor.wake_soon();
+        }
     }
 
     /// The link is up: sends what has waited, as far as `mark` says that it is still wanted, and then whatever comes.

@@ -61,22 +61,27 @@ const NARROW_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
 impl Streams {
-    /// How many bytes of a large payload go with its first frame: none while as many of others are on their way as may be.
-    pub(crate) fn first_bytes(&self) -> usize {
-        if self.state.lock().on_their_way < self.window() { CHUNK_BYTES } else { 0 }
-    }
-
-    /// Goes on with a payload of which the first frame took `first` bytes along.
-    pub(crate) fn start(&self, id: StreamId, body: &Encoded, first: usize, to_the_end: bool) {
+    /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
+    /// here. Says how many bytes go with that frame: none while as many of others are on their way as may be.
+    pub(crate) fn begin(&self, id: StreamId, body: &Encoded, to_the_end: bool) -> usize {
         let mut rest = body.clone();
-        let _sent = rest.split_to(first);
         let mut state = self.state.lock();
+        let first = if state.on_their_way < self.window() { CHUNK_BYTES } else { 0 };
+        let _sent = rest.split_to(first);
         let credit = STREAM_WINDOW_BYTES - first;
         let stream = Stream { rest, credit, on_its_way: first, to_the_end };
         state.on_their_way += first;
         state.streams.insert(id, stream);
-        state.ready.push_back(id);
         self.count.store(state.streams.len(), Ordering::Release);
+        first
+    }
+
+    /// The first frame of a payload is sent: the rest may follow, if it is wanted still.
+    pub(crate) fn go_on(&self, id: StreamId) {
+        let mut state = self.state.lock();
+        if state.streams.contains_key(&id) {
+            state.ready.push_back(id);
+        }
     }
 
     /// The receiver takes `bytes` more.
@@ -114,11 +119,14 @@ impl Streams {
         }
     }
 
-    /// Nobody wants the rest of it.
-    pub(crate) fn cancel(&self, id: StreamId) {
-        if self.count.load(Ordering::Acquire) > 0 {
-            self.state.lock().remove(id, &self.count);
+    /// Nobody wants the rest of it. Says whether others may go on now.
+    pub(crate) fn cancel(&self, id: StreamId) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
         }
+        let mut state = self.state.lock();
+        state.remove(id, &self.count);
+        !state.ready.is_empty()
     }
 
     /// The link is gone, and with it whatever was on its way.
@@ -209,7 +217,26 @@ mod tests {
     }
 
     fn start(streams: &Streams, id: StreamId, body: &Encoded) {
-        streams.start(id, body, CHUNK_BYTES, !id.reply);
+        assert_eq!(streams.begin(id, body, !id.reply), CHUNK_BYTES);
+        streams.go_on(id);
+    }
+
+    #[test]
+    fn what_is_taken_before_its_sender_is_back_counts() {
+        let streams = Streams::default();
+        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true);
+        streams.credit(FIRST, CHUNK_BYTES as u32);
+        assert!(pump(&streams).is_empty(), "nothing overtakes the first frame");
+        streams.go_on(FIRST);
+        assert_eq!(pump(&streams), [(1, CHUNK_BYTES, false)]);
+        streams.credit(FIRST, CHUNK_BYTES as u32);
+        assert!(!streams.is_active());
+        assert_eq!(streams.state.lock().on_their_way, 0);
+        // Nor does one go on that was cancelled meanwhile.
+        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true);
+        streams.cancel(FIRST);
+        streams.go_on(FIRST);
+        assert!(pump(&streams).is_empty());
     }
 
     #[test]
@@ -268,7 +295,8 @@ mod tests {
         let streams = Streams::default();
         for call in 0..20 {
             let (id, body) = (StreamId { call, reply: false }, zeros(STREAM_WINDOW_BYTES));
-            streams.start(id, &body, streams.first_bytes(), true);
+            streams.begin(id, &body, true);
+            streams.go_on(id);
         }
         pump(&streams);
         assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
@@ -281,9 +309,9 @@ mod tests {
         let body = zeros(STREAM_WINDOW_BYTES);
         let mut arrived = Vec::new();
         for call in 0..300 {
-            let first = streams.first_bytes();
-            streams.start(StreamId { call, reply: false }, &body, first, true);
-            arrived.push(first);
+            let id = StreamId { call, reply: false };
+            arrived.push(streams.begin(id, &body, true));
+            streams.go_on(id);
         }
         for (call, first) in arrived.iter().enumerate() {
             streams.credit(StreamId { call: call as u64, reply: false }, *first as u32);

@@ -109,6 +109,10 @@ impl Router {
         }
         if self.broadcasts.get(key).is_some_and(|broadcast| broadcast.pending == 0) {
             self.broadcasts.remove(key);
+            if request.one_way {
+                // Its caller was told its targets, and goes on sending.
+                send_to_nobody(from, request.id, Stream::new(request.total, request.body.len()), out);
+            }
         } else if let (Some(broadcast), Some(caller)) = (self.broadcasts.get(key), self.peers.get_mut(from.0))
         {
             caller.parts += broadcast.pending;
@@ -148,10 +152,9 @@ impl Router {
 
     /// Gives the caller as much credit as the slowest target has given.
     fn grant(&mut self, key: u64, out: &mut impl Outbound) {
-        let Some(broadcast) = self.broadcasts.get_mut(key).filter(|broadcast| !broadcast.request.is_over())
-        else {
-            return;
-        };
+        // Of one that has results the last part is credited as well: its sender counts it until it has arrived.
+        let counts = |broadcast: &&mut Broadcast| !broadcast.one_way || !broadcast.request.is_over();
+        let Some(broadcast) = self.broadcasts.get_mut(key).filter(counts) else { return };
         let pending = broadcast.parts.iter().filter(|part| part.route.is_some());
         let slowest = pending.map(|part| part.granted).min().unwrap_or(0);
         let bytes = broadcast.request.credit_up_to(slowest);
