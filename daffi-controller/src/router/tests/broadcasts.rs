@@ -132,7 +132,10 @@ fn chunks_go_to_all_at_the_pace_of_the_slowest() {
     world.send(caller, &chunk(1, false, true, "four"));
     world.out.full.insert(z);
     world.send(caller, &chunk(1, false, false, "more"));
-    assert_eq!(world.said(caller), ["FAILURE 1.2 Overloaded on z"]);
+    assert_eq!(world.said(caller), ["FAILURE 1.2 Overloaded on z", "CREDIT 1.0 request: 30"]);
+    // The last of it has passed here, and not there.
+    world.send(x, &credit(xi, 8));
+    assert_eq!(world.said(caller), ["CREDIT 1.0 request: 8"]);
     assert_eq!(
         world.said(x),
         [format!("CHUNK {xi}.0 request: four…"), format!("CHUNK {xi}.0 request: more")]
@@ -140,6 +143,17 @@ fn chunks_go_to_all_at_the_pace_of_the_slowest() {
     assert_eq!(world.said(z), [format!("CHUNK {zi}.0 request: four…"), format!("CANCEL {zi}")]);
     world.reply(x, xi, "x");
     assert_eq!(world.said(caller), ["REPLY 1.0: x"]);
+    world.assert_idle();
+}
+
+#[test]
+fn a_long_broadcast_that_nobody_takes_or_answers_gets_its_credit_back() {
+    let (mut world, caller, peers) = world();
+    world.out.full.extend(peers);
+    let begin =
+        Request { one_way: true, more: true, total: 12, body: Body::borrowed(b"one"), ..everybody(1) };
+    world.send(caller, &Frame::Request(begin));
+    assert_eq!(world.said(caller).last().unwrap(), "CREDIT 1.0 request: 3");
     world.assert_idle();
 }
 
