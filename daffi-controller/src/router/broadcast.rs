@@ -25,6 +25,8 @@ pub(super) struct Broadcast {
     pub(super) one_way: bool,
     /// The payload, which goes to all targets at once.
     pub(super) request: Stream,
+    /// It comes in several frames, for which there is credit.
+    in_chunks: bool,
     /// One for each target, in the order of `TARGETS`.
     pub(super) parts: Vec<Part>,
     /// How many parts have a route.
@@ -81,6 +83,7 @@ impl Router {
             id: request.id,
             one_way: request.one_way,
             request: Stream::new(request.total, request.body.len()),
+            in_chunks: request.more,
             parts: vec![Part::default(); targets.len()],
             pending: 0,
         });
@@ -153,7 +156,9 @@ impl Router {
     /// Gives the caller as much credit as the slowest target has given.
     fn grant(&mut self, key: u64, out: &mut impl Outbound) {
         // Of one that has results the last part is credited as well: its sender counts it until it has arrived.
-        let counts = |broadcast: &&mut Broadcast| !broadcast.one_way || !broadcast.request.is_over();
+        let counts = |broadcast: &&mut Broadcast| {
+            broadcast.in_chunks && (!broadcast.one_way || !broadcast.request.is_over())
+        };
         let Some(broadcast) = self.broadcasts.get_mut(key).filter(counts) else { return };
         let pending = broadcast.parts.iter().filter(|part| part.route.is_some());
         let slowest = pending.map(|part| part.granted).min().unwrap_or(0);
