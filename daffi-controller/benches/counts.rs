@@ -19,7 +19,7 @@ use daffi_controller::{
 };
 use daffi_core::{
     controller::{PortError, Strategy},
-    frame::{Body, Frame, Hello, Offer, Offers, Register, Reply, Request, UNROUTED, VERSION},
+    frame::{Body, Frame, Hello, Offer, Offers, Register, Reply, Request, VERSION},
     limits::FRAME_BYTES_MAX,
     payload::{self, Codec, Whole},
 };
@@ -347,21 +347,7 @@ fn offers(callbacks: &[&str]) -> Vec<u8> {
 }
 
 fn request(id: u64, name: &'static str) -> Request<'static> {
-    Request {
-        id,
-        one_way: false,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 60_000_000,
-        fingerprint: 1,
-        callback: UNROUTED,
-        total: BODY.len() as u32,
-        name,
-        node: "",
-        body: Body::borrowed(BODY),
-    }
+    Request { deadline_us: 60_000_000, fingerprint: 1, ..Request::new(id, name, Body::borrowed(BODY)) }
 }
 
 fn reply(id: u64) -> Frame<'static> {

@@ -191,21 +191,7 @@ fn a_body_is_at_most_one_chunk_long() {
 fn a_request_with_the_longest_names_and_body_is_a_frame() {
     let name = "n".repeat(255);
     let body = vec![0; CHUNK_BYTES];
-    let request = Frame::Request(Request {
-        id: 1,
-        one_way: false,
-        broadcast: false,
-        more: false,
-        codec: 0,
-        hops: 1,
-        deadline_us: 0,
-        fingerprint: 0,
-        callback: 0,
-        total: CHUNK_BYTES as u32,
-        name: &name,
-        node: &name,
-        body: Body::borrowed(&body),
-    });
+    let request = Frame::Request(Request { node: &name, ..Request::new(1, &name, Body::borrowed(&body)) });
     assert_eq!(whole(&request.to_bytes()), Ok(request));
 }
 
