@@ -1,8 +1,8 @@
 //! A controller, a callee and a caller, each a process of its own: `.ci/syscalls` counts what calls cost.
 
-use std::{env, error::Error, process::ExitCode};
+use std::{collections::VecDeque, env, error::Error, process::ExitCode};
 
-use daffi::{Address, Global, callback, fetcher};
+use daffi::{Address, AsyncResult, BG, Global, callback, fetcher};
 
 #[fetcher]
 trait Callee {
@@ -22,9 +22,10 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["controller", address] => controller(address),
         ["callee", address] => callee(address),
-        ["caller", address, outstanding, calls] => caller(address, outstanding, calls),
+        ["caller", address, outstanding, calls] => call_from_tasks(address, outstanding, calls),
+        ["thread", address, outstanding, calls] => call_from_thread(address, outstanding, calls),
         _ => {
-            eprintln!("controller ADDRESS\ncallee ADDRESS\ncaller ADDRESS OUTSTANDING CALLS");
+            eprintln!("controller ADDRESS\ncallee ADDRESS\n{{caller|thread}} ADDRESS OUTSTANDING CALLS");
             return ExitCode::FAILURE;
         }
     };
@@ -50,9 +51,9 @@ fn callee(address: &str) -> Result<(), Box<dyn Error>> {
     Ok(g.join()?)
 }
 
-/// Makes so many calls, so many of them at a time.
+/// Makes so many calls, so many of them at a time, each in a task.
 #[tokio::main(flavor = "current_thread")]
-async fn caller(address: &str, outstanding: &str, calls: &str) -> Result<(), Box<dyn Error>> {
+async fn call_from_tasks(address: &str, outstanding: &str, calls: &str) -> Result<(), Box<dyn Error>> {
     let address = address.parse::<Address>()?;
     let builder = Global::builder().process_name("caller").address(address).link_time_callbacks(false);
     let g = builder.start_async().await?;
@@ -76,4 +77,28 @@ async fn caller(address: &str, outstanding: &str, calls: &str) -> Result<(), Box
     }
     println!("{} calls", each * outstanding);
     Ok(g.stop_async().await?)
+}
+
+/// The same from one thread, which waits for the results in the order of the calls.
+fn call_from_thread(address: &str, outstanding: &str, calls: &str) -> Result<(), Box<dyn Error>> {
+    let address = address.parse::<Address>()?;
+    let builder = Global::builder().process_name("caller").address(address).link_time_callbacks(false);
+    let g = builder.start()?;
+    let (outstanding, calls): (usize, usize) = (outstanding.parse()?, calls.parse()?);
+    g.wait_function("echo")?;
+    let mut results = VecDeque::with_capacity(outstanding);
+    for _ in 0..calls {
+        if results.len() == outstanding {
+            results.pop_front().map(check).transpose()?;
+        }
+        results.push_back(g.call.echo(TEXT.to_owned()) & BG);
+    }
+    results.into_iter().try_for_each(check)?;
+    println!("{calls} calls");
+    Ok(g.stop()?)
+}
+
+fn check(result: AsyncResult<String>) -> daffi::Result<()> {
+    assert_eq!(result.get()?, TEXT);
+    Ok(())
 }
