@@ -25,7 +25,10 @@ use self::{
     encode::{put_name, put_text},
     layout::{kind, name_of},
 };
-use crate::{fault::Fault, payload::Encoded};
+use crate::{
+    fault::Fault,
+    payload::{Encoded, Pieces},
+};
 
 /// The first four bytes of a `HELLO`'s content.
 pub const MAGIC: [u8; 4] = *b"DAFI";
@@ -80,7 +83,7 @@ pub struct Body<'a>(Content<'a>);
 enum Content<'a> {
     /// The bytes and what they lie in, or `NOWHERE`.
     Piece(&'a [u8], &'a Bytes),
-    Pieces(&'a Encoded),
+    Pieces(&'a Pieces),
 }
 
 /// It takes no more room in a frame than a reference, unlike an `Option` beside other variants.
@@ -94,9 +97,10 @@ impl<'a> Body<'a> {
 
     /// A body that is all of `encoded`.
     pub fn encoded(encoded: &'a Encoded) -> Self {
-        match encoded.pieces() {
-            (only, []) => Self::shared(only),
-            _ => Self(Content::Pieces(encoded)),
+        match encoded.parts() {
+            Ok(few) => Self::borrowed(few),
+            Err(pieces) if pieces.rest().is_empty() => Self::shared(pieces.first()),
+            Err(pieces) => Self(Content::Pieces(pieces)),
         }
     }
 
@@ -113,10 +117,7 @@ impl<'a> Body<'a> {
     pub(crate) fn pieces(self) -> impl Iterator<Item = Self> {
         let (first, more) = match self.0 {
             Content::Piece(..) => (self, &[][..]),
-            Content::Pieces(encoded) => {
-                let (first, more) = encoded.pieces();
-                (Self::shared(first), more)
-            }
+            Content::Pieces(pieces) => (Self::shared(pieces.first()), pieces.rest()),
         };
         iter::once(first).chain(more.iter().map(Self::shared))
     }
@@ -126,7 +127,7 @@ impl<'a> Body<'a> {
     pub fn len(&self) -> usize {
         match self.0 {
             Content::Piece(bytes, _) => bytes.len(),
-            Content::Pieces(encoded) => encoded.len(),
+            Content::Pieces(pieces) => pieces.len(),
         }
     }
 
@@ -140,7 +141,7 @@ impl<'a> Body<'a> {
     pub fn append_to(&self, out: &mut Vec<u8>) {
         match self.0 {
             Content::Piece(bytes, _) => out.extend_from_slice(bytes),
-            Content::Pieces(encoded) => encoded.append_to(out),
+            Content::Pieces(pieces) => pieces.append_to(out),
         }
     }
 

@@ -32,6 +32,7 @@ mod decode;
 mod encode;
 mod encoded;
 pub use encoded::Encoded;
+pub(crate) use encoded::Pieces;
 mod error;
 pub use error::CodecError;
 mod json;
@@ -98,15 +99,13 @@ impl Codec {
             Self::Bincode => encode::append(value, &mut out, Some(&mut apart))?,
             Self::Json => json::append(value, &mut out)?,
         }
-        let copied = if out.len() > SCRATCH_BYTES_MAX {
-            out.into()
-        } else {
-            let copied = bytes::Bytes::copy_from_slice(&out);
-            out.clear();
-            SCRATCH.set(out);
-            copied
-        };
-        Ok(if apart.is_empty() { copied.into() } else { Encoded::new(&copied, apart) })
+        if out.len() > SCRATCH_BYTES_MAX || !apart.is_empty() {
+            return Ok(Encoded::new(&out.into(), apart));
+        }
+        let copied = Encoded::copied(&out);
+        out.clear();
+        SCRATCH.set(out);
+        Ok(copied)
     }
 
     /// Appends `value` as bytes to `out`, which is as it was after an error.

@@ -484,8 +484,8 @@ fn is_within(inner: &[u8], outer: &[u8]) -> bool {
 fn large_bytes_are_encoded_where_they_lie() {
     let file = file();
     let mut encoded = Codec::Bincode.encode_apart(&(1u8, &file)).unwrap();
-    let (first, more) = encoded.pieces();
-    let pieces: Vec<_> = [first].into_iter().chain(more).cloned().collect();
+    let pieces = encoded.parts().unwrap_err();
+    let pieces: Vec<_> = [pieces.first()].into_iter().chain(pieces.rest()).cloned().collect();
     let lies_in = |bytes: &Uncopied| pieces.iter().filter(|piece| is_within(piece, bytes)).count();
     assert_eq!(lies_in(&file.content), 1);
     assert_eq!(file.parts.iter().map(lies_in).collect::<Vec<_>>(), [0, 1, 0, 1]);
@@ -508,8 +508,24 @@ fn large_bytes_are_encoded_where_they_lie() {
     assert_eq!(encoded.into_bytes(), whole);
     // What was not taken is not found by whoever comes next.
     let _ = serde_json::to_vec(&file).unwrap();
-    assert!(Codec::Bincode.encode_apart(&file.content.to_vec()).unwrap().pieces().1.is_empty());
-    assert!(Codec::Json.encode_apart(&file).unwrap().pieces().1.is_empty());
+    let pieces = |encoded: Encoded| encoded.parts().map_or_else(|pieces| pieces.rest().len() + 1, |_| 0);
+    assert_eq!(pieces(Codec::Bincode.encode_apart(&file.content.to_vec()).unwrap()), 1);
+    assert_eq!(pieces(Codec::Json.encode_apart(&file).unwrap()), 1);
+}
+
+#[test]
+fn a_few_bytes_are_as_good_as_many() {
+    for size in [0, 1, 69, 70, 71, 72, 1_000] {
+        let text = "a".repeat(size);
+        let whole = encode(&text);
+        let mut encoded = Codec::Bincode.encode_apart(&text).unwrap();
+        assert_eq!(encoded.len(), whole.len());
+        assert_eq!(encoded.parts().is_ok(), size <= 70, "a length of 8 bytes, and {size}");
+        assert_eq!(encoded.clone().into_bytes(), whole);
+        assert_eq!(encoded.split_to(3).into_bytes(), &whole[..3]);
+        assert_eq!(encoded.into_bytes(), &whole[3..]);
+    }
+    assert!(Encoded::default().is_empty());
 }
 
 #[test]
