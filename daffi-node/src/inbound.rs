@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::{
     connection::send_registration,
-    executor::{Arrival, Job},
+    executor::{Arrival, Job, Origin},
     in_flight::CallId,
     link::{Flush, Port},
     node::{FAREWELL, Node},
@@ -36,7 +36,7 @@ pub(crate) struct Inbound {
     /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
     requests: HashMap<u64, (Job, Assembly)>,
     /// Who called last: most likely who calls next.
-    caller: Arc<str>,
+    origin: Arc<Origin>,
 }
 
 /// How far the connection has come.
@@ -52,7 +52,8 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
-        Self { node, port, phase: Phase::Greeting, requests: HashMap::new(), caller: Arc::default() }
+        let origin = Arc::new(Origin { home: node.clone(), caller: Arc::default() });
+        Self { node, port, phase: Phase::Greeting, requests: HashMap::new(), origin }
     }
 
     /// Takes what came.
@@ -160,8 +161,8 @@ impl Inbound {
             let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
             return self.refuse_request(request, fault);
         }
-        if *self.caller != *request.node {
-            self.caller = request.node.into();
+        if *self.origin.caller != *request.node {
+            self.origin = Arc::new(Origin { home: self.node.clone(), caller: request.node.into() });
         }
         let mut job = Job {
             id,
@@ -172,8 +173,9 @@ impl Inbound {
             fingerprint,
             deadline: request.deadline().map(|left| host::now() + left),
             timeout_us: request.deadline_us,
-            caller: self.caller.clone(),
+            origin: self.origin.clone(),
             body: Bytes::new(),
+            number: 0,
         };
         if more {
             let mut assembly = Assembly::new(codec, total, &request.body);
