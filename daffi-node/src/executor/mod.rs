@@ -22,6 +22,7 @@ mod run;
 pub(crate) use run::Run;
 
 use std::{
+    collections::VecDeque,
     fmt,
     hash::BuildHasher as _,
     io,
@@ -176,6 +177,12 @@ impl Executor {
         self.requests.lock().push(arrival, in_order);
     }
 
+    /// These requests have come, for callbacks that keep no order.
+    pub(crate) fn all_arrived(&self, jobs: &mut VecDeque<Job>) {
+        self.reactor.welcome_guests(false);
+        self.requests.lock().push_all(jobs);
+    }
+
     /// Runs what has come, as far as it runs on the I/O thread, which this is; has the rest run elsewhere. Replies leave
     /// through `flush` now and then, and with the turn that follows.
     pub(crate) fn work(&self, flush: impl Fn()) {
@@ -314,7 +321,7 @@ impl Executor {
     }
 
     /// Whether the calls of its callback are to run in the order in which they come.
-    fn keeps_order(&self, job: &Job) -> bool {
+    pub(crate) fn keeps_order(&self, job: &Job) -> bool {
         self.registry.get(job.callback).is_some_and(|entry| entry.gate.is_some())
     }
 

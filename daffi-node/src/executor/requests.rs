@@ -79,16 +79,38 @@ impl Requests {
         if self.closed {
             return;
         }
+        self.forget_cancelled();
         self.come += 1;
-        if self.has_none() {
-            self.cancelled.clear();
-        }
         match arrival {
             Arrival::Whole(job) if in_order => {
                 self.in_order.push_back(Arrival::Whole(Job { number: self.come, ..job }));
             }
             Arrival::Whole(job) => self.ready.push_back(Job { number: self.come, ..job }),
             arrival => self.in_order.push_back(arrival),
+        }
+    }
+
+    /// The same for requests whose callbacks keep no order.
+    pub(super) fn push_all(&mut self, jobs: &mut VecDeque<Job>) {
+        if self.closed {
+            return jobs.clear();
+        }
+        self.forget_cancelled();
+        for job in &mut *jobs {
+            self.come += 1;
+            job.number = self.come;
+        }
+        if self.ready.is_empty() {
+            std::mem::swap(&mut self.ready, jobs);
+        } else {
+            self.ready.append(jobs);
+        }
+    }
+
+    /// What was cancelled by now is none of those that come.
+    fn forget_cancelled(&mut self) {
+        if self.has_none() {
+            self.cancelled.clear();
         }
     }
 
@@ -292,7 +314,11 @@ mod tests {
     }
 
     fn request(id: u64) -> Arrival {
-        Arrival::Whole(Job {
+        Arrival::Whole(job(id))
+    }
+
+    fn job(id: u64) -> Job {
+        Job {
             id,
             callback: 0,
             one_way: false,
@@ -304,7 +330,7 @@ mod tests {
             origin: Arc::new(Origin { home: Arc::new(Nowhere), caller: "caller".into() }),
             body: Bytes::new(),
             number: 0,
-        })
+        }
     }
 
     /// The ids of all requests that are to run, none of which is quick.
@@ -340,6 +366,46 @@ mod tests {
         assert!(requests.cancel(2).is_none());
         requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [1, 2]);
+    }
+
+    #[test]
+    fn requests_that_come_together_are_in_order_and_each_can_be_cancelled() {
+        let mut requests = Requests::default();
+        for _ in 0..2 {
+            requests.push(request(1), false);
+            let mut jobs: VecDeque<_> = (2..=4).map(job).collect();
+            requests.push_all(&mut jobs);
+            assert!(jobs.is_empty());
+            assert!(requests.cancel(3).is_none());
+            // Another one of its id, after the link was lost.
+            requests.push_all(&mut [job(3)].into());
+            assert_eq!(placed(&mut requests), [1, 2, 4, 3]);
+        }
+        requests.close();
+        requests.push_all(&mut [job(1)].into());
+        assert!(!requests.has_work());
+    }
+
+    #[test]
+    fn whoever_runs_is_told_of_its_cancellation_and_has_no_outcome() {
+        let mut requests = Requests::default();
+        requests.push_all(&mut [job(1), job(2)].into());
+        let mut begin = || match requests.next(|_| true) {
+            // Dropping it is for executors.
+            Some(Next::Run(run)) => std::mem::ManuallyDrop::new(run).key().unwrap(),
+            _ => unreachable!(),
+        };
+        // The first goes on where another thread was the I/O thread.
+        let (first, second) = (begin(), begin());
+        let incoming = Incoming::new("caller".into(), None);
+        assert!(requests.tell(first, &incoming));
+        requests.cancel(1).unwrap().cancel();
+        assert!(incoming.is_cancelled());
+        assert!(!requests.tell(first, &incoming), "whoever asks later hears it then");
+        assert!(requests.remove(first).is_none());
+        assert!(requests.has(second));
+        assert!(requests.remove(second).is_some());
+        assert!(requests.cancel(2).is_none());
     }
 
     #[test]
