@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::{
     connection::send_registration,
-    executor::{Arrival, Job, Origin},
+    executor::{Arrival, Job, Origins},
     in_flight::CallId,
     link::{Flush, Port},
     node::{FAREWELL, Node},
@@ -37,8 +37,7 @@ pub(crate) struct Inbound {
     requests: HashMap<u64, (Job, Assembly)>,
     /// Requests that came one after the other, for callbacks that keep no order: the executor gets them together.
     gathered: VecDeque<Job>,
-    /// Who called last: most likely who calls next.
-    origin: Arc<Origin>,
+    origins: Origins,
 }
 
 /// How far the connection has come.
@@ -54,9 +53,8 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
-        let origin = Arc::new(Origin { home: node.clone(), caller: Arc::default() });
-        let (requests, gathered) = (HashMap::new(), VecDeque::new());
-        Self { node, port, phase: Phase::Greeting, requests, gathered, origin }
+        let (requests, gathered, origins) = (HashMap::new(), VecDeque::new(), Origins::default());
+        Self { node, port, phase: Phase::Greeting, requests, gathered, origins }
     }
 
     /// Takes all frames that are whole, and says how many bytes these were.
@@ -183,9 +181,6 @@ impl Inbound {
             let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
             return self.refuse_request(request, fault);
         }
-        if *self.origin.caller != *request.node {
-            self.origin = Arc::new(Origin { home: self.node.clone(), caller: request.node.into() });
-        }
         let mut job = Job {
             id,
             callback,
@@ -195,7 +190,7 @@ impl Inbound {
             fingerprint,
             deadline: request.deadline().map(|left| host::now() + left),
             timeout_us: request.deadline_us,
-            origin: self.origin.clone(),
+            origin: self.origins.of(request.node, &self.node),
             body: Bytes::new(),
             number: 0,
         };

@@ -6,6 +6,9 @@ mod gate;
 pub(crate) use gate::Gate;
 use gate::Ticket;
 
+mod origin;
+pub(crate) use origin::{Origin, Origins};
+
 mod panics;
 
 mod pace;
@@ -85,14 +88,6 @@ pub(crate) struct Job {
     pub(crate) body: Bytes,
     /// Which one it is of all that have come; 0 until it has.
     pub(crate) number: u64,
-}
-
-/// Where a request came from, shared by those of one caller.
-pub(crate) struct Origin {
-    /// The node that it came to.
-    pub(crate) home: Arc<dyn Home>,
-    /// The name of the node that calls.
-    pub(crate) caller: Arc<str>,
 }
 
 /// Keeps the place of a request among those of its caller, while its payload is coming.
@@ -491,12 +486,6 @@ impl Job {
     /// By what it can be cancelled, if anybody waits for it.
     fn key(&self) -> Option<Key> {
         (!self.one_way).then_some(Key { id: self.id, number: self.number })
-    }
-}
-
-impl fmt::Debug for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Origin").field("caller", &self.caller).finish_non_exhaustive()
     }
 }
 
