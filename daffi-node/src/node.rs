@@ -460,7 +460,7 @@ impl Service for Node {
     }
 
     fn work(&self) {
-        self.executor.work(|| Some(self.me()?), || self.link.turn());
+        self.executor.work(|| self.link.turn());
     }
 }
 
