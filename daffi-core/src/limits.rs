@@ -38,6 +38,9 @@ pub const TASKS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The shortest `PERIOD.period`.
 pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 
+/// How late a scheduled call may be made, because the controller did not run at its time. Later it is skipped and counted.
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+
 /// How deep calls may be nested: A calls B calls A …
 pub const HOPS_MAX: u8 = 32;
 

@@ -50,7 +50,7 @@ const TOO_LONG: &str = "it is longer than 255 bytes";
 
 #[cfg(test)]
 mod tests {
-    use super::check_name;
+    use super::{check_length, check_name};
 
     #[test]
     fn names_are_short_printable_and_not_ours() {
@@ -59,6 +59,32 @@ mod tests {
         }
         for bad in ["", "a\nb", "\0", "daffi.stats", &"x".repeat(256)] {
             assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_character_but_those_that_control_may_be_in_a_name() {
+        for character in '\0'..=char::MAX {
+            // As Unicode has them: a line feed or an escape sequence would forge lines of a log.
+            let controls = matches!(character, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}');
+            for name in [String::from(character), format!("a{character}"), format!("{character}a")] {
+                assert_eq!(check_name(&name).is_err(), controls, "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_name_is_that_of_its_bytes() {
+        for character in ['a', 'ß', '€', '🦀'] {
+            for count in 1..=300 {
+                let name = String::from(character).repeat(count);
+                let fits = name.len() <= 255;
+                assert_eq!(
+                    (check_name(&name).is_ok(), check_length(&name).is_ok()),
+                    (fits, fits),
+                    "{name:?}"
+                );
+            }
         }
     }
 }

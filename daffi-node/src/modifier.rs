@@ -194,12 +194,14 @@ impl NoReturn {
 impl<T> Period<Unset, T> {
     /// Calls at this interval, the first time after one of it, at a fixed rate: a call that takes long does not shift
     /// the next ones. A call that would begin while the one before still runs is skipped and counted.
+    /// Of calls that the controller missed, because its process was stopped for a while, the last one is made if it is late by a
+    /// minute at most; the others are skipped and counted.
     pub fn period(self, period: Duration) -> Period<Every, T> {
         Period { timing: Every(period), target: self.target }
     }
 
     /// Calls at this time, or at each of these: a [`SystemTime`], or anything that iterates over them. At most 1,000,
-    /// all in the future.
+    /// all in the future. A time that the controller missed by more than a minute is skipped and counted.
     pub fn at_time<M>(self, times: impl IntoTimes<M>) -> Period<At, T> {
         Period { timing: At(times.into_times()), target: self.target }
     }

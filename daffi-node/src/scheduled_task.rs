@@ -43,7 +43,8 @@ pub struct TaskStatus {
     pub runs: u64,
     /// How many of them failed.
     pub failures: u64,
-    /// How many times it did not call, because the call before was still running or nobody offered the callback.
+    /// How many times it did not call, because the call before was still running, nobody offered the callback, or
+    /// the controller did not run at the time.
     pub skipped: u64,
     /// What the last failure said, if there was one.
     pub last_error: Option<String>,

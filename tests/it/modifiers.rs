@@ -7,9 +7,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use daffi::{BG, BROADCAST, Error, FG, Global, GlobalBuilder, NO_RETURN, PERIOD, TaskState, fetcher};
+use daffi::{
+    BG, BROADCAST, Error, FG, Global, GlobalBuilder, NO_RETURN, PERIOD, TaskState, TaskStatus, fetcher,
+};
 
-use crate::support::{BOUND, Count, CountsDrop, Net, next, run};
+use crate::support::{BOUND, Count, CountsDrop, Net, eventually, next, run};
 
 #[fetcher]
 trait Peer {
@@ -330,12 +332,8 @@ fn a_period_outlives_its_caller_and_skips_what_still_runs() {
     let a = net.caller();
     let task = (a.call.by_name::<(), _>("work", ()) & PERIOD.period(Duration::from_millis(2))).unwrap();
     entered.wait(1);
-    let skipped = loop {
-        let status = task.status().unwrap();
-        if status.skipped >= 3 {
-            break status;
-        }
-    };
+    let status = || task.status().unwrap();
+    let skipped = eventually("it skips ticks", || Some(status()).filter(|status| status.skipped >= 3));
     assert_eq!((skipped.runs, entered.get()), (1, 1));
     // The handle and its node go; the task stays.
     drop(task);
@@ -360,12 +358,9 @@ fn at_time_takes_one_time_a_list_and_an_iterator() {
     c.wait(5);
     assert!(SystemTime::now() >= soon);
     for (task, times) in [(one, 1), (list, 2), (vec, 2), (iterator, 3)] {
-        let status = loop {
-            let status = task.status().unwrap();
-            if status.state == TaskState::Finished {
-                break status;
-            }
-        };
+        let status = || task.status().unwrap();
+        let finished = |status: &TaskStatus| status.state == TaskState::Finished;
+        let status = eventually("the task is finished", || Some(status()).filter(finished));
         assert_eq!((status.runs, status.failures, status.skipped, status.next_in), (times, 0, 0, None));
     }
     assert_eq!((b.get(), c.get()), (3, 5));
@@ -403,12 +398,8 @@ fn a_scheduled_call_that_fails_says_so_in_its_status() {
     let _b = net.node("b").try_callback("work", || Err::<(), _>("no luck")).start().unwrap();
     let a = net.caller();
     let task = (a.call.by_name::<(), _>("work", ()) & PERIOD.period(Duration::from_millis(5))).unwrap();
-    let status = loop {
-        let status = task.status().unwrap();
-        if status.failures >= 2 {
-            break status;
-        }
-    };
+    let status = || task.status().unwrap();
+    let status = eventually("it fails again", || Some(status()).filter(|status| status.failures >= 2));
     assert!(status.last_error.is_some_and(|error| error.contains("no luck")));
     assert_eq!(status.state, TaskState::Active);
     task.cancel().unwrap();

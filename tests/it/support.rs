@@ -101,6 +101,19 @@ pub(crate) fn next<T>(events: &Receiver<T>) -> T {
     events.recv_timeout(BOUND).expect("the event comes")
 }
 
+/// Looks again and again until there is something, which has to come.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "this did not come to pass within {BOUND:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Something that callbacks count and tests wait for, or the other way round.
 #[derive(Clone)]
 pub(crate) struct Count(Arc<(Mutex<usize>, Condvar, watch::Sender<usize>)>);

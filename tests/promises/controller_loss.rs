@@ -1,13 +1,17 @@
 //! The controller is killed, stopped or frozen, or the way to it breaks.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use daffi::{BG, Error, FG, NO_RETURN};
 
 use crate::{
     proxy::{Proxy, Way},
     roles::Callee,
-    support::{AT_ONCE, Outcome, PATIENCE, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
+    support::{AT_ONCE, Outcome, Over, PATIENCE, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
 };
 
 /// A call that is tried again for as long as it certainly did not run.
@@ -159,6 +163,59 @@ fn a_terminated_controller_drains() {
     assert!(world.executions().values().all(|count| *count == 1));
 }
 
+/// SIGTERM under load: no call is lost, neither of those in flight nor of those that are made meanwhile.
+#[test]
+fn a_terminated_controller_drains_under_load() {
+    const CALLERS: usize = 4;
+    let mut world = World::new();
+    let _callees = ["a", "b"].map(|name| world.callee(name));
+    let g = world.caller();
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let more = |calls: usize| {
+        let before = answered.load(Ordering::SeqCst);
+        until("calls are answered", || answered.load(Ordering::SeqCst) >= before + calls);
+    };
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    let calls: Vec<_> = (0..20)
+                        .map(|_| nonce())
+                        .map(|call| {
+                            let kind = call % 3;
+                            let result = match kind {
+                                0 => g.call.work(call) & BG,
+                                1 => g.call.slow(call, call % 100) & BG,
+                                _ => g.call.slow_async(call, call % 100) & BG,
+                            };
+                            (call, result)
+                        })
+                        .collect();
+                    for (call, result) in calls {
+                        let outcome = result.outcome();
+                        over.fetch_or(outcome.is_err(), Ordering::SeqCst);
+                        assert_eq!(outcome.unwrap(), call);
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        let _over = Over(&over);
+        for _ in 0..3 {
+            more(300);
+            let begun = Instant::now();
+            world.controller().terminate();
+            assert_eq!(world.controller_exit(), 0);
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+            world.start_controller();
+        }
+        more(300);
+    });
+    let executions = world.executions();
+    assert!(executions.values().all(|count| *count == 1));
+    assert_eq!(executions.len(), answered.load(Ordering::SeqCst));
+}
+
 /// SIGTERM with a call that does not end within the grace time: it is cut off, and the exit code says so.
 #[test]
 fn a_terminated_controller_does_not_wait_for_ever() {
@@ -168,10 +225,13 @@ fn a_terminated_controller_does_not_wait_for_ever() {
     let call = nonce();
     let result = g.call.slow(call, 60_000) & BG;
     world.await_event("run", call);
+    let begun = Instant::now();
     world.controller().terminate();
     let error = result.outcome().unwrap_err();
     assert!(matches!(&error, Error::ControllerLost { .. } | Error::RemoteStopped { .. }), "{error:?}");
     assert_eq!(world.controller_exit(), 4);
+    // By itself it would wait for 10 s.
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     world.await_event("cancelled", call);
 }
 

@@ -13,7 +13,7 @@ use daffi::{BG, Error, FG, RemoteError};
 
 use crate::{
     roles::{self, Callee},
-    support::{Outcome, World, nonce, until},
+    support::{AT_ONCE, Outcome, Over, World, nonce, until},
 };
 
 /// The time below which this share of them are.
@@ -22,9 +22,8 @@ pub fn percentile(times: &mut [Duration], share: f64) -> Duration {
     times[((times.len() - 1) as f64 * share) as usize]
 }
 
-/// A thousand calls in flight on a callee that is killed: each has its outcome soon after.
-#[test]
-fn a_thousand_calls_on_a_killed_callee_are_over_soon() {
+/// A thousand calls in flight on a callee that is killed: each has its outcome soon after. Checks how soon the 99 % of them have it.
+fn a_thousand_calls_on_a_killed_callee(p99_max: Duration) {
     for (wire, world) in [("a UNIX socket", World::new()), ("TCP", World::over_tcp())] {
         let mut doomed = world.callee("doomed");
         let g = world.caller();
@@ -53,10 +52,23 @@ fn a_thousand_calls_on_a_killed_callee_are_over_soon() {
             *killed = Some(Instant::now());
         });
         let mut over = over.into_inner().unwrap();
-        println!("over {wire}: p50 {:?}, p99 {:?}", percentile(&mut over, 0.5), percentile(&mut over, 0.99));
-        assert!(over.len() == 1_000 && over[999] < Duration::from_secs(2), "{:?}", over.last());
+        let p99 = percentile(&mut over, 0.99);
+        println!("over {wire}: p50 {:?}, p99 {p99:?}", percentile(&mut over, 0.5));
+        assert!(over.len() == 1_000 && p99 <= p99_max, "{p99:?}, at most {:?}", over.last());
         assert!(world.executions().values().all(|count| *count == 1));
     }
+}
+
+#[test]
+fn a_thousand_calls_on_a_killed_callee_are_over_soon() {
+    a_thousand_calls_on_a_killed_callee(AT_ONCE);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_thousand_calls`
+#[test]
+#[ignore = "its bound holds in a release build, without other work"]
+fn full_size_a_thousand_calls_on_a_killed_callee_are_over_soon() {
+    a_thousand_calls_on_a_killed_callee(Duration::from_millis(100));
 }
 
 /// All nodes find a controller that was restarted, and each can be called again.
@@ -135,12 +147,6 @@ fn a_rolling_restart_loses_no_call() {
                 }
             });
         }
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
         let _over = Over(&over);
         for (number, node) in nodes.iter_mut().enumerate() {
             let before = history.lock().unwrap().len();
@@ -184,13 +190,16 @@ fn a_callee_that_dies_when_it_is_done_has_done_it_once() {
     assert_eq!(world.count("run", call), 1);
 }
 
-/// A thousand panics among other calls: each is one failed call, and nothing is lost or left behind.
-#[test]
-fn a_thousand_panics_are_a_thousand_failed_calls() {
+/// So many panics among other calls, after as many that warm it up, with pauses to make them so many a second: each is one failed
+/// call, and nothing is lost or left behind. Gives the callee's KiB before and after.
+fn panics(count: u64, a_second: u64) -> [u64; 2] {
+    const AT_A_TIME: u64 = 100;
     let world = World::new();
-    let callee = world.callee("callee");
+    // With several arenas, what is left free in each of them is more than what is looked for here.
+    let callee = world.child("callee", "callee", &[("MALLOC_ARENA_MAX", "1")]);
+    callee.line("ready");
     let g = world.caller();
-    let storm = |count: u64| {
+    let burst = |count: u64| {
         let calls: Vec<_> =
             (0..count).map(|_| (g.call.panics(nonce(), "boom") & BG, g.call.work(nonce()) & BG)).collect();
         for (panics, works) in calls {
@@ -199,11 +208,32 @@ fn a_thousand_panics_are_a_thousand_failed_calls() {
             assert!(error.to_string().contains("boom"), "{error}");
             works.outcome().unwrap();
         }
+    };
+    let storm = |count: u64| {
+        let begun = Instant::now();
+        for panics in (0..count).step_by(AT_A_TIME as usize) {
+            let due = Duration::from_secs_f64(panics as f64 / a_second as f64);
+            thread::sleep(due.saturating_sub(begun.elapsed()));
+            burst(AT_A_TIME);
+        }
+        println!("{count} panics in {:?}", begun.elapsed());
         roles::resident_kib(&callee.id().to_string(), "VmRSS")
     };
-    storm(200);
-    let before = storm(1_000);
-    let after = storm(1_000);
-    println!("{before} KiB before a thousand panics, {after} KiB after");
-    assert!(after < before + 16 * 1024, "{before} KiB, then {after} KiB");
+    let [before, after] = [storm(count), storm(count)];
+    println!("{before} KiB before {count} panics, {after} KiB after");
+    [before, after]
+}
+
+#[test]
+fn a_thousand_panics_are_a_thousand_failed_calls() {
+    let [before, after] = panics(1_000, 100_000);
+    assert!(after < before + 4 * 1024, "{before} KiB, then {after} KiB");
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_ten_seconds`
+#[test]
+#[ignore = "takes twenty seconds"]
+fn full_size_ten_seconds_of_panics_are_as_many_failed_calls() {
+    let [before, after] = panics(10_000, 1_000);
+    assert!(after <= before + before / 20, "{before} KiB, then {after} KiB");
 }

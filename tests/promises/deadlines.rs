@@ -10,6 +10,8 @@ use crate::{
 };
 
 const SHORT: Duration = Duration::from_millis(300);
+/// Within which a callback has begun, also on a busy machine.
+const BEGUN: Duration = Duration::from_secs(2);
 
 /// Default deadline: none; `default_timeout(d)` on the builder; a call's own timeout goes before it.
 #[test]
@@ -41,16 +43,16 @@ fn a_nested_call_ends_with_the_call_that_it_is_nested_in() {
     let _outer = world.callee("outer");
     let _inner = world.callee("inner");
     let g = world.caller();
-    for (own, expected) in [(None, 400), (Some(30_000), 400), (Some(100), 100)] {
+    // What is left of a deadline when the callback begins depends on the machine; a timeout of its own begins there.
+    for (own, expected) in [(None, 0..5_000), (Some(30_000), 0..5_000), (Some(400), 400..5_000)] {
         let call = nonce() + 1_000_000;
         let before = world.events().len();
-        let nested =
-            g.call.nested(call, "inner", own, 60_000).on("outer").timeout(Duration::from_millis(400));
+        let nested = g.call.nested(call, "inner", own, 60_000).on("outer").timeout(BEGUN);
         let outcome = nested.fg();
-        if expected == 400 {
-            assert!(matches!(outcome, Err(Error::Timeout { sent: true, .. })), "{outcome:?}");
-        } else {
+        if own == Some(400) {
             outcome.unwrap();
+        } else {
+            assert!(matches!(outcome, Err(Error::Timeout { sent: true, .. })), "{outcome:?}");
         }
         until("the nested call has ended", || {
             world.events()[before..].iter().any(|event| event.what.starts_with("nested-"))
@@ -58,7 +60,7 @@ fn a_nested_call_ends_with_the_call_that_it_is_nested_in() {
         let events = world.events();
         let ended = events[before..].iter().find(|event| event.what.starts_with("nested-")).unwrap();
         assert_eq!(ended.what, "nested-timeout", "{events:?}");
-        assert!((expected - 60..expected + 1_500).contains(&ended.nonce), "{expected}: {ended:?}");
+        assert!(expected.contains(&ended.nonce), "{expected:?}: {ended:?}");
         // And the innermost one is told as well.
         world.await_event("cancelled", call + 1);
     }
@@ -91,11 +93,11 @@ fn a_timeout_begins_with_the_sending() {
     let _callee = world.callee("callee");
     let g = world.caller();
     let begun = Instant::now();
-    let quick = g.call.time_left() & BG.eta(2 * SHORT).timeout(SHORT);
+    let quick = g.call.time_left() & BG.eta(BEGUN + SHORT).timeout(BEGUN);
     let slow = g.call.slow(nonce(), 60_000) & BG.eta(SHORT).timeout(SHORT);
     let left = quick.outcome().unwrap().unwrap();
-    assert!(begun.elapsed() >= 2 * SHORT);
-    assert!(left <= 300, "{left}");
+    assert!(begun.elapsed() >= BEGUN + SHORT);
+    assert!(left <= BEGUN.as_millis() as u64, "{left}");
     let error = slow.outcome().unwrap_err();
     assert!(begun.elapsed() >= 2 * SHORT);
     assert!(matches!(&error, Error::Timeout { after, sent: true, .. } if *after == SHORT), "{error:?}");
@@ -156,7 +158,7 @@ fn whoever_stops_waiting_cancels_the_callback() {
 
     let (a, b) = (nonce(), nonce());
     let timed_out =
-        [g.call.slow(a, 60_000) & BG.timeout(SHORT), g.call.slow_async(b, 60_000) & BG.timeout(SHORT)];
+        [g.call.slow(a, 60_000) & BG.timeout(BEGUN), g.call.slow_async(b, 60_000) & BG.timeout(BEGUN)];
     for call in timed_out {
         assert!(call.outcome().unwrap_err().is_timeout());
     }
@@ -179,7 +181,7 @@ fn whoever_stops_waiting_cancels_the_callback() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let both = async { tokio::join!(g.call.slow(a, 60_000).into_future(), g.call.slow_async(b, 60_000)) };
-        let _ = tokio::time::timeout(SHORT, both).await.unwrap_err();
+        let _ = tokio::time::timeout(BEGUN, both).await.unwrap_err();
     });
     world.await_event("cancelled", a);
     world.await_event("dropped", b);

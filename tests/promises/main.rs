@@ -11,6 +11,9 @@
     reason = "it is one program, and its callbacks are as users write them"
 )]
 
+mod cgroup;
+#[cfg(target_os = "linux")]
+mod delays;
 mod proxy;
 mod roles;
 mod support;
@@ -26,7 +29,9 @@ mod order;
 mod outcomes;
 mod overload;
 mod period;
+mod promptness;
 mod seed;
+mod shortage;
 mod storm;
 mod strategies;
 mod wires;

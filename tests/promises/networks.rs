@@ -74,23 +74,42 @@ impl Network {
         World::within(&["ip", "netns", "exec", &self.inside], "10.99.0.1")
     }
 
-    /// A process that calls all the time, from outside.
-    fn caller(&self, world: &World) -> Process {
-        self.caller_with(world, 0)
+    /// Where no heartbeat finds the dead before something else does.
+    fn patient_world(&self) -> World {
+        World::within_with(&["ip", "netns", "exec", &self.inside], "10.99.0.1", Duration::from_secs(60))
     }
 
-    /// The same, with so many payloads of 1 MiB on the same link.
-    fn caller_with(&self, world: &World, payloads: usize) -> Process {
-        let count = [(roles::COUNT, &*payloads.to_string())];
-        let caller = world.child_within(&["ip", "netns", "exec", &self.outside], "prober", "outside", &count);
-        caller.line("ready");
-        caller
+    /// A process in one of the namespaces, which is ready.
+    fn child(&self, world: &World, namespace: &str, role: &str, env: &[(&str, &str)]) -> Process {
+        let name = if namespace == self.inside { role } else { "outside" };
+        let child = world.child_within(&["ip", "netns", "exec", namespace], role, name, env);
+        child.line("ready");
+        child
+    }
+
+    /// A process that calls all the time, from outside.
+    fn caller(&self, world: &World) -> Process {
+        self.child(world, &self.outside, "prober", &[])
     }
 
     fn callee(&self, world: &World) -> Process {
-        let callee = world.child_within(&["ip", "netns", "exec", &self.inside], "callee", "callee", &[]);
-        callee.line("ready");
-        callee
+        self.child(world, &self.inside, "callee", &[])
+    }
+
+    /// What leaves the caller is held back for 50 to 150 ms, so that its order changes, for as long as the process lives.
+    fn delay(&self, world: &World) -> Process {
+        let delays = self.child(world, &self.outside, "delays", &[]);
+        sh(&format!("ip netns exec {} iptables -A OUTPUT -o v2 -j NFQUEUE --queue-num 0", self.outside));
+        delays
+    }
+
+    /// The cable is out while the machine in this namespace is switched off, and in again afterwards: nobody was told.
+    fn reboot(&self, namespace: &str, switch_off: impl FnOnce()) {
+        self.both_ways("drop", LOCAL);
+        switch_off();
+        // What the kernel would still say of connections is gone with them.
+        sh(&format!("ip netns exec {namespace} ss -K -t -a 'src 10.99.0.0/24' >/dev/null"));
+        self.heal();
     }
 }
 
@@ -119,28 +138,41 @@ fn told(caller: &Process, from: usize) -> Vec<(String, Duration)> {
         .collect()
 }
 
-/// With so many of a hundred packets lost in each direction: gives what was told over this time.
-fn loss(percent: u32, time: Duration) -> Vec<(String, Duration)> {
+/// With so many of a hundred packets lost in each direction over this time: gives what was told, and its p99.
+fn loss(percent: u32, time: Duration, delayed: bool) -> (Vec<(String, Duration)>, Duration) {
     let network = Network::new();
-    let world = network.world();
+    let world = network.world().lasting(time);
     let _callee = network.callee(&world);
     let caller = network.caller(&world);
+    let delays = delayed.then(|| network.delay(&world));
     network.both_ways("accept", &format!("numgen random mod 100 '<' {percent} drop"));
     let from = caller.printed().len();
     thread::sleep(time);
     let told = told(&caller, from);
     let mut times: Vec<_> = told.iter().map(|(_, time)| *time).collect();
+    let p99 = percentile(&mut times, 0.99);
     println!(
-        "{percent} % lost each way: {} calls, p50 {:?}, p99 {:?}, most {:?}",
+        "{percent} % lost each way, delayed: {delayed}, {time:?}: {} calls, p50 {:?}, p99 {p99:?}, most {:?}",
         times.len(),
         percentile(&mut times, 0.5),
-        percentile(&mut times, 0.99),
         times.last().unwrap()
     );
+    // Nobody was taken for dead, unless calls ended with that.
+    if told.iter().all(|(what, _)| what == "ok") {
+        assert!(!world.controller().said("is lost") && !world.controller().said("closing a connection"));
+        assert!(!caller.said("giving up the connection"));
+    }
     network.heal();
+    drop(delays);
     well_again(&caller);
     assert!(world.executions().values().all(|count| *count == 1));
-    told
+    (told, p99)
+}
+
+/// For how long packets are lost: 60 s, or as many as `DAFFI_LOSS_SECONDS` says.
+fn loss_time() -> Duration {
+    let seconds = std::env::var("DAFFI_LOSS_SECONDS").map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(60))
 }
 
 /// Waits for a call that succeeds from now on; gives how long that took.
@@ -153,16 +185,28 @@ fn well_again(caller: &Process) -> Duration {
 #[test]
 #[ignore = "needs root: bash tests/netns/run"]
 fn a_tenth_lost_is_only_slower() {
-    let told = loss(10, Duration::from_secs(20));
+    let (told, p99) = loss(10, loss_time(), false);
     assert!(told.len() > 50 && told.iter().all(|(what, _)| what == "ok"), "{told:?}");
+    assert!(p99 < Duration::from_secs(1), "{p99:?}");
+}
+
+/// Each round trip takes 100 ms more, and what a lost packet costs grows with it.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn a_tenth_lost_and_the_rest_late_and_in_another_order_is_only_slower() {
+    let (told, p99) = loss(10, loss_time(), true);
+    assert!(told.len() > 50 && told.iter().all(|(what, _)| what == "ok"), "{told:?}");
+    assert!(p99 < Duration::from_secs(3), "{p99:?}");
 }
 
 #[test]
 #[ignore = "needs root: bash tests/netns/run"]
 fn a_third_lost_has_clean_outcomes() {
-    let told = loss(30, Duration::from_secs(20));
-    let clean = |what: &str| matches!(what, "ok" | "ControllerLost");
-    assert!(!told.is_empty() && told.iter().all(|(what, _)| clean(what)), "{told:?}");
+    for delayed in [false, true] {
+        let (told, _) = loss(30, loss_time() / 2, delayed);
+        let clean = |what: &str| matches!(what, "ok" | "ControllerLost");
+        assert!(!told.is_empty() && told.iter().all(|(what, _)| clean(what)), "{told:?}");
+    }
 }
 
 /// Packets vanish without a word, in both directions or in one: both ends notice, and all is well after it.
@@ -224,6 +268,98 @@ fn a_reset_is_noticed_at_once_and_mended_at_once() {
     assert!(noticed < AT_ONCE && back < AT_ONCE, "{noticed:?}, {back:?}");
 }
 
+/// What the caller is told next, and after how long.
+fn next_told(caller: &Process) -> (String, Duration) {
+    let from = caller.printed().len();
+    eventually("a call ends", || told(caller, from).into_iter().next())
+}
+
+/// Within which a write into a connection that the other end does not know any more shows that it is gone.
+const AFTER_A_WRITE: Duration = Duration::from_millis(200);
+/// Long enough for a reboot between two calls.
+const PAUSE: &[(&str, &str)] = &[(roles::PAUSE, "4000")];
+
+/// The controller's machine is switched off and on without a word: the next call finds out at once.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn a_rebooted_controller_is_noticed_with_the_next_write() {
+    let network = Network::new();
+    let mut world = network.patient_world();
+    let _callee = network.callee(&world);
+    let caller = network.child(&world, &network.outside, "prober", PAUSE);
+    assert_eq!(next_told(&caller).0, "ok");
+    network.reboot(&network.inside, || world.kill_controller());
+    assert!(!caller.said("lost the controller"), "nobody has told it");
+    let (what, took) = next_told(&caller);
+    println!("a rebooted controller was noticed {took:?} after a write");
+    assert_eq!(what, "ControllerLost");
+    assert!(took < AFTER_A_WRITE, "{took:?}");
+    world.start_controller();
+    well_again(&caller);
+}
+
+/// So it is with the machine of a callee, of which the controller finds out.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn a_rebooted_callee_is_noticed_with_the_next_write() {
+    let network = Network::new();
+    let world = network.patient_world();
+    let mut callee = network.child(&world, &network.outside, "callee", &[]);
+    let caller = network.child(&world, &network.inside, "prober", PAUSE);
+    assert_eq!(next_told(&caller).0, "ok");
+    network.reboot(&network.outside, || callee.kill());
+    assert!(!world.controller().said("is lost"), "nobody has told it");
+    let (what, took) = next_told(&caller);
+    println!("a rebooted callee was noticed {took:?} after a write");
+    assert_eq!(what, "RemoteStopped");
+    assert!(took < AFTER_A_WRITE, "{took:?}");
+}
+
+/// Without calls, pings find out.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn a_rebooted_controller_is_noticed_without_calls() {
+    let network = Network::new();
+    let mut world = network.world();
+    let caller = network.child(&world, &network.outside, "callee", &[]);
+    let begun = Instant::now();
+    network.reboot(&network.inside, || world.kill_controller());
+    caller.line("lost the controller");
+    let took = begun.elapsed();
+    println!("a rebooted controller was noticed after {took:?} without calls");
+    assert!(took < DETECTION, "{took:?}");
+}
+
+/// Nobody says that a connection cannot be made, and nothing comes back: an attempt takes five seconds, and the start as long as it
+/// may; then it fails with the address and the reason. Who has time waits until there is a way.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn attempts_that_nobody_answers_end_by_themselves() {
+    let network = Network::new();
+    let world = network.world();
+    network.rule(&network.outside, "accept", "tcp flags syn drop");
+    let start = |timeout: &[(&str, &str)]| {
+        world.child_within(&["ip", "netns", "exec", &network.outside], "callee", "outside", timeout)
+    };
+    let begun = Instant::now();
+    let hurried = start(&[(roles::CONNECT_TIMEOUT, "12000")]);
+    let patient = start(&[]);
+    let line = patient.line("waiting for the controller");
+    let attempt = begun.elapsed();
+    assert!(line.contains("timed out") && line.contains(&world.address.to_string()), "{line}");
+    let line = hurried.line("failed to start");
+    let took = begun.elapsed();
+    println!("an attempt ended after {attempt:?}, the start after {took:?}: {line}");
+    assert!((4_900..8_000).contains(&attempt.as_millis()), "{attempt:?}");
+    assert!((12_000..15_000).contains(&took.as_millis()), "{took:?}");
+    assert!(
+        line.contains("Unreachable") && line.contains("10.99.0.1") && line.contains("timed out"),
+        "{line}"
+    );
+    network.heal();
+    patient.line("ready");
+}
+
 /// 16 MiB wait for a link of 1 Mbit/s, which takes more than two minutes for them: small calls pass them, and neither end takes the
 /// other for dead.
 #[test]
@@ -234,7 +370,7 @@ fn a_slow_link_full_of_large_payloads_carries_small_calls_too() {
     let _callee = network.callee(&world);
     // The queue of the link itself is 25 KB.
     sh(&format!("tc -n {} qdisc add dev v2 root tbf rate 1mbit burst 4kb latency 200ms", network.outside));
-    let caller = network.caller_with(&world, 16);
+    let caller = network.child(&world, &network.outside, "prober", &[(roles::COUNT, "16")]);
     thread::sleep(2 * DETECTION);
     let told = told(&caller, 0);
     let mut times: Vec<_> = told.iter().map(|(_, time)| *time).collect();

@@ -156,7 +156,7 @@ fn what_may_have_run_says_so() {
     assert!(remote.type_name().contains("ParseIntError"), "{remote:?}");
 
     let call = nonce();
-    let result = g.call.slow(call, 60_000) & BG.timeout(Duration::from_millis(500));
+    let result = g.call.slow(call, 60_000) & BG.timeout(Duration::from_secs(2));
     let error = result.outcome().unwrap_err();
     assert!(matches!(&error, Error::Timeout { sent: true, .. }), "{error:?}");
     says(&error, true, true);

@@ -27,6 +27,10 @@ pub const HELD_MAX: &str = "DAFFI_TEST_HELD_MAX";
 pub const COUNT: &str = "DAFFI_TEST_COUNT";
 /// How long calls wait, in milliseconds.
 pub const TIMEOUT: &str = "DAFFI_TEST_TIMEOUT_MS";
+/// How long a prober waits between two calls, in milliseconds.
+pub const PAUSE: &str = "DAFFI_TEST_PAUSE_MS";
+/// For how long a node tries to connect when it starts, in milliseconds; for ever without it.
+pub const CONNECT_TIMEOUT: &str = "DAFFI_TEST_CONNECT_TIMEOUT_MS";
 
 /// This program again, in another role.
 pub fn command(role: &str, name: &str, heartbeat: Duration, log: &Path) -> Command {
@@ -50,6 +54,8 @@ pub fn run() {
         "callee" => callee(),
         "herd" => herd(),
         "pending" => pending(),
+        #[cfg(target_os = "linux")]
+        "delays" => crate::delays::run(),
         "prober" => prober(),
         "caller" => caller(),
         "scheduler" => scheduler(),
@@ -95,6 +101,7 @@ fn herd() {
 fn prober() {
     let g = builder().link_time_callbacks(false).start().unwrap();
     let large = if env::var(COUNT).is_ok() { setting(COUNT) } else { 0 };
+    let pause = if env::var(PAUSE).is_ok() { setting(PAUSE) } else { 20 };
     let payload = vec![7; 1 << 20];
     let _on_the_way: Vec<_> =
         (0..large).map(|number| g.call.serial_answered(u64::MAX - number, &payload) & BG).collect();
@@ -109,7 +116,7 @@ fn prober() {
             Err(_) => "other",
         };
         println!("call {what} {}", begun.elapsed().as_millis());
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(pause));
     }
 }
 
@@ -126,18 +133,22 @@ fn pending() {
     let round = || {
         let begun = Instant::now();
         let calls: Vec<_> = (0..count)
-            .map(|nonce| nodes[nonce as usize % 2].call.never(nonce) & BG.timeout(timeout))
+            .map(|nonce| {
+                let call = nodes[nonce as usize % 2].call.never(nonce) & BG.timeout(timeout);
+                (Instant::now(), call)
+            })
             .collect();
         let sent = begun.elapsed();
         let most = held();
-        let mut expired = 0;
-        for call in &calls {
+        let (mut expired, mut late) = (0, Duration::ZERO);
+        for (made, call) in &calls {
             match call.get() {
                 Err(Error::Timeout { .. }) => expired += 1,
                 other => println!("unexpected: {other:?}"),
             }
+            // They expire in the order in which they were made.
+            late = late.max(made.elapsed().saturating_sub(timeout));
         }
-        let late = begun.elapsed().saturating_sub(sent + timeout);
         assert!(begun.elapsed() >= timeout, "none is early");
         (expired, late, sent, most)
     };
@@ -186,7 +197,11 @@ fn scheduler() {
 }
 
 fn builder() -> daffi::GlobalBuilder {
-    at(&env::var(ADDRESS).unwrap().parse().unwrap()).process_name(name()).limits(limits())
+    let builder = at(&env::var(ADDRESS).unwrap().parse().unwrap()).process_name(name()).limits(limits());
+    match env::var(CONNECT_TIMEOUT) {
+        Ok(millis) => builder.connect_timeout(Duration::from_millis(millis.parse().unwrap())),
+        Err(_) => builder,
+    }
 }
 
 fn limits() -> Limits {
@@ -300,6 +315,7 @@ pub trait Callee {
     fn panics_twice_async(nonce: u64) -> u64;
     fn dies(nonce: u64) -> u64;
     fn overflows(nonce: u64) -> u64;
+    fn hoards(nonce: u64);
     fn never(nonce: u64) -> u64;
     fn tick(nonce: u64);
     fn tick_slow(nonce: u64, millis: u64);
@@ -476,6 +492,14 @@ fn overflows(nonce: u64) -> u64 {
     }
     note("run", nonce);
     deeper(nonce)
+}
+
+/// Takes memory until it is killed for it, or until it has a GiB.
+#[callback]
+fn hoards(nonce: u64) {
+    note("run", nonce);
+    let hoard: Vec<_> = (0..1024).map(|_| vec![1_u8; 1 << 20]).collect();
+    note("done", hoard.len() as u64);
 }
 
 /// Never answers, and writes nothing down.

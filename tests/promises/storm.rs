@@ -14,7 +14,7 @@ use daffi::{BG, Error, Global, Result};
 use crate::{
     proxy::Proxy,
     roles::Callee,
-    support::{PATIENCE, World, at, eventually, nonce, until},
+    support::{Over, PATIENCE, World, at, eventually, nonce, until},
 };
 
 const THREADS: usize = 6;
@@ -44,13 +44,6 @@ fn under_load(g: &Global, disturb: impl FnOnce(&AtomicUsize)) -> Vec<(u64, Resul
                     thread::sleep(Duration::from_millis(2));
                 }
             });
-        }
-        // However this ends, the callers end too.
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
         }
         let _over = Over(&over);
         disturb(&succeeded);
@@ -91,14 +84,13 @@ fn check(world: &World, history: &[(u64, Result<u64>)]) {
     assert!(executions.keys().all(|call| told.contains_key(call)), "nobody called what was executed");
 }
 
-/// Ten restarts of the controller, by SIGKILL and SIGTERM, with hundreds of calls in flight.
-#[test]
-fn histories_agree_over_ten_restarts_of_the_controller() {
-    let mut world = World::with(&["--grace", "100ms"]);
+/// So many restarts of the controller, by SIGKILL and SIGTERM, with hundreds of calls in flight. Gives how many calls there were.
+fn restarts_of_the_controller(rounds: usize) -> usize {
+    let mut world = World::with(&["--grace", "100ms"]).lasting(rounds as u32 * PATIENCE);
     let _callees = ["a", "b"].map(|name| world.callee(name));
     let g = world.caller();
     let history = under_load(&g, |succeeded| {
-        for round in 0..10 {
+        for round in 0..rounds {
             let before = succeeded.load(Ordering::SeqCst);
             until("calls succeed again", || succeeded.load(Ordering::SeqCst) > before + 300);
             if round % 3 == 2 {
@@ -114,8 +106,22 @@ fn histories_agree_over_ten_restarts_of_the_controller() {
     });
     let lost =
         history.iter().filter(|(_, outcome)| matches!(outcome, Err(Error::ControllerLost { .. }))).count();
-    assert!(lost >= 10, "only {lost} of {} calls were in flight when it mattered", history.len());
+    println!("{} calls over {rounds} restarts, of which {lost} were lost with a controller", history.len());
+    assert!(lost >= rounds, "only {lost} of {} calls were in flight when it mattered", history.len());
     check(&world, &history);
+    history.len()
+}
+
+#[test]
+fn histories_agree_over_ten_restarts_of_the_controller() {
+    restarts_of_the_controller(10);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_histories`
+#[test]
+#[ignore = "a hundred take their time"]
+fn full_size_histories_agree_over_a_hundred_restarts_of_the_controller() {
+    assert!(restarts_of_the_controller(100) > 10_000);
 }
 
 /// The callees are killed and come back, and the caller's own link is cut.

@@ -8,7 +8,7 @@ use std::{
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -23,8 +23,8 @@ use crate::roles;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// What "at once" means on a busy machine: far below the 15 s that it takes the default heartbeat to notice.
 pub const AT_ONCE: Duration = Duration::from_secs(3);
-/// A heartbeat that finds the dead in about half a second.
-pub const QUICK_HEARTBEAT: Duration = Duration::from_millis(150);
+/// A heartbeat that finds the dead in a second and a half, and takes nobody for dead whom a busy machine holds up for less.
+pub const QUICK_HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Waits until `look` gives something, and says what it waited for if it never does.
 #[track_caller]
@@ -79,6 +79,15 @@ impl Watchdog {
             }
         });
         Self(alive)
+    }
+}
+
+/// Says that it is over when it is dropped, also by a panic: then those end who go on until then.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -254,8 +263,14 @@ impl World {
 
     /// With a controller whose command begins with this, on this address.
     pub fn within(prefix: &[&str], host: &str) -> Self {
+        Self::within_with(prefix, host, Limits::default().heartbeat)
+    }
+
+    /// The same, where everybody has this heartbeat.
+    pub fn within_with(prefix: &[&str], host: &str, heartbeat: Duration) -> Self {
         let address = Address::Tcp { host: host.to_owned(), port: 0 };
-        Self::start(Directory::new(), address, &[], Limits::default().heartbeat, prefix)
+        let option = format!("{}ms", heartbeat.as_millis());
+        Self::start(Directory::new(), address, &["--heartbeat", &option], heartbeat, prefix)
     }
 
     /// Everybody in it looks after everybody else often.

@@ -11,6 +11,7 @@ mod support;
 
 mod addresses;
 mod builder;
+mod deadlocks;
 mod mixing;
 mod nesting;
 mod stopping;

@@ -17,7 +17,7 @@ use std::{
 use daffi::{BG, Context, Error, FG, Global, Limits, NO_RETURN, PERIOD, callback};
 
 use crate::support::{
-    Gate, Net, PATIENCE, TempDir, block_on, builder, current_thread, in_time, multi_thread, until,
+    Gate, Net, PATIENCE, TempDir, block_on, builder, current_thread, in_time, multi_thread, until, within,
 };
 
 /// Far below the grace time.
@@ -654,7 +654,8 @@ fn held() -> (usize, usize) {
 #[test]
 #[ignore = "run by another test in a process of its own"]
 fn child_that_starts_and_stops() {
-    in_time(|| {
+    let Ok(cycles) = env::var(CYCLES).map(|cycles| cycles.parse::<usize>().unwrap()) else { return };
+    within(PATIENCE + Duration::from_millis(200) * cycles as u32, move || {
         let directory = TempDir::new();
         let socket = directory.join("s");
         let cycle = |number: usize| {
@@ -697,7 +698,6 @@ fn child_that_starts_and_stops() {
             let late = builder().unix_sock_path(&socket).connect_timeout(Duration::from_millis(1));
             assert!(late.start().is_err());
         };
-        let Ok(cycles) = env::var(CYCLES).map(|cycles| cycles.parse::<usize>().unwrap()) else { return };
         // Whatever is there once and for all, and what the allocator keeps for each thread that there was at a time.
         (0..cycles / 4).for_each(cycle);
         until("the first threads are gone", || held().0 <= 3);

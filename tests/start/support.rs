@@ -25,19 +25,25 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Runs a test on a thread of its own, so that one that hangs fails.
 #[track_caller]
 pub fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    within(PATIENCE, test)
+}
+
+/// As [`in_time`], for a test that takes longer by itself.
+#[track_caller]
+pub fn within<T: Send + 'static>(patience: Duration, test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, outcome) = mpsc::channel();
     let runner = thread::spawn(move || {
         let result = test();
         // The receiver is gone if it took too long, which has been said by then.
         let _ = done.send(result);
     });
-    match outcome.recv_timeout(PATIENCE) {
+    match outcome.recv_timeout(patience) {
         Ok(result) => result,
         Err(mpsc::RecvTimeoutError::Disconnected) => match runner.join() {
             Ok(()) => unreachable!("it ended without a result"),
             Err(panic) => panic::resume_unwind(panic),
         },
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("this hangs: not done within {PATIENCE:?}"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("this hangs: not done within {patience:?}"),
     }
 }
 

@@ -1,4 +1,5 @@
 use daffi_core::{
+    Limits,
     controller::Controller,
     fault::{Fault, FaultKind},
     frame::{
@@ -8,7 +9,12 @@ use daffi_core::{
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
 };
 
-use crate::{Bench, Call, Offered, Wire, offer};
+use crate::{Bench, Call, Offered, PATIENCE, Wire, offer};
+
+/// A controller that closes nobody because a handshake takes long, but only for what was said in it.
+fn bench(controller: &dyn Controller) -> Bench {
+    Bench::with(controller, Limits { handshake_timeout: 12 * PATIENCE, ..Limits::default() })
+}
 
 /// Whatever `attack` does on a connection closes it, and two nodes that were there go on calling each other.
 fn check(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
@@ -50,7 +56,7 @@ fn head(length: u32, kind: u8) -> Vec<u8> {
 }
 
 pub(crate) fn a_length_over_the_limit_closes_at_once(controller: &dyn Controller) {
-    let bench = Bench::new(controller);
+    let bench = bench(controller);
     for length in [HANDSHAKE_BYTES_MAX as u32 + 1, FRAME_BYTES_MAX as u32, u32::MAX] {
         check(&bench, "its handshake is too long", |wire| wire.send_bytes(&head(length, 1)));
     }
@@ -60,7 +66,7 @@ pub(crate) fn a_length_over_the_limit_closes_at_once(controller: &dyn Controller
 }
 
 pub(crate) fn other_protocols_are_closed(controller: &dyn Controller) {
-    let bench = Bench::new(controller);
+    let bench = bench(controller);
     for bytes in [
         &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x00\x00\x00\x00",
@@ -71,7 +77,7 @@ pub(crate) fn other_protocols_are_closed(controller: &dyn Controller) {
 }
 
 pub(crate) fn random_bytes_are_closed(controller: &dyn Controller) {
-    let bench = Bench::new(controller);
+    let bench = bench(controller);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..20 {
         let bytes: Vec<u8> = std::iter::repeat_with(|| {
@@ -96,7 +102,7 @@ pub(crate) fn random_bytes_are_closed(controller: &dyn Controller) {
 }
 
 pub(crate) fn nothing_comes_before_the_hello(controller: &dyn Controller) {
-    let bench = Bench::new(controller);
+    let bench = bench(controller);
     for frame in [
         request(1),
         Frame::Ask { id: 1, codec: 1, question: Question::Processes },
@@ -112,7 +118,7 @@ pub(crate) fn nothing_comes_before_the_hello(controller: &dyn Controller) {
 }
 
 pub(crate) fn a_hello_without_the_magic_is_closed(controller: &dyn Controller) {
-    let bench = Bench::new(controller);
+    let bench = bench(controller);
     check(&bench, "its HELLO is of another protocol", |wire| {
         wire.send_bytes(&head(23, 1));
         wire.send_bytes(b"DAFX\x01\0\x01\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0");

@@ -7,7 +7,7 @@ use std::{
 
 use daffi_core::{
     answer::{TaskState, TaskStatus},
-    limits::{AT_TIMES_MAX, PERIOD_MIN},
+    limits::{AT_TIMES_MAX, CATCH_UP_MAX, PERIOD_MIN},
 };
 
 use super::Now;
@@ -51,7 +51,7 @@ pub(super) enum Timing {
 pub(super) enum Due {
     /// It is to be called.
     Call(u64),
-    /// Its time came while the call before was still running.
+    /// Its time came while the call before was still running, or passed too long ago.
     Skipped,
 }
 
@@ -175,6 +175,10 @@ impl<T> Timetable<T> {
             let due = task.pass(now, id);
             task.next = task.timing.next(now);
             self.due.extend(task.next.map(|next| (next, id)));
+            if due == Some(Due::Skipped) {
+                // It may have been the last time, after which no call ends.
+                self.change(id, |_| ());
+            }
             if due.is_some() {
                 return due;
             }
@@ -271,13 +275,14 @@ impl<T> Task<T> {
     fn pass(&mut self, now: Now, id: u64) -> Option<Due> {
         match &mut self.timing {
             Timing::Period { period_us, next } => {
-                // What was missed, because the process did not run, is made up by one call: bursts help nobody.
+                // What was missed, because the process did not run, is made up by one call: bursts help nobody. It is that of
+                // the last time, and made unless that is too long ago.
                 let late = now.mono.saturating_duration_since(*next).as_micros() as u64;
                 let missed = late / *period_us;
                 // Added to the last time and not to now, so that it never drifts.
                 *next += Duration::from_micros(*period_us * (missed + 1));
                 self.skipped += missed;
-                if self.running > 0 {
+                if self.running > 0 || is_too_late(late % *period_us) {
                     self.skipped += 1;
                     return Some(Due::Skipped);
                 }
@@ -289,6 +294,11 @@ impl<T> Task<T> {
                     return None;
                 }
                 times.pop_front();
+                // Several times that were missed are as many calls: each was asked for by itself, and they may overlap.
+                if is_too_late(micros(now.wall) - first) {
+                    self.skipped += 1;
+                    return Some(Due::Skipped);
+                }
                 Some(Due::Call(id))
             }
         }
@@ -303,6 +313,11 @@ impl<T> Task<T> {
         status.last_error.clone_from(&self.last_error);
         status
     }
+}
+
+/// Whether it is too late to make a call that was due so long ago.
+fn is_too_late(late_us: u64) -> bool {
+    late_us > CATCH_UP_MAX.as_micros() as u64
 }
 
 /// Microseconds since 1970 UTC, 0 before that.
@@ -377,6 +392,63 @@ mod tests {
         assert_eq!(table.pop_due(now), None);
         assert_eq!(table.status(id, now).unwrap().skipped, 4);
         assert_eq!(table.next(), Some(start.mono + 6 * SECOND));
+    }
+
+    #[test]
+    fn what_was_missed_for_too_long_is_skipped_and_counted() {
+        let hour = 3600 * SECOND;
+        for (late, due) in [
+            (CATCH_UP_MAX, Due::Call(1)),
+            (CATCH_UP_MAX + Duration::from_micros(1), Due::Skipped),
+            (hour - Duration::from_micros(1), Due::Skipped),
+        ] {
+            let start = clock();
+            let (mut table, id) = periodic(hour, start);
+            // Of three times the last one counts.
+            let now = later(start, 3 * hour + late);
+            assert_eq!(table.pop_due(now), Some(due), "{late:?}");
+            assert_eq!(table.pop_due(now), None);
+            let skipped = 2 + u64::from(due == Due::Skipped);
+            assert_eq!(table.status(id, now).unwrap().skipped, skipped, "{late:?}");
+            // At its time again.
+            assert_eq!(table.next(), Some(start.mono + 4 * hour));
+            assert_eq!(table.pop_due(later(start, 4 * hour)), Some(Due::Call(id)));
+        }
+    }
+
+    #[test]
+    fn a_short_period_goes_on_at_once_however_long_it_was_missed() {
+        let start = clock();
+        let (mut table, id) = periodic(SECOND, start);
+        let now = later(start, 7200 * SECOND);
+        assert_eq!((table.pop_due(now), table.pop_due(now)), (Some(Due::Call(id)), None));
+        assert_eq!(table.status(id, now).unwrap().skipped, 7199);
+    }
+
+    #[test]
+    fn times_that_passed_too_long_ago_are_skipped_and_counted() {
+        let start = clock();
+        let mut table = Timetable::default();
+        let id = table.insert((), at(&[SECOND, 2 * SECOND, 3 * SECOND], start).unwrap(), start);
+        // The first is a second too late, the second just in time.
+        let now = later(start, CATCH_UP_MAX + 2 * SECOND);
+        assert_eq!(table.pop_due(now), Some(Due::Skipped));
+        for _ in 0..2 {
+            assert_eq!(table.pop_due(now), Some(Due::Call(id)));
+            table.started(id);
+        }
+        assert_eq!(table.pop_due(now), None);
+        let status = table.status(id, now).unwrap();
+        assert_eq!((status.runs, status.skipped, status.state), (2, 1, TaskState::Finished));
+        table.ended(id, None);
+        table.ended(id, None);
+        assert_eq!(table.len(), 0);
+        // Without any call it is over, too.
+        let id = table.insert((), at(&[SECOND], start).unwrap(), start);
+        assert_eq!(table.pop_due(now), Some(Due::Skipped));
+        assert_eq!((table.len(), table.next()), (0, None));
+        let status = table.status(id, now).unwrap();
+        assert_eq!((status.runs, status.skipped, status.state), (0, 1, TaskState::Finished));
     }
 
     #[test]

@@ -16,10 +16,25 @@ use daffi_core::{
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// What "at once" means on a busy machine.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(4);
 
-pub(crate) trait Socket: Read + Write + Send {}
+pub(crate) trait Socket: Read + Write + Send {
+    /// A second handle of the same connection.
+    fn another(&self) -> Box<dyn Socket>;
+}
 
-impl<T: Read + Write + Send> Socket for T {}
+impl Socket for TcpStream {
+    fn another(&self) -> Box<dyn Socket> {
+        Box::new(self.try_clone().unwrap())
+    }
+}
+
+impl Socket for UnixStream {
+    fn another(&self) -> Box<dyn Socket> {
+        Box::new(self.try_clone().unwrap())
+    }
+}
 
 pub(crate) struct RawNode {
     pub(crate) socket: Box<dyn Socket>,
@@ -58,6 +73,11 @@ impl RawNode {
         node.send(&Frame::Register(Register { id: 1, more: false, offers }));
         node.expect(|frame| matches!(frame, Frame::Registered { id: 1 }));
         node
+    }
+
+    /// A second handle of its connection, for another thread.
+    pub(crate) fn another(&self) -> Box<dyn Socket> {
+        self.socket.another()
     }
 
     pub(crate) fn send(&mut self, frame: &Frame<'_>) {

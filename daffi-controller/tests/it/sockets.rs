@@ -6,7 +6,7 @@ use daffi_core::{
     Address, Error,
     controller::{Controller, ControllerConfig},
     fault::FaultKind,
-    frame::{Frame, RefuseCode},
+    frame::{Frame, Offers, RefuseCode, Register},
     reactor::Reactor,
 };
 
@@ -217,6 +217,7 @@ fn stopping_waits_for_calls_in_flight_and_only_so_long() {
         a.send(&request(1, "f", &Bytes::new()));
         let id = b.request();
         let grace = if answers { PATIENCE } else { Duration::from_millis(50) };
+        let begun = Instant::now();
         let stopping = std::thread::spawn(move || (server.stop(grace), server));
         b.expect(|frame| matches!(frame, Frame::Goodbye { .. }));
         a.expect(|frame| matches!(frame, Frame::Goodbye { .. }));
@@ -228,8 +229,77 @@ fn stopping_waits_for_calls_in_flight_and_only_so_long() {
         drop((a, b));
         let (cut_off, server) = stopping.join().unwrap();
         assert_eq!(cut_off, usize::from(!answers));
+        assert!(begun.elapsed() < AT_ONCE, "{grace:?}: {:?}", begun.elapsed());
         assert_eq!(server.stop(grace), cut_off, "a second time says the same");
     }
+}
+
+/// A flood of frames that nothing paces: of pings, cancellations, registrations, and answers that nobody waits for.
+#[test]
+fn whoever_floods_is_told_and_closed_after_five_seconds_and_others_go_on() {
+    /// Twenty times as many in a second as there may be.
+    const AT_A_TIME: u64 = 200;
+    const PAUSE: Duration = Duration::from_millis(10);
+
+    fn nothing_to_register(id: u64) -> Frame<'static> {
+        Frame::Register(Register { id, more: false, offers: Offers::parse(&[]).unwrap() })
+    }
+    let (server, address) = start(|_| ());
+    let mut callee = RawNode::join(&address, "callee", &["f"]);
+    let mut caller = RawNode::join(&address, "caller", &[]);
+    let kinds: [(&str, fn(u64) -> Frame<'static>); 4] = [
+        ("ping", |id| Frame::Ping { id }),
+        ("cancel", |id| Frame::Cancel { id }),
+        ("register", nothing_to_register),
+        ("answer", |id| reply(id, b"x")),
+    ];
+    std::thread::scope(|scope| {
+        let floods = kinds.map(|(name, frame)| {
+            let mut node = RawNode::join(&address, name, &[]);
+            scope.spawn(move || {
+                let mut writer = node.another();
+                let begun = Instant::now();
+                let flood = scope.spawn(move || {
+                    for batch in 0.. {
+                        let frames = (0..AT_A_TIME).map(|n| frame(batch * AT_A_TIME + n).to_bytes());
+                        if writer.write_all(&frames.collect::<Vec<_>>().concat()).is_err() {
+                            return;
+                        }
+                        assert!(begun.elapsed() < PATIENCE, "{name}: nobody stops it");
+                        std::thread::sleep(PAUSE);
+                    }
+                });
+                // What it is answered is read, so that it is not closed because it reads nothing.
+                let reason = loop {
+                    let bytes = node.next().unwrap_or_else(|| panic!("{name}: closed without a word"));
+                    if let Frame::Refuse(refuse) = decode(&bytes) {
+                        break refuse.reason.to_owned();
+                    }
+                };
+                let took = begun.elapsed();
+                assert!(reason.contains("too many control frames"), "{name}: {reason}");
+                assert!(
+                    took > Duration::from_secs(4),
+                    "{name}: a burst is no flood, and it was closed after {took:?}"
+                );
+                drop(node);
+                flood.join().unwrap();
+            })
+        });
+        let mut calls = 0;
+        while floods.iter().any(|flood| !flood.is_finished()) {
+            caller.send(&request(calls, "f", &Bytes::new()));
+            let id = callee.request();
+            callee.send(&reply(id, b"result"));
+            caller.expect(|frame| matches!(frame, Frame::Reply(reply) if reply.id == calls));
+            calls += 1;
+            std::thread::sleep(PAUSE);
+        }
+        for flood in floods {
+            flood.join().unwrap();
+        }
+    });
+    wait_until("the end of the floods", || server.sizes().peers == 2);
 }
 
 #[test]
