@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             for violation in report.violations.iter().take(5) {
                 println!("  {violation}");
             }
-            println!("  to see it again: cargo run --release -p daffi-sim -- --seed {seed} --trace");
+            println!("  {}", report.replay());
         }
         if arguments.seed.is_some() {
             println!("{:?} of virtual time, {:#?}, trace {:016x}", report.time, report.summary, report.hash);

@@ -1,18 +1,19 @@
 //! The network: connections with delay, bounded buffers, partitions and sudden ends. Bytes come out in other pieces
 //! than they went in.
 
+mod sockets;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     io::{self, ErrorKind, IoSlice},
     net::Shutdown,
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::BytesMut;
-use daffi_core::simulation::{Door, Pipe};
-use parking_lot::Mutex;
+
+pub(crate) use sockets::{Shared, connect, listen};
 
 use crate::{random::Random, tamper::Tamper, trace::Trace, wire::Wire};
 
@@ -20,7 +21,7 @@ use crate::{random::Random, tamper::Tamper, trace::Trace, wire::Wire};
 pub(crate) type HostId = usize;
 
 /// A machine, which processes come and go on.
-pub(crate) type Machine = u8;
+pub(crate) type Machine = u16;
 
 /// Time and network of a simulated world.
 pub(crate) struct Network {
@@ -39,7 +40,17 @@ pub(crate) struct Network {
     /// Who has something to read, room to write, or somebody at the door.
     pub(crate) stirred: BTreeSet<HostId>,
     blocked: BTreeSet<(Machine, Machine)>,
+    /// How many bytes a second a machine's link carries, where that is few.
+    slow: BTreeMap<Machine, u64>,
     machines: Vec<Machine>,
+    /// After how many more steps a process dies, and whether without a word.
+    doomed: BTreeMap<HostId, (usize, bool)>,
+    /// Processes that died within a step, and have to be buried after it.
+    pub(crate) fallen: Vec<(HostId, bool)>,
+    /// Processes that are no more: what their code still does reaches nobody.
+    pub(crate) dead: BTreeSet<HostId>,
+    /// When somebody tried to connect.
+    pub(crate) attempts: Vec<Duration>,
 }
 
 /// What a network is like.
@@ -92,6 +103,8 @@ struct Lane {
     /// The end has arrived.
     end_seen: bool,
     reset: bool,
+    /// When a slow link is done with what it has.
+    busy_until: Duration,
     /// The last write took nothing.
     full: bool,
     /// What was written and is not a whole frame yet.
@@ -125,7 +138,12 @@ impl Network {
             event_last: 0,
             stirred: BTreeSet::new(),
             blocked: BTreeSet::new(),
+            slow: BTreeMap::new(),
             machines: Vec::new(),
+            doomed: BTreeMap::new(),
+            fallen: Vec::new(),
+            dead: BTreeSet::new(),
+            attempts: Vec::new(),
         }
     }
 
@@ -177,10 +195,80 @@ impl Network {
         }
     }
 
+    /// Makes the link of a machine slow, or quick again.
+    pub(crate) fn slow_down(&mut self, machine: Machine, bytes_per_second: Option<u64>) {
+        let Some(rate) = bytes_per_second else {
+            self.slow.remove(&machine);
+            return self.hurry(machine);
+        };
+        self.slow.insert(machine, rate);
+    }
+
+    /// What a slow link has not carried yet comes at once, as on a quick one.
+    fn hurry(&mut self, machine: Machine) {
+        let ids: Vec<_> = self.connections.keys().copied().collect();
+        for id in ids {
+            let at = self.now + self.delay();
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            if connection.ends.iter().all(|end| self.machines[end.host] != machine) {
+                continue;
+            }
+            for lane in &mut connection.lanes {
+                lane.busy_until = Duration::ZERO;
+                lane.on_the_way.iter_mut().for_each(|(due, _)| *due = at.min(*due));
+            }
+            (0..2).for_each(|lane| self.at(at, Event::Arrive(id, lane)));
+        }
+    }
+
     pub(crate) fn heal(&mut self) {
         for (from, to) in self.blocked.clone() {
             self.block(from, to, false);
         }
+        for machine in std::mem::take(&mut self.slow).into_keys() {
+            self.hurry(machine);
+        }
+        self.doomed.clear();
+    }
+
+    // ---- death in the middle of something
+
+    /// A process dies after so many more steps and uses of sockets.
+    pub(crate) fn doom(&mut self, host: HostId, after: usize, silently: bool) {
+        self.note(|| format!("process {host} is to die after {after} steps"));
+        self.doomed.insert(host, (after, silently));
+    }
+
+    /// A process goes one step on. Says whether it lives to do so.
+    pub(crate) fn acts(&mut self, host: HostId) -> bool {
+        if let Some((left, silently)) = self.doomed.get_mut(&host) {
+            if *left > 0 {
+                *left -= 1;
+                return true;
+            }
+            let silently = *silently;
+            self.doomed.remove(&host);
+            self.note(|| format!("process {host} dies in the middle of something"));
+            self.fallen.push((host, silently));
+            self.host_ended(host, silently);
+        }
+        !self.dead.contains(&host)
+    }
+
+    fn end_acts(&mut self, id: usize, end: usize) {
+        if let Some(host) = self.connections.get(&id).map(|connection| connection.ends[end].host) {
+            self.acts(host);
+        }
+    }
+
+    /// How many sockets each process has open.
+    pub(crate) fn open_sockets(&self) -> BTreeMap<HostId, usize> {
+        let mut open = BTreeMap::new();
+        let ends = self.connections.values().flat_map(|connection| &connection.ends);
+        for end in ends.filter(|end| end.state == EndState::Open) {
+            *open.entry(end.host).or_default() += 1;
+        }
+        open
     }
 
     /// Resets a connection of `host`, if it has one.
@@ -202,6 +290,9 @@ impl Network {
 
     /// A process ends: what it had open is closed by its machine, or goes silent with it.
     pub(crate) fn host_ended(&mut self, host: HostId, silently: bool) {
+        if !self.dead.insert(host) {
+            return;
+        }
         self.listeners.retain(|_, listener| listener.host != host);
         let ids: Vec<_> = self.connections.keys().copied().collect();
         for id in ids {
@@ -240,6 +331,7 @@ impl Network {
     fn put(&mut self, id: usize, lane: usize, item: Item) {
         let delay = self.delay();
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        let rate = connection.ends.iter().filter_map(|end| self.slow.get(&self.machines[end.host])).min();
         let lane_of = &mut connection.lanes[lane];
         if lane_of.ended {
             return;
@@ -248,8 +340,13 @@ impl Network {
             Item::Bytes(bytes) => lane_of.bytes += bytes.len(),
             Item::End | Item::Reset => lane_of.ended = true,
         }
+        let carried = match (&item, rate) {
+            (Item::Bytes(bytes), Some(rate)) => Duration::from_micros(bytes.len() as u64 * 1_000_000 / rate),
+            _ => Duration::ZERO,
+        };
+        lane_of.busy_until = lane_of.busy_until.max(self.now) + carried;
         let last = lane_of.on_the_way.back().map_or(Duration::ZERO, |(at, _)| *at);
-        let at = (self.now + delay).max(last);
+        let at = (lane_of.busy_until + delay).max(last);
         lane_of.on_the_way.push_back((at, item));
         self.at(at, Event::Arrive(id, lane));
     }
@@ -404,6 +501,12 @@ impl Network {
     }
 
     fn shutdown(&mut self, id: usize, end: usize, how: Shutdown) {
+        // A machine that is gone says nothing, and a process that is dead has said all.
+        let of_the_dead = (self.connections.get(&id))
+            .is_some_and(|connection| self.dead.contains(&connection.ends[end].host));
+        if of_the_dead {
+            return;
+        }
         if how != Shutdown::Write {
             if let Some(connection) = self.connections.get_mut(&id)
                 && connection.ends[end].state == EndState::Open
@@ -419,85 +522,4 @@ impl Network {
         }
         self.tidy(id);
     }
-}
-
-/// The network as its sockets share it.
-pub(crate) type Shared = Arc<Mutex<Network>>;
-
-/// One end of a connection.
-struct Socket {
-    network: Shared,
-    id: usize,
-    end: usize,
-}
-
-impl Pipe for Socket {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.network.lock().read(self.id, self.end, buffer)
-    }
-
-    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.network.lock().write(self.id, self.end, slices)
-    }
-
-    fn shutdown(&self, how: Shutdown) {
-        self.network.lock().shutdown(self.id, self.end, how);
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.shutdown(Shutdown::Both);
-    }
-}
-
-/// A listening socket.
-struct Entrance {
-    network: Shared,
-    address: String,
-    host: HostId,
-}
-
-impl Door for Entrance {
-    fn accept(&self) -> io::Result<(Box<dyn Pipe>, String)> {
-        let mut network = self.network.lock();
-        let listener = network.listeners.get_mut(&self.address).filter(|listener| listener.host == self.host);
-        let id = listener.and_then(|listener| listener.waiting.pop_front()).ok_or(ErrorKind::WouldBlock)?;
-        let socket = Socket { network: self.network.clone(), id, end: 1 };
-        Ok((Box::new(socket), format!("connection {id}")))
-    }
-}
-
-impl Drop for Entrance {
-    fn drop(&mut self) {
-        let mut network = self.network.lock();
-        if network.listeners.get(&self.address).is_some_and(|listener| listener.host == self.host) {
-            let listener = network.listeners.remove(&self.address);
-            for id in listener.into_iter().flat_map(|listener| listener.waiting) {
-                network.shutdown(id, 1, Shutdown::Both);
-            }
-        }
-    }
-}
-
-/// Connects `host` to whoever listens on `address`.
-///
-/// # Errors
-/// Nobody does, or nothing gets through.
-pub(crate) fn connect(network: &Shared, host: HostId, address: &str) -> io::Result<Box<dyn Pipe>> {
-    let id = network.lock().connect(host, address)?;
-    Ok(Box::new(Socket { network: network.clone(), id, end: 0 }))
-}
-
-/// Has `host` listen on `address`.
-///
-/// # Errors
-/// Another one does.
-pub(crate) fn listen(network: &Shared, host: HostId, address: &str) -> io::Result<Box<dyn Door>> {
-    let mut locked = network.lock();
-    if locked.listeners.contains_key(address) {
-        return Err(ErrorKind::AddrInUse.into());
-    }
-    locked.listeners.insert(address.to_owned(), Listener { host, waiting: VecDeque::new() });
-    Ok(Box::new(Entrance { network: network.clone(), address: address.to_owned(), host }))
 }

@@ -15,7 +15,7 @@ use daffi_core::{
 };
 
 use crate::{
-    history::{Nonce, is_task},
+    history::{Nonce, is_ordered, is_task},
     network::HostId,
     random::Random,
     tamper::Tamper,
@@ -30,8 +30,12 @@ pub(crate) struct Wire {
     pub(crate) violations: Vec<String>,
     /// Where and when each call last came to a controller.
     came: BTreeMap<Nonce, (usize, u64)>,
+    /// Calls that a node sent again, since they had reached nobody.
+    pub(crate) again: BTreeSet<Nonce>,
     /// The last that went from one connection to another, by when it came.
     went: BTreeMap<(usize, usize), (u64, Nonce)>,
+    /// The last that went to a connection from the node in the controller's own process.
+    went_from_embedded: BTreeMap<usize, Nonce>,
     /// Calls in the order in which they reached each process, for those that keep it.
     pub(crate) given: BTreeMap<HostId, Vec<(String, Nonce)>>,
     order: u64,
@@ -43,12 +47,19 @@ pub(crate) struct Wire {
     handed_over: BTreeMap<(usize, u64), Nonce>,
     /// When which process did nothing.
     freezes: Vec<Freeze>,
-    tasks: BTreeMap<u64, Nonce>,
+    /// When nobody did anything.
+    sleeps: Vec<(Duration, Duration)>,
+    /// Tasks by controller and id.
+    tasks: BTreeMap<(HostId, u64), Nonce>,
+    /// Those that a controller was asked for and has not answered to yet.
+    asked_for: BTreeMap<Nonce, HostId>,
     /// When a cancellation was confirmed.
     cancelled: BTreeMap<Nonce, Duration>,
     /// Whom each broadcast went to, as the controller said.
     pub(crate) targets: BTreeMap<Nonce, BTreeSet<String>>,
     pub(crate) frames: u64,
+    /// Nodes may have few calls in flight: others wait, and what needs no place overtakes them.
+    pub(crate) calls_wait: bool,
     /// Nodes that are in a controller's process, so that no bytes tell of them.
     pub(crate) embedded: BTreeSet<String>,
 }
@@ -76,6 +87,8 @@ struct Seen {
     /// The controller has no such connection any more, or will not soon.
     over: Option<Duration>,
     asked: BTreeMap<u64, Asked>,
+    /// The last call that the node sent for the first time.
+    sent_last: Nonce,
     given: BTreeMap<u64, Outcome>,
     /// When a lane that had been full took more again.
     unblocked: [Option<Duration>; 2],
@@ -145,6 +158,45 @@ impl Wire {
         for freeze in &mut self.freezes {
             freeze.until = freeze.until.min(now);
         }
+    }
+
+    /// All processes do nothing, since one sleeps without letting another one go on.
+    pub(crate) fn slept(&mut self, from: Duration, until: Duration) {
+        self.sleeps.push((from, until));
+    }
+
+    /// When what a process has to do at `due` has to be done, given when it was frozen and everybody slept.
+    pub(crate) fn latest(&self, host: HostId, due: Duration, late_max: Duration) -> Duration {
+        let freezes = self.freezes.iter().filter(|freeze| freeze.host == host);
+        let mut pauses: Vec<_> =
+            freezes.map(|freeze| (freeze.from, freeze.until)).chain(self.sleeps.iter().copied()).collect();
+        pauses.sort_unstable();
+        let mut latest = due + late_max;
+        for (from, until) in pauses {
+            if from <= latest && until > due {
+                latest = latest.max(until + late_max);
+            }
+        }
+        latest
+    }
+
+    /// For how long nobody did anything in a certain time.
+    pub(crate) fn slept_between(&self, from: Duration, until: Duration) -> Duration {
+        let spans = self.sleeps.iter().map(|(begin, end)| (*end).min(until).saturating_sub((*begin).max(from)));
+        spans.sum()
+    }
+
+    /// Tasks that this controller has by its own account.
+    pub(crate) fn tasks_of(&self, controller: HostId) -> Vec<u64> {
+        let of_it = |((host, _), nonce): &(&(HostId, u64), &Nonce)| {
+            *host == controller && !self.cancelled.contains_key(*nonce)
+        };
+        self.tasks.iter().filter(of_it).map(|((_, task), _)| *task).collect()
+    }
+
+    /// How many tasks this controller may have that nobody knows the id of.
+    pub(crate) fn unknown_tasks(&self, controller: HostId) -> usize {
+        self.asked_for.values().filter(|host| **host == controller).count()
     }
 
     /// How long controllers did nothing in a certain time.
@@ -266,7 +318,12 @@ impl Wire {
             Frame::Request(request) => {
                 let nonce = nonce_of(frame);
                 if let Some(nonce) = nonce {
-                    self.came.insert(nonce, (id, self.order));
+                    let is_new = self.came.insert(nonce, (id, self.order)).is_none();
+                    if !is_new {
+                        self.again.insert(nonce);
+                    } else if self.has_its_place(nonce, request.one_way) {
+                        self.keeps_order(seen, nonce);
+                    }
                 }
                 let what = if request.broadcast { What::Broadcast } else { What::Call };
                 if !request.one_way || request.broadcast {
@@ -280,6 +337,9 @@ impl Wire {
                     _ => What::Other,
                 };
                 let nonce = nonce_of(frame);
+                if let Some(nonce) = nonce {
+                    self.asked_for.insert(nonce, seen.controller);
+                }
                 seen.asked.insert(*ask, Asked { nonce, what, outcomes: BTreeMap::new() });
             }
             Frame::Reply(Reply { id: route, more, .. }) => self.answered(id, seen, *route, false, *more),
@@ -291,6 +351,20 @@ impl Wire {
             }
             _ => {}
         }
+    }
+
+    /// Whether a call leaves in the order of its node's calls.
+    fn has_its_place(&self, nonce: Nonce, one_way: bool) -> bool {
+        is_ordered(nonce) && !(self.calls_wait && one_way)
+    }
+
+    /// I7 at the caller: what its users call one after the other leaves in that order.
+    fn keeps_order(&mut self, seen: &mut Seen, nonce: Nonce) {
+        if nonce < seen.sent_last {
+            let problem = format!("I7: {nonce:#x} left its node after {:#x}, which was called later", seen.sent_last);
+            self.violations.push(problem);
+        }
+        seen.sent_last = nonce;
     }
 
     fn answered(&mut self, id: usize, seen: &mut Seen, route: u64, failure: bool, more: bool) {
@@ -376,7 +450,17 @@ impl Wire {
         if request.one_way {
             self.handed_over.insert((id, request.id), nonce);
         }
-        let Some(&(from, came)) = self.came.get(&nonce) else { return };
+        let Some(&(from, came)) = self.came.get(&nonce) else {
+            if self.has_its_place(nonce, request.one_way) {
+                let last = self.went_from_embedded.insert(id, nonce).unwrap_or_default();
+                if nonce < last {
+                    let problem =
+                        format!("I7: {nonce:#x} was passed on after {last:#x}, which was called later");
+                    self.violations.push(problem);
+                }
+            }
+            return;
+        };
         let last = self.went.entry((from, id)).or_insert((came, nonce));
         if last.0 > came {
             self.violations.push(format!(
@@ -407,14 +491,20 @@ impl Wire {
             let nonce = asked.nonce.unwrap_or_default();
             self.violations.push(format!("I5: connection {id}: {nonce:#x} has two outcomes"));
         }
-        let Frame::Reply(reply) = frame else { return };
+        let Frame::Reply(reply) = frame else {
+            if let (What::Schedule, Some(nonce)) = (asked.what, asked.nonce) {
+                self.asked_for.remove(&nonce);
+            }
+            return;
+        };
         let number = reply.body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         match (asked.what, asked.nonce, number) {
             (What::Schedule, Some(nonce), Some(task)) => {
-                self.tasks.insert(task, nonce);
+                self.tasks.insert((seen.controller, task), nonce);
+                self.asked_for.remove(&nonce);
             }
             (What::Cancel(task), ..) => {
-                if let Some(nonce) = self.tasks.get(&task) {
+                if let Some(nonce) = self.tasks.get(&(seen.controller, task)) {
                     self.cancelled.entry(*nonce).or_insert(now);
                 }
             }
