@@ -156,7 +156,8 @@ fn order(sim: &Sim, broken: &mut Vec<String>) {
                 continue;
             }
             if let Some(other) = last.insert(call.caller, *nonce).filter(|other| other > nonce) {
-                broken.push(format!("I7: {nonce:#x} ran after {other:#x} on {host}, and was called before it"));
+                broken
+                    .push(format!("I7: {nonce:#x} ran after {other:#x} on {host}, and was called before it"));
             }
         }
     }
@@ -190,6 +191,18 @@ fn tasks(sim: &Sim, broken: &mut Vec<String>) {
     }
 }
 
+/// How many tasks were cancelled at the very time of a call, more or less.
+pub(crate) fn cancelled_in_time(sim: &Sim) -> usize {
+    let history = sim.history.borrow();
+    let network = sim.network.lock();
+    let close = |nonce: &Nonce, task: &Task| {
+        let last = network.wire.fires.get(nonce)?.last()?;
+        let since = task.cancelled?.checked_sub(*last)?.as_micros() % task.period.as_micros();
+        (since.min(task.period.as_micros() - since) <= 2000).then_some(())
+    };
+    history.tasks.iter().filter(|(nonce, task)| close(nonce, task).is_some()).count()
+}
+
 /// Every time that came was a call or is counted as skipped.
 fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec<String>) {
     let (Some(cancelled), Some((known, asked)), Some((runs, skipped))) =
@@ -221,7 +234,8 @@ fn in_its_process(
     let Some(cancelled) = task.cancelled else { return };
     let with_controller = |host: HostId| sim.host(host, |host| host.with_controller);
     if let Some((_, at)) = runs.iter().find(|(host, at)| *at > cancelled && with_controller(*host)) {
-        broken.push(format!("I9: {nonce:#x} ran at {at:?} beside its controller, cancelled at {cancelled:?}"));
+        broken
+            .push(format!("I9: {nonce:#x} ran at {at:?} beside its controller, cancelled at {cancelled:?}"));
     }
 }
 

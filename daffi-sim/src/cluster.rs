@@ -40,18 +40,45 @@ struct Shared {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// After so many more steps, in the middle of what it does then.
-    NodeDies { node: usize, silently: bool, after: usize },
-    NodeStops { node: usize },
-    NodeStarts { node: usize },
-    ControllerDies { silently: bool, after: usize },
+    NodeDies {
+        node: usize,
+        silently: bool,
+        after: usize,
+    },
+    NodeStops {
+        node: usize,
+    },
+    NodeStarts {
+        node: usize,
+    },
+    ControllerDies {
+        silently: bool,
+        after: usize,
+    },
     ControllerStarts,
-    Block { from: Machine, to: Machine, block: bool },
-    Cut { node: usize },
-    NodeFreezes { node: usize, time: Duration },
-    ControllerFreezes { time: Duration },
-    ImpostorStarts { node: usize },
+    Block {
+        from: Machine,
+        to: Machine,
+        block: bool,
+    },
+    Cut {
+        node: usize,
+    },
+    NodeFreezes {
+        node: usize,
+        time: Duration,
+    },
+    ControllerFreezes {
+        time: Duration,
+    },
+    ImpostorStarts {
+        node: usize,
+    },
     ImpostorDies,
-    Slow { node: usize, bytes_per_second: Option<u64> },
+    Slow {
+        node: usize,
+        bytes_per_second: Option<u64>,
+    },
 }
 
 /// The machine of a controller by itself.

@@ -244,6 +244,12 @@ impl History {
             }
         }
         summary.cancelled = self.tasks.values().filter(|task| task.cancelled.is_some()).count();
+        let gone = |ended: &Ended| matches!(ended, Ended::Unknown(error) if error == "RemoteStopped");
+        summary.ran_unknown = (self.calls.iter())
+            .filter(|(nonce, call)| {
+                self.runs.contains_key(*nonce) && call.ended.as_ref().is_some_and(|(_, ended)| gone(ended))
+            })
+            .count();
         summary.runs = self.runs.values().map(Vec::len).sum();
         summary.errors = (self.calls.values())
             .filter_map(|call| match &call.ended {
@@ -279,6 +285,12 @@ pub struct Summary {
     pub tasks: usize,
     /// Scheduled tasks whose cancellation was acknowledged.
     pub cancelled: usize,
+    /// Of these, those that were cancelled within two milliseconds of a time to call.
+    pub cancelled_in_time: usize,
+    /// Processes that died within a step.
+    pub deaths: usize,
+    /// Calls that ran, and whose caller was told that the callee is gone.
+    pub ran_unknown: usize,
     /// How often a callback ran.
     pub runs: usize,
     /// Which errors there were.

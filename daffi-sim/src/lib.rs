@@ -12,13 +12,19 @@
 //!                                          to reach each
 //! ```
 //!
-//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it (I3) and
-//! tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind (I6); the order
-//! between two nodes is kept (I7); broadcasts are complete (I8); scheduled calls come when they are due and not after
-//! their end (I9); and when all is well again, everybody can be called within 30 s (I11).
+//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it to the last
+//! byte (I3) and tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind at nodes,
+//! controllers and sockets (I6); the order between two nodes is kept, from how users called to how callbacks ran (I7);
+//! broadcasts are complete (I8); scheduled calls come when they are due and not after their end (I9); and when all is well
+//! again, everybody can be called within 30 s (I11). Code of daffi that panics breaks a promise, too, even if daffi
+//! survives it.
+//!
+//! A process dies after some number of steps and uses of sockets from a moment that chance has chosen, so between any two
+//! of them. Clocks on the wall are days apart and jump, in every run.
 //!
 //! ```console
 //! $ cargo run --release -p daffi-sim -- --seeds 10000
+//! $ cargo run --release -p daffi-sim -- --seeds 5000 --from 5000
 //! $ cargo run --release -p daffi-sim -- --seed 4711 --trace
 //! ```
 //!
@@ -148,7 +154,9 @@ fn run_to_the_end(seed: u64, options: Options) -> Report {
         sim.run(sim.now() + LOOK_EVERY, || false);
     }
     violations.extend(checker::check(&sim, &cluster));
-    let summary = sim.history.borrow().summary();
+    let mut summary = sim.history.borrow().summary();
+    summary.cancelled_in_time = checker::cancelled_in_time(&sim);
+    summary.deaths = sim.network.lock().deaths;
     let (time, wall_reads) = (sim.now(), sim.wall_reads.get());
     sim.leave();
     let network = sim.network.lock();

@@ -49,6 +49,8 @@ pub(crate) struct Network {
     pub(crate) fallen: Vec<(HostId, bool)>,
     /// Processes that are no more: what their code still does reaches nobody.
     pub(crate) dead: BTreeSet<HostId>,
+    /// How many died so.
+    pub(crate) deaths: usize,
     /// When somebody tried to connect.
     pub(crate) attempts: Vec<Duration>,
 }
@@ -143,6 +145,7 @@ impl Network {
             doomed: BTreeMap::new(),
             fallen: Vec::new(),
             dead: BTreeSet::new(),
+            deaths: 0,
             attempts: Vec::new(),
         }
     }
@@ -250,6 +253,7 @@ impl Network {
             self.doomed.remove(&host);
             self.note(|| format!("process {host} dies in the middle of something"));
             self.fallen.push((host, silently));
+            self.deaths += 1;
             self.host_ended(host, silently);
         }
         !self.dead.contains(&host)

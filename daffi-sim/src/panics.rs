@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Once};
 
-use crate::{callbacks, world::Sim};
+use crate::{callbacks, tamper, world::Sim};
 
 thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -20,7 +20,9 @@ pub(crate) fn watch() {
             if Sim::is_entered() {
                 PANICS.with_borrow_mut(|panics| panics.push(format!("a panic: {info}")));
             }
-            hook(info);
+            if info.payload_as_str() != Some(tamper::PANIC) {
+                hook(info);
+            }
         }));
     });
 }

@@ -40,11 +40,13 @@ pub enum Bug {
     Forgotten,
     /// Some nodes get no calls, and stay connected.
     Unreachable,
+    /// Code of daffi panics when it writes.
+    Panics,
 }
 
 impl Bug {
     /// All of them, each with the beginning of the violation that has to be found.
-    pub const ALL: [(Self, &str); 13] = [
+    pub const ALL: [(Self, &str); 14] = [
         (Self::DoubleReply, "I5: "),
         (Self::LostReply, "I2: "),
         (Self::SwappedIds, "I3: "),
@@ -58,8 +60,12 @@ impl Bug {
         (Self::FiresAfterCancel, "I9: "),
         (Self::Forgotten, "I6: "),
         (Self::Unreachable, "I11: "),
+        (Self::Panics, "a panic"),
     ];
 }
+
+/// What a planted panic says.
+pub(crate) const PANIC: &str = "planted";
 
 /// Plants a bug, or none.
 pub(crate) struct Tamper {
@@ -120,8 +126,13 @@ impl Tamper {
             }
             (Bug::Denied, 1, Frame::Reply(reply)) if !reply.more && random.chance(OFTEN) => {
                 let fault = Fault::new(FaultKind::Overloaded, "not at all");
-                vec![encode(&Frame::Failure(Failure { id: reply.id, part: reply.part, fault: Box::new(fault) }))]
+                vec![encode(&Frame::Failure(Failure {
+                    id: reply.id,
+                    part: reply.part,
+                    fault: Box::new(fault),
+                }))]
             }
+            (Bug::Panics, ..) if random.chance(1) => panic!("{PANIC}"),
             (Bug::Forgotten, 0, Frame::Cancel { .. }) => Vec::new(),
             (Bug::Unreachable, 1, Frame::Request(_) | Frame::Chunk(Chunk { reply: false, .. }))
                 if connection % 4 == 0 =>
@@ -138,14 +149,17 @@ impl Tamper {
                 vec![encode(&Frame::Request(lost))]
             }
             (Bug::Reordered, 1, Frame::Request(request)) | (Bug::Overtaken, 0, Frame::Request(request))
-                if !request.more => match self.held.remove(&lane) {
-                Some(held) => vec![encode(frame), held],
-                None if random.chance(OFTEN) => {
-                    self.held.insert(lane, encode(frame));
-                    Vec::new()
+                if !request.more =>
+            {
+                match self.held.remove(&lane) {
+                    Some(held) => vec![encode(frame), held],
+                    None if random.chance(OFTEN) => {
+                        self.held.insert(lane, encode(frame));
+                        Vec::new()
+                    }
+                    None => as_it_is,
                 }
-                None => as_it_is,
-            },
+            }
             (Bug::MissingTarget, 1, Frame::Targets(targets)) => {
                 let mut nodes: Vec<_> = targets.nodes.lines().collect();
                 nodes.pop();

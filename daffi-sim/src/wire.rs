@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use daffi_core::{
-    frame::{Chunk, Frame, Question, Reply, Request},
+    frame::{Body, Chunk, Frame, Question, Reply, Request},
     limits::FRAME_BYTES_MAX,
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct Wire {
     pub(crate) violations: Vec<String>,
     /// Where and when each call last came to a controller.
     came: BTreeMap<Nonce, (usize, u64)>,
-    /// Calls that a node sent again, since they had reached nobody.
+    /// Calls that a node sent again, since they had reached nobody, and large ones of which that cannot be told.
     pub(crate) again: BTreeSet<Nonce>,
     /// The last that went from one connection to another, by when it came.
     went: BTreeMap<(usize, usize), (u64, Nonce)>,
@@ -87,6 +87,8 @@ struct Seen {
     /// The controller has no such connection any more, or will not soon.
     over: Option<Duration>,
     asked: BTreeMap<u64, Asked>,
+    /// Large calls whose number is not known yet, and when they came.
+    unnamed: BTreeMap<u64, u64>,
     /// The last call that the node sent for the first time.
     sent_last: Nonce,
     given: BTreeMap<u64, Outcome>,
@@ -182,7 +184,8 @@ impl Wire {
 
     /// For how long nobody did anything in a certain time.
     pub(crate) fn slept_between(&self, from: Duration, until: Duration) -> Duration {
-        let spans = self.sleeps.iter().map(|(begin, end)| (*end).min(until).saturating_sub((*begin).max(from)));
+        let spans =
+            self.sleeps.iter().map(|(begin, end)| (*end).min(until).saturating_sub((*begin).max(from)));
         spans.sum()
     }
 
@@ -317,17 +320,31 @@ impl Wire {
             Frame::Goodbye { .. } => seen.leaving = true,
             Frame::Request(request) => {
                 let nonce = nonce_of(frame);
-                if let Some(nonce) = nonce {
-                    let is_new = self.came.insert(nonce, (id, self.order)).is_none();
-                    if !is_new {
-                        self.again.insert(nonce);
-                    } else if self.has_its_place(nonce, request.one_way) {
-                        self.keeps_order(seen, nonce);
+                let sent_before = seen.unnamed.remove(&request.id).is_some();
+                match nonce {
+                    // A large one that takes nothing along at first: its number comes with the first chunk.
+                    None => _ = seen.unnamed.insert(request.id, self.order),
+                    Some(nonce) => {
+                        let is_new = self.came.insert(nonce, (id, self.order)).is_none();
+                        if !is_new || sent_before {
+                            self.again.insert(nonce);
+                        } else if self.has_its_place(nonce, request.one_way) {
+                            self.keeps_order(seen, nonce);
+                        }
                     }
                 }
                 let what = if request.broadcast { What::Broadcast } else { What::Call };
                 if !request.one_way || request.broadcast {
                     seen.asked.insert(request.id, Asked { nonce, what, outcomes: BTreeMap::new() });
+                }
+            }
+            Frame::Chunk(Chunk { id: call, reply: false, body, .. }) => {
+                if let Some(nonce) = number_in(*body)
+                    && let Some(order) = seen.unnamed.remove(call)
+                {
+                    self.came.entry(nonce).or_insert((id, order));
+                    self.again.insert(nonce);
+                    seen.asked.entry(*call).and_modify(|asked| asked.nonce = Some(nonce));
                 }
             }
             Frame::Ask { id: ask, question, .. } => {
@@ -361,7 +378,8 @@ impl Wire {
     /// I7 at the caller: what its users call one after the other leaves in that order.
     fn keeps_order(&mut self, seen: &mut Seen, nonce: Nonce) {
         if nonce < seen.sent_last {
-            let problem = format!("I7: {nonce:#x} left its node after {:#x}, which was called later", seen.sent_last);
+            let problem =
+                format!("I7: {nonce:#x} left its node after {:#x}, which was called later", seen.sent_last);
             self.violations.push(problem);
         }
         seen.sent_last = nonce;
@@ -497,7 +515,7 @@ impl Wire {
             }
             return;
         };
-        let number = reply.body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let number = number_in(reply.body);
         match (asked.what, asked.nonce, number) {
             (What::Schedule, Some(nonce), Some(task)) => {
                 self.tasks.insert((seen.controller, task), nonce);
@@ -568,5 +586,10 @@ fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
         Frame::Ask { question: Question::Schedule(schedule), .. } => schedule.body,
         _ => return None,
     };
+    number_in(body)
+}
+
+/// The number that arguments or a result begin with.
+fn number_in(body: Body<'_>) -> Option<u64> {
     body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }

@@ -44,7 +44,8 @@ pub(crate) async fn nested(caller: &Caller, callback: &str, node: &str) {
         let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, now, None);
         let on = (!node.is_empty()).then(|| node.to_owned());
         sim.history.borrow_mut().carries(nonce, Text { there: 10, back: 10 });
-        let arguments = (nonce, how::VALUE, 1000 * sim.below(50) as u64, 10, String::new(), text_of(nonce, 10));
+        let arguments =
+            (nonce, how::VALUE, 1000 * sim.below(50) as u64, 10, String::new(), text_of(nonce, 10));
         let abandoned = Abandoned(nonce);
         ((nonce, abandoned), start(caller, callback.to_owned(), arguments, on, None))
     };

@@ -4,11 +4,19 @@ use daffi_sim::{Bug, Options, run};
 
 /// Runs these seeds, and says how to see again what is wrong with one.
 fn hold(seeds: impl Iterator<Item = u64>) {
+    let (mut deaths, mut ran_unknown, mut cancelled, mut in_time) = (0, 0, 0, 0);
     for seed in seeds {
         let report = run(seed, Options::default());
         assert!(report.violations.is_empty(), "seed {seed}: {:#?}\n{}", report.violations, report.replay());
         assert!(report.summary.values > 0 && report.summary.runs > 0, "seed {seed} does nothing: {report:?}");
+        deaths += report.summary.deaths;
+        ran_unknown += report.summary.ran_unknown;
+        cancelled += report.summary.cancelled;
+        in_time += report.summary.cancelled_in_time;
     }
+    println!("{deaths} deaths, {ran_unknown} ran and are unknown, {cancelled} cancelled, {in_time} in time");
+    assert!(deaths > 5 && ran_unknown > 5, "nobody dies in the middle of something");
+    assert!(cancelled > 50 && in_time > 5, "nothing is cancelled when it is about to call");
 }
 
 // In two halves, which run beside each other.
@@ -31,6 +39,19 @@ fn the_same_seed_does_the_same() {
         assert_eq!(one.summary, other.summary, "seed {seed}");
     }
     assert_ne!(run(1, Options::default()).hash, run(2, Options::default()).hash);
+}
+
+/// Of a run that cannot go on is told which it was, and the next one is as if it had never been.
+#[test]
+fn a_panic_ends_one_run_alone() {
+    let mut options = Options::default();
+    options.bug = Some(Bug::Panics);
+    let report = run(3, options);
+    assert!(report.violations.iter().any(|violation| violation.contains("planted")), "{report:?}");
+    assert!(report.replay().contains("--seed 3 "));
+    let (next, again) = (run(3, Options::default()), run(3, Options::default()));
+    assert_eq!(next.violations, [""; 0]);
+    assert_eq!((next.hash, next.summary), (again.hash, again.summary));
 }
 
 /// Nobody names a time of day here, so nothing may depend on what the clocks on the wall say: not with processes whose
@@ -59,7 +80,6 @@ fn planted_bugs_are_found() {
             options.bug = Some(bug);
             run(*seed, options).violations.iter().any(|violation| violation.starts_with(sign))
         });
-        println!("{bug:?}: {sign}seed {found:?}");
-        assert!(found.is_some(), "{bug:?} is not found in 100 seeds as {sign}");
+        assert!(found.is_some(), "{bug:?} is not found in 100 seeds as {sign:?}");
     }
 }

@@ -1,6 +1,10 @@
 //! How a world goes on: one step of one process after the other, as chance has it, and time when there is none.
 
-use std::{sync::atomic::Ordering, task::{Context, Waker}, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use super::{Later, Sim, epoch};
 use crate::network::{Event, HostId};
@@ -178,4 +182,3 @@ impl Sim {
         self.network.lock().at(at, Event::Timer(number));
     }
 }
-
