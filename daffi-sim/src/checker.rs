@@ -11,7 +11,7 @@ use crate::{
     history::{Ended, Kind, Nonce, Task, is_ordered, is_task},
     network::HostId,
     wire::Wire,
-    world::Sim,
+    world::{Sim, THREAD_MAX},
 };
 
 /// How late an outcome may be after its deadline.
@@ -223,7 +223,7 @@ fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec
     }
 }
 
-/// Nothing lies between a controller and the node in its process: what runs there was called just now.
+/// Nothing lies between a controller and the node in its process but a thread maybe: what runs there was called just now.
 fn in_its_process(
     nonce: Nonce,
     task: &Task,
@@ -233,7 +233,9 @@ fn in_its_process(
 ) {
     let Some(cancelled) = task.cancelled else { return };
     let with_controller = |host: HostId| sim.host(host, |host| host.with_controller);
-    if let Some((_, at)) = runs.iter().find(|(host, at)| *at > cancelled && with_controller(*host)) {
+    if let Some((_, at)) =
+        runs.iter().find(|(host, at)| *at > cancelled + THREAD_MAX && with_controller(*host))
+    {
         broken
             .push(format!("I9: {nonce:#x} ran at {at:?} beside its controller, cancelled at {cancelled:?}"));
     }

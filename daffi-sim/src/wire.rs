@@ -3,6 +3,9 @@
 //! End 0 of a connection is the node's, end 1 the controller's. A call carries its number in the first eight bytes of
 //! its arguments, by which it is known on all of its way.
 
+mod pauses;
+mod seen;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -13,6 +16,9 @@ use daffi_core::{
     frame::{Body, Chunk, Frame, Question, Reply, Request},
     limits::FRAME_BYTES_MAX,
 };
+
+use pauses::Freeze;
+use seen::{Asked, Outcome, Seen, What};
 
 use crate::{
     history::{Nonce, is_ordered, is_task},
@@ -64,129 +70,9 @@ pub(crate) struct Wire {
     pub(crate) embedded: BTreeSet<String>,
 }
 
-/// A time in which a process did nothing.
-#[derive(Debug)]
-struct Freeze {
-    host: HostId,
-    from: Duration,
-    until: Duration,
-}
-
-/// One connection.
-#[derive(Debug, Default)]
-struct Seen {
-    node: HostId,
-    controller: HostId,
-    name: String,
-    welcomed: bool,
-    /// Callbacks were sent.
-    registering: bool,
-    /// The controller said so.
-    registered: bool,
-    leaving: bool,
-    /// The controller has no such connection any more, or will not soon.
-    over: Option<Duration>,
-    asked: BTreeMap<u64, Asked>,
-    /// Large calls whose number is not known yet, and when they came.
-    unnamed: BTreeMap<u64, u64>,
-    /// The last call that the node sent for the first time.
-    sent_last: Nonce,
-    given: BTreeMap<u64, Outcome>,
-    /// When a lane that had been full took more again.
-    unblocked: [Option<Duration>; 2],
-    blocked: [bool; 2],
-    /// The controller has more to say than there is room for, maybe that it is over.
-    full: bool,
-}
-
-/// What a node wants to know.
-#[derive(Debug)]
-struct Asked {
-    nonce: Option<Nonce>,
-    what: What,
-    outcomes: BTreeMap<u32, Outcome>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Call,
-    Broadcast,
-    Schedule,
-    Cancel(u64),
-    Other,
-}
-
-/// How far an outcome has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Open,
-    /// A large one, of which more follows.
-    Coming,
-    There,
-}
-
-impl Outcome {
-    /// A result or failure came. Says whether it may.
-    fn answer(&mut self, failure: bool, more: bool) -> bool {
-        let may = match *self {
-            Self::Open => true,
-            // What cannot be sent to its end becomes a failure.
-            Self::Coming => failure,
-            Self::There => false,
-        };
-        *self = if more { Self::Coming } else { Self::There };
-        may
-    }
-
-    fn chunk(&mut self, more: bool) {
-        if *self == Self::Coming && !more {
-            *self = Self::There;
-        }
-    }
-}
-
 impl Wire {
     pub(crate) fn connected(&mut self, id: usize, node: HostId, controller: HostId) {
         self.connections.insert(id, Seen { node, controller, ..Seen::default() });
-    }
-
-    /// A process does nothing for a while.
-    pub(crate) fn froze(&mut self, host: HostId, from: Duration, until: Duration) {
-        self.freezes.push(Freeze { host, from, until });
-    }
-
-    /// All processes go on.
-    pub(crate) fn thawed(&mut self, now: Duration) {
-        for freeze in &mut self.freezes {
-            freeze.until = freeze.until.min(now);
-        }
-    }
-
-    /// All processes do nothing, since one sleeps without letting another one go on.
-    pub(crate) fn slept(&mut self, from: Duration, until: Duration) {
-        self.sleeps.push((from, until));
-    }
-
-    /// When what a process has to do at `due` has to be done, given when it was frozen and everybody slept.
-    pub(crate) fn latest(&self, host: HostId, due: Duration, late_max: Duration) -> Duration {
-        let freezes = self.freezes.iter().filter(|freeze| freeze.host == host);
-        let mut pauses: Vec<_> =
-            freezes.map(|freeze| (freeze.from, freeze.until)).chain(self.sleeps.iter().copied()).collect();
-        pauses.sort_unstable();
-        let mut latest = due + late_max;
-        for (from, until) in pauses {
-            if from <= latest && until > due {
-                latest = latest.max(until + late_max);
-            }
-        }
-        latest
-    }
-
-    /// For how long nobody did anything in a certain time.
-    pub(crate) fn slept_between(&self, from: Duration, until: Duration) -> Duration {
-        let spans =
-            self.sleeps.iter().map(|(begin, end)| (*end).min(until).saturating_sub((*begin).max(from)));
-        spans.sum()
     }
 
     /// Tasks that this controller has by its own account.
@@ -200,23 +86,6 @@ impl Wire {
     /// How many tasks this controller may have that nobody knows the id of.
     pub(crate) fn unknown_tasks(&self, controller: HostId) -> usize {
         self.asked_for.values().filter(|host| **host == controller).count()
-    }
-
-    /// How long controllers did nothing in a certain time.
-    pub(crate) fn controllers_froze(&self, from: Duration, until: Duration) -> Duration {
-        let spans =
-            self.freezes_of_controllers().map(|freeze| (freeze.from.max(from), freeze.until.min(until)));
-        spans.map(|(from, until)| until.saturating_sub(from)).sum()
-    }
-
-    /// Whether a controller went on at `at` or just before, after it had done nothing for a while.
-    pub(crate) fn controller_woke(&self, at: Duration) -> bool {
-        self.freezes_of_controllers().any(|freeze| freeze.until <= at && at <= freeze.until + AT_ONCE)
-    }
-
-    fn freezes_of_controllers(&self) -> impl Iterator<Item = &Freeze> {
-        let is_controller = |host| self.connections.values().any(|seen| seen.controller == host);
-        self.freezes.iter().filter(move |freeze| is_controller(freeze.host))
     }
 
     /// Calls that nobody waits for, with the processes that got them and still have the connection on which they came.
@@ -530,13 +399,6 @@ impl Wire {
         }
     }
 
-    /// From when on this process has done something without a break, at `since` or later.
-    fn awake_since(&self, host: HostId, since: Duration) -> Duration {
-        let freezes =
-            self.freezes.iter().filter(|freeze| freeze.host == host && freeze.from <= since + NOTICED_MAX);
-        freezes.map(|freeze| freeze.until).chain([since]).max().unwrap_or(since)
-    }
-
     /// Whether a broadcast goes to everybody it has to go to, and to nobody else.
     fn complete(&mut self, id: usize, caller: &Seen, names: &BTreeSet<String>, now: Duration) {
         let others = self.connections.values().filter(|seen| seen.name != caller.name);
@@ -566,18 +428,8 @@ impl Wire {
     }
 }
 
-impl Seen {
-    /// Whether what the controller writes now may have waited for room, and so tells nothing of when it was decided.
-    fn waited(&self, now: Duration) -> bool {
-        self.unblocked[1] == Some(now)
-    }
-}
-
 /// How long after its end a connection may still count, while the controller does not freeze.
 const NOTICED_MAX: Duration = Duration::from_millis(100);
-
-/// How long what is done at once may take.
-const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// The number of the call that a frame begins.
 fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {

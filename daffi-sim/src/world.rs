@@ -97,6 +97,9 @@ thread_local! {
     static SIM: RefCell<Option<Rc<Sim>>> = const { RefCell::new(None) };
 }
 
+/// How long it takes at most until a thread begins.
+pub(crate) const THREAD_MAX: Duration = Duration::from_millis(2);
+
 /// The world that this thread is in.
 pub(crate) fn sim() -> Rc<Sim> {
     SIM.with_borrow(Clone::clone).expect("a thread of the simulation")
@@ -342,7 +345,7 @@ impl World for Sim {
     }
 
     fn spawn(&self, work: Box<dyn FnOnce() + Send>) {
-        let at = self.now() + self.millis(0, 2);
+        let at = self.now() + self.micros(0, THREAD_MAX.as_micros() as u64);
         self.later(at, Later::Work(self.current(), work));
     }
 
