@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{EndState, Event, HostId, Item, Machine, Network};
+use super::{Connection, EndState, Event, HostId, Item, Machine, Network};
 
 impl Network {
     /// Lets nothing through from one machine to another, or lets it again.
