@@ -2,7 +2,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     sync::{Arc, atomic::Ordering},
+    task::Waker,
 };
 
 use bytes::Bytes;
@@ -37,6 +39,8 @@ pub(crate) struct Inbound {
     requests: HashMap<u64, (Job, Assembly)>,
     /// Who called last: most likely who calls next.
     caller: Arc<str>,
+    /// Tasks whose calls are over, and that are woken when all that has come is looked at.
+    to_wake: Vec<Waker>,
 }
 
 /// How far the connection has come.
@@ -52,7 +56,32 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
-        Self { node, port, phase: Phase::Greeting, requests: HashMap::new(), caller: Arc::default() }
+        Self {
+            node,
+            port,
+            phase: Phase::Greeting,
+            requests: HashMap::new(),
+            caller: Arc::default(),
+            to_wake: Vec::new(),
+        }
+    }
+
+    /// Takes the frames that came; says how many bytes they are.
+    ///
+    /// # Errors
+    /// Why the connection cannot go on.
+    fn handle_all(&mut self, batch: &Bytes) -> Result<usize, String> {
+        let mut at = 0;
+        loop {
+            let limit = if self.phase == Phase::Greeting { HANDSHAKE_BYTES_MAX } else { FRAME_BYTES_MAX };
+            match Frame::decode(batch, at, limit).map_err(|error| error.to_string())? {
+                Some((frame, next)) => {
+                    self.handle(frame)?;
+                    at = next;
+                }
+                None => return Ok(at),
+            }
+        }
     }
 
     /// Takes what came.
@@ -96,7 +125,9 @@ impl Inbound {
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
                 // Most answers are of this kind, and looked up once.
                 match self.node.take_if(CallId(reply.id), Pending::is_single) {
-                    Some(pending) => pending.succeed(Payload::whole(&reply)),
+                    Some(pending) => {
+                        pending.succeed(Payload::whole(&reply), |waker| self.to_wake.push(waker));
+                    }
                     None => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit)),
                 }
             }
@@ -286,22 +317,15 @@ impl Inbound {
 
 impl Connection for Inbound {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
-        let mut at = 0;
-        loop {
-            let limit = if self.phase == Phase::Greeting { HANDSHAKE_BYTES_MAX } else { FRAME_BYTES_MAX };
-            match Frame::decode(batch, at, limit).map_err(|error| error.to_string())? {
-                Some((frame, next)) => {
-                    self.handle(frame)?;
-                    at = next;
-                }
-                None => return Ok(at),
-            }
-        }
+        let used = self.handle_all(batch);
+        self.node.wake_tasks(mem::take(&mut self.to_wake));
+        used
     }
 
     fn closed(&mut self, reason: &str) {
+        self.node.wake_tasks(mem::take(&mut self.to_wake));
         self.node.disconnected(reason);
-        for (_, (job, _)) in std::mem::take(&mut self.requests) {
+        for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
         }
     }
@@ -322,6 +346,12 @@ impl MemoryPort {
 
 impl FramePort for MemoryPort {
     fn send(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        let pushed = self.push(frame);
+        self.flush();
+        pushed
+    }
+
+    fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         let mut inbound = self.inbound.lock();
         let Some(connection) = &mut *inbound else { return Err(PortError::Closed) };
         if let Err(reason) = connection.handle(frame.clone()) {
@@ -332,6 +362,17 @@ impl FramePort for MemoryPort {
             return Err(PortError::Closed);
         }
         Ok(())
+    }
+
+    fn flush(&self) {
+        // Without the lock, since wakers are other people's code.
+        let (node, tasks) = match &mut *self.inbound.lock() {
+            Some(inbound) if !inbound.to_wake.is_empty() => {
+                (inbound.node.clone(), mem::take(&mut inbound.to_wake))
+            }
+            _ => return,
+        };
+        node.wake_tasks(tasks);
     }
 
     fn close(&self, reason: &str) {
