@@ -2,7 +2,9 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    mem,
     sync::{Arc, atomic::Ordering},
+    task::Waker,
 };
 
 use bytes::Bytes;
@@ -38,6 +40,8 @@ pub(crate) struct Inbound {
     /// Requests that came one after the other, for callbacks that keep no order: the executor gets them together.
     gathered: VecDeque<Job>,
     origins: Origins,
+    /// Tasks whose calls are over, and that are woken when all that has come is looked at.
+    to_wake: Vec<Waker>,
 }
 
 /// How far the connection has come.
@@ -53,8 +57,15 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
-        let (requests, gathered, origins) = (HashMap::new(), VecDeque::new(), Origins::default());
-        Self { node, port, phase: Phase::Greeting, requests, gathered, origins }
+        Self {
+            node,
+            port,
+            phase: Phase::Greeting,
+            requests: HashMap::new(),
+            gathered: VecDeque::new(),
+            origins: Origins::default(),
+            to_wake: Vec::new(),
+        }
     }
 
     /// Takes all frames that are whole, and says how many bytes these were.
@@ -117,7 +128,9 @@ impl Inbound {
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
                 // Most answers are of this kind, and looked up once.
                 match self.node.take_if(CallId(reply.id), Pending::is_single) {
-                    Some(pending) => pending.succeed(Payload::whole(&reply)),
+                    Some(pending) => {
+                        pending.succeed(Payload::whole(&reply), |waker| self.to_wake.push(waker));
+                    }
                     None => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit)),
                 }
             }
@@ -324,14 +337,16 @@ impl Connection for Inbound {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
         let used = self.handle_all(batch);
         self.hand_over();
+        self.node.wake_tasks(mem::take(&mut self.to_wake));
         used
     }
 
     fn closed(&mut self, reason: &str) {
         // Those that nobody waits for run all the same.
         self.hand_over();
+        self.node.wake_tasks(mem::take(&mut self.to_wake));
         self.node.disconnected(reason);
-        for (_, (job, _)) in std::mem::take(&mut self.requests) {
+        for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
         }
     }
@@ -352,6 +367,12 @@ impl MemoryPort {
 
 impl FramePort for MemoryPort {
     fn send(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        let pushed = self.push(frame);
+        self.flush();
+        pushed
+    }
+
+    fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         let mut inbound = self.inbound.lock();
         let Some(connection) = &mut *inbound else { return Err(PortError::Closed) };
         let handled = connection.handle(frame.clone());
@@ -364,6 +385,17 @@ impl FramePort for MemoryPort {
             return Err(PortError::Closed);
         }
         Ok(())
+    }
+
+    fn flush(&self) {
+        // Without the lock, since wakers are other people's code.
+        let (node, tasks) = match &mut *self.inbound.lock() {
+            Some(inbound) if !inbound.to_wake.is_empty() => {
+                (inbound.node.clone(), mem::take(&mut inbound.to_wake))
+            }
+            _ => return,
+        };
+        node.wake_tasks(tasks);
     }
 
     fn close(&self, reason: &str) {
