@@ -37,11 +37,12 @@ fn find(name: &str) -> Callback {
 }
 
 fn invoke(callback: &Callback, codec: Codec, body: Bytes) -> Result<Bytes, Box<Fault>> {
-    let invocation = Invocation { body, codec, context: Context::detached() };
+    let invocation = Invocation { body, codec };
     let outcome = match callback.handler() {
-        Handler::Sync(handler) => handler(invocation),
-        Handler::Async(handler) => {
-            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(handler(invocation))
+        Handler::Sync(function) => function.call(invocation, Context::detached),
+        Handler::Async(function) => {
+            let future = function.call(invocation, Context::detached);
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
         }
     };
     outcome.map(Encoded::into_bytes)

@@ -187,18 +187,25 @@ impl Hub {
 
     fn pass_on(&self, mut delivery: Delivery) -> bool {
         let mut at = 0;
+        let mut taken = Ok(());
         while let Ok(Some((frame, next))) = Frame::decode(&delivery.frames, at, FRAME_BYTES_MAX) {
-            match delivery.node.send(&frame) {
-                Ok(()) => at = next,
-                Err(PortError::Full) => {
-                    delivery.frames = delivery.frames.slice(at..);
-                    self.state.lock().ports.return_delivery(delivery);
-                    return true;
-                }
-                Err(_) => {
-                    self.disconnected(delivery.peer, "the node is gone");
-                    return false;
-                }
+            taken = delivery.node.push(&frame);
+            if taken.is_err() {
+                break;
+            }
+            at = next;
+        }
+        delivery.node.flush();
+        match taken {
+            Ok(()) => {}
+            Err(PortError::Full) => {
+                delivery.frames = delivery.frames.slice(at..);
+                self.state.lock().ports.return_delivery(delivery);
+                return true;
+            }
+            Err(_) => {
+                self.disconnected(delivery.peer, "the node is gone");
+                return false;
             }
         }
         debug_assert_eq!(at, delivery.frames.len(), "what was encoded here can be decoded");

@@ -37,16 +37,15 @@ pub(crate) struct MemoryPeer {
 impl Connection for SocketPeer {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
         let Some(peer) = self.peer else { return Ok(batch.len()) };
-        let mut used = 0;
+        let mut decoded = Decoded::new(batch);
         loop {
-            let (decoded, next) = Decoded::new(batch, used, self.welcomed);
-            let more = decoded.more;
+            decoded.go_on(self.welcomed);
             let welcomed = &mut self.welcomed;
             let route = |state: &mut State, now: Now| {
-                for frame in decoded.frames.iter().map_while(Option::as_ref) {
+                for frame in decoded.frames() {
                     state.router.handle(peer, frame, now, &mut state.ports);
                 }
-                if let Some(error) = decoded.error {
+                if let Some(error) = &decoded.error {
                     state.router.misbehaved(peer, &error.to_string(), now, &mut state.ports);
                 }
                 if !*welcomed {
@@ -54,12 +53,11 @@ impl Connection for SocketPeer {
                 }
                 state.ports.is_open(peer)
             };
-            let open = if more { self.hub.with_more_to_come(route) } else { self.hub.with_on_reactor(route) };
-            used = next;
-            if !more {
-                if open {
-                    return Ok(used);
-                }
+            if decoded.more {
+                self.hub.with_more_to_come(route);
+            } else if self.hub.with_on_reactor(route) {
+                return Ok(decoded.at);
+            } else {
                 self.peer = None;
                 return Ok(batch.len());
             }
@@ -77,10 +75,14 @@ impl Connection for SocketPeer {
 /// Frames that are passed to the router together. They are decoded before the lock is taken for them, so that several
 /// threads can do so at a time.
 struct Decoded<'a> {
+    batch: &'a Bytes,
     /// Those that there are come first.
     frames: [Option<Frame<'a>>; FRAMES_AT_A_TIME],
+    count: usize,
     /// What comes behind them is no frame.
     error: Option<ProtocolError>,
+    /// Where what comes behind them begins.
+    at: usize,
     /// There may be more.
     more: bool,
 }
@@ -89,31 +91,36 @@ struct Decoded<'a> {
 const FRAMES_AT_A_TIME: usize = 32;
 
 impl<'a> Decoded<'a> {
-    /// Decodes what begins at `at`, and says where the rest does.
-    fn new(batch: &'a Bytes, mut at: usize, welcomed: bool) -> (Self, usize) {
-        let mut decoded = Self { frames: [const { None }; FRAMES_AT_A_TIME], error: None, more: true };
+    /// Nothing of `batch` yet.
+    fn new(batch: &'a Bytes) -> Self {
+        Self { batch, frames: [const { None }; FRAMES_AT_A_TIME], count: 0, error: None, at: 0, more: true }
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &Frame<'a>> {
+        self.frames[..self.count].iter().flatten()
+    }
+
+    /// Decodes what comes next.
+    fn go_on(&mut self, welcomed: bool) {
         // What a stranger may send depends on what became of the frame before.
-        let (limit, count) =
+        let (limit, count_max) =
             if welcomed { (FRAME_BYTES_MAX, FRAMES_AT_A_TIME) } else { (HANDSHAKE_BYTES_MAX, 1) };
-        for place in &mut decoded.frames[..count] {
-            match Frame::decode(batch, at, limit) {
+        self.count = 0;
+        while self.more && self.count < count_max {
+            match Frame::decode(self.batch, self.at, limit) {
                 Ok(Some((frame, next))) => {
-                    *place = Some(frame);
-                    at = next;
+                    self.frames[self.count] = Some(frame);
+                    self.count += 1;
+                    self.at = next;
+                    self.more = next < self.batch.len();
                 }
-                Ok(None) => {
-                    decoded.more = false;
-                    break;
-                }
+                Ok(None) => self.more = false,
                 Err(error) => {
-                    decoded.error = Some(error);
-                    decoded.more = false;
-                    break;
+                    self.error = Some(error);
+                    self.more = false;
                 }
             }
         }
-        decoded.more &= at < batch.len();
-        (decoded, at)
     }
 }
 

@@ -213,6 +213,11 @@ impl RunningController for Running {
     fn stop(&self, grace: Duration) {
         self.stop_within(Some(grace));
     }
+
+    #[cfg(feature = "simulation")]
+    fn sizes(&self) -> Option<Box<dyn std::any::Any>> {
+        Some(Box::new(self.hub.with(|state, _| state.router.sizes())))
+    }
 }
 
 impl Drop for Running {

@@ -44,6 +44,12 @@ pub trait RunningController: Send + Sync {
     /// Stops: accepts nobody new, tells the nodes, lets calls in flight finish within `grace`, then closes.
     /// Returns when that is done. A second call returns once the first is done.
     fn stop(&self, grace: Duration);
+
+    /// How much it remembers, in a type of its own crate. For `daffi-sim` alone.
+    #[cfg(feature = "simulation")]
+    fn sizes(&self) -> Option<Box<dyn std::any::Any>> {
+        None
+    }
 }
 
 /// One direction of a connection in memory: where frames go in.

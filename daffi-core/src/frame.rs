@@ -21,7 +21,7 @@ use std::{fmt, iter, time::Duration};
 use bytes::Bytes;
 
 use self::{
-    decode::Input,
+    decode::{Input, Problem},
     encode::{put_name, put_text},
     layout::{kind, name_of},
 };
@@ -370,7 +370,7 @@ pub struct Offer<'a> {
 impl<'a> Offers<'a> {
     /// The offers one by one.
     pub fn iter(&self) -> impl Iterator<Item = Offer<'a>> + use<'a> {
-        let mut input = Input::new("REGISTER", self.bytes);
+        let mut input = Input::new(self.bytes);
         iter::from_fn(move || input.offer().ok().flatten())
     }
 
@@ -391,7 +391,11 @@ impl<'a> Offers<'a> {
     /// # Errors
     /// The bytes are not whole offers.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
-        let mut input = Input::new("REGISTER", bytes);
+        Self::checked(bytes).map_err(|problem| problem.of(kind::REGISTER))
+    }
+
+    fn checked(bytes: &'a [u8]) -> Result<Self, Problem> {
+        let mut input = Input::new(bytes);
         while input.offer()?.is_some() {}
         Ok(Self { bytes })
     }
@@ -583,10 +587,14 @@ impl<'a> Times<'a> {
     /// # Errors
     /// The length is not a multiple of eight.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
+        Self::checked(bytes).map_err(|problem| problem.of(kind::ASK))
+    }
+
+    fn checked(bytes: &'a [u8]) -> Result<Self, Problem> {
         if bytes.len().is_multiple_of(8) {
             Ok(Self { bytes })
         } else {
-            Err(ProtocolError::Malformed { kind: "ASK", problem: "the times are not whole" })
+            Err(Problem("the times are not whole"))
         }
     }
 }

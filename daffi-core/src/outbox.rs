@@ -57,7 +57,7 @@ pub struct Batch {
     before: usize,
 }
 
-/// How many bytes wait in all outboxes that share it, those that are being written included.
+/// How many bytes wait in all outboxes that share it, those that are being written included, unless it is without end.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
@@ -70,9 +70,26 @@ impl Budget {
         Arc::new(Self { used: AtomicUsize::new(0), max })
     }
 
+    /// One without end, which nobody has to count for.
+    pub fn unlimited() -> Arc<Self> {
+        Self::new(usize::MAX)
+    }
+
     /// How many bytes wait now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) {
+        if self.max < usize::MAX {
+            self.used.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if self.max < usize::MAX {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -175,7 +192,7 @@ impl Outbox {
         if state.closed || state.finishing {
             batch.queue = OutQueue::default();
         } else {
-            self.budget.used.fetch_add(batch.queue.len(), Ordering::Relaxed);
+            self.budget.take(batch.queue.len());
             state.queue.append(&mut batch.queue);
         }
     }
@@ -238,7 +255,7 @@ impl Outbox {
             return Err(PortError::Full);
         }
         let grown = state.queue.push(frame, self.blocked.load(Ordering::Relaxed));
-        self.budget.used.fetch_add(grown, Ordering::Relaxed);
+        self.budget.take(grown);
         Ok(())
     }
 
@@ -368,7 +385,7 @@ impl Outbox {
     /// So many bytes of `lane` do not wait any more.
     fn has_left(&self, lane: &Lane, bytes: usize) {
         self.unwritten.store(lane.len(), Ordering::Relaxed);
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.give_back(bytes);
     }
 
     fn discard(&self, lane: &mut Lane) {
@@ -382,7 +399,7 @@ impl Outbox {
         state.closed = true;
         let dropped = state.queue.len();
         state.queue = OutQueue::default();
-        self.budget.used.fetch_sub(dropped, Ordering::Relaxed);
+        self.budget.give_back(dropped);
         drop(state);
         self.stream.shutdown();
         self.discard_rest();
@@ -405,7 +422,7 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         let left = self.state.get_mut().queue.len() + self.writing.get_mut().len();
-        self.budget.used.fetch_sub(left, Ordering::Relaxed);
+        self.budget.give_back(left);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Frames that wait to be written, as the bytes they will be. Pure: the socket is elsewhere.
 
-use std::{collections::VecDeque, io::IoSlice};
+use std::{collections::VecDeque, io::IoSlice, mem};
 
 use bytes::Bytes;
 
@@ -42,20 +42,14 @@ pub(crate) struct OutQueue {
     bytes: usize,
 }
 
-/// Encoded frames in order: runs of small ones in one buffer, large bodies as they are.
+/// Encoded frames in order: small ones behind each other in one buffer, large bodies as they are.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     flat: Vec<u8>,
     flat_written: usize,
-    segments: VecDeque<Segment>,
+    /// Large bodies, and how much of `flat` comes before each.
+    shared: VecDeque<(usize, Bytes)>,
     bytes: usize,
-}
-
-#[derive(Debug)]
-enum Segment {
-    /// So many bytes of `flat`, after those of the segments before.
-    Flat(usize),
-    Shared(Bytes),
 }
 
 impl OutQueue {
@@ -118,24 +112,24 @@ impl OutQueue {
     /// Moves all frames of `other` behind those of this queue.
     pub(crate) fn append(&mut self, other: &mut Self) {
         if self.is_empty() {
-            return std::mem::swap(self, other);
+            return mem::swap(self, other);
         }
         self.urgent.append(&mut other.urgent);
         self.last_lane().append(&mut other.frames);
         self.later.append(&mut other.later);
         self.chunks.append(&mut other.chunks);
-        self.bytes += std::mem::take(&mut other.bytes);
+        self.bytes += mem::take(&mut other.bytes);
     }
 
     /// Moves what goes next into `lane`, which has to be empty.
     pub(crate) fn next(&mut self, lane: &mut Lane) {
         debug_assert!(lane.is_empty());
         if !self.urgent.is_empty() {
-            std::mem::swap(&mut self.urgent, lane);
+            mem::swap(&mut self.urgent, lane);
             self.bytes -= lane.bytes;
             return;
         }
-        std::mem::swap(&mut self.frames, lane);
+        mem::swap(&mut self.frames, lane);
         if let Some(next) = self.later.pop_front() {
             self.frames = next;
         }
@@ -165,74 +159,57 @@ impl Lane {
     fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {
         let before = self.flat.len();
         let body = frame.encode_prefix(&mut self.flat);
+        let mut shared = 0;
         if body.len() <= FLATTEN_BYTES_MAX {
             body.append_to(&mut self.flat);
-            return self.grow_flat(self.flat.len() - before);
+        } else {
+            for piece in body.pieces() {
+                if piece.len() <= FLATTEN_BYTES_MAX {
+                    piece.append_to(&mut self.flat);
+                } else {
+                    shared += piece.len();
+                    self.shared.push_back((self.flat.len(), keep(&piece, wait)));
+                }
+            }
         }
-        let mut grown = self.grow_flat(self.flat.len() - before);
-        for piece in body.pieces() {
-            grown += if piece.len() <= FLATTEN_BYTES_MAX {
-                piece.append_to(&mut self.flat);
-                self.grow_flat(piece.len())
-            } else {
-                self.push_shared(keep(&piece, wait))
-            };
-        }
+        let grown = self.flat.len() - before + shared;
+        self.bytes += grown;
         grown
     }
 
     fn push_parts(&mut self, prefix: &[u8], body: Bytes) {
+        self.bytes += prefix.len() + body.len();
         self.flat.extend_from_slice(prefix);
-        self.grow_flat(prefix.len());
         if !body.is_empty() {
-            self.push_shared(body);
+            self.shared.push_back((self.flat.len(), body));
         }
     }
 
     /// Moves the frames of `other`, of which nothing has been written, behind those of this lane.
     fn append(&mut self, other: &mut Self) {
+        let before = self.flat.len();
         self.flat.append(&mut other.flat);
-        for segment in other.segments.drain(..) {
-            match segment {
-                Segment::Flat(length) => self.grow_flat(length),
-                Segment::Shared(body) => self.push_shared(body),
-            };
-        }
-        other.bytes = 0;
-    }
-
-    fn grow_flat(&mut self, grown: usize) -> usize {
-        self.bytes += grown;
-        if let Some(Segment::Flat(length)) = self.segments.back_mut() {
-            *length += grown;
-        } else {
-            self.segments.push_back(Segment::Flat(grown));
-        }
-        grown
-    }
-
-    fn push_shared(&mut self, body: Bytes) -> usize {
-        let grown = body.len();
-        self.bytes += grown;
-        self.segments.push_back(Segment::Shared(body));
-        grown
+        self.shared.extend(other.shared.drain(..).map(|(at, body)| (before + at, body)));
+        self.bytes += mem::take(&mut other.bytes);
     }
 
     /// What to write next, as slices in order.
     pub(crate) fn slices(&self) -> ([IoSlice<'_>; SLICES_MAX], usize) {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let mut flat = &self.flat[self.flat_written..];
         let mut count = 0;
-        for segment in self.segments.iter().take(SLICES_MAX) {
-            slices[count] = IoSlice::new(match segment {
-                Segment::Flat(length) => {
-                    let (head, rest) = flat.split_at(*length);
-                    flat = rest;
-                    head
+        let mut at = self.flat_written;
+        let ends = self.shared.iter().map(|(before, body)| (*before, &body[..]));
+        for (end, body) in ends.chain([(self.flat.len(), &[][..])]) {
+            for part in [&self.flat[at..end], body] {
+                if !part.is_empty() && count < SLICES_MAX {
+                    slices[count] = IoSlice::new(part);
+                    count += 1;
                 }
-                Segment::Shared(body) => body,
-            });
-            count += 1;
+            }
+            if count == SLICES_MAX {
+                break;
+            }
+            at = end;
         }
         (slices, count)
     }
@@ -241,23 +218,19 @@ impl Lane {
     pub(crate) fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
-            let front = self.segments.front_mut().expect("no more is written than there was");
-            let (length, done) = match front {
-                Segment::Flat(length) => {
-                    let step = written.min(*length);
-                    self.flat_written += step;
-                    *length -= step;
-                    (step, *length == 0)
+            let flat_end = self.shared.front().map_or(self.flat.len(), |(before, _)| *before);
+            let flat = written.min(flat_end - self.flat_written);
+            self.flat_written += flat;
+            written -= flat;
+            if let Some((_, body)) = self.shared.front_mut()
+                && self.flat_written == flat_end
+            {
+                let shared = written.min(body.len());
+                let _ = body.split_to(shared);
+                written -= shared;
+                if body.is_empty() {
+                    self.shared.pop_front();
                 }
-                Segment::Shared(body) => {
-                    let step = written.min(body.len());
-                    let _ = body.split_to(step);
-                    (step, body.is_empty())
-                }
-            };
-            written -= length;
-            if done {
-                self.segments.pop_front();
             }
         }
         if self.bytes == 0 {
@@ -535,11 +508,7 @@ mod tests {
                 queue.push(&frame, wait);
                 let mut lane = Lane::default();
                 queue.next(&mut lane);
-                let segment = lane.segments.iter().find_map(|segment| match segment {
-                    Segment::Shared(body) => Some(body.as_ptr()),
-                    Segment::Flat(_) => None,
-                });
-                assert_eq!(segment == Some(read.as_ptr()), !wait);
+                assert_eq!(lane.shared[0].1.as_ptr() == read.as_ptr(), !wait);
             }
         }
     }

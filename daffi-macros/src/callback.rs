@@ -129,7 +129,7 @@ impl Entry<'_> {
                 let ident = &wire.ident;
                 quote!(#ident)
             }
-            Parameter::Context(span) => quote_spanned!(at(*span)=> &invocation.context),
+            Parameter::Context(span) => quote_spanned!(at(*span)=> &context),
         });
         // What decodes and encodes stands where the user's types do, so that a type that cannot travel is reported there.
         let wants =
@@ -161,15 +161,27 @@ impl Entry<'_> {
                 __daffi::Err(error) => __daffi::Err(#failed),
             }
         };
+        // Made only for those that take it.
+        let takes_context =
+            model.parameters.iter().any(|parameter| matches!(parameter, Parameter::Context(_)));
+        let context = takes_context.then(|| quote_spanned!(hygienic=> , context: __daffi::Context));
+        let make = match (model.is_async, takes_context) {
+            (true, true) => quote!(future_with_context),
+            (true, false) => quote!(future),
+            (false, true) => quote!(sync_with_context),
+            (false, false) => quote!(sync),
+        };
         if model.is_async {
             // A future that cannot change threads is reported at the function's name.
             let future = quote_spanned!(at(model.ident.span())=> async move { #body });
             quote_spanned! {hygienic=>
-                __daffi::Handler::future(move |invocation: __daffi::Invocation| __daffi::boxed(#future))
+                __daffi::Handler::#make(move |invocation: __daffi::Invocation #context| __daffi::boxed(#future))
             }
         } else {
             quote_spanned! {hygienic=>
-                __daffi::Handler::sync(move |invocation: __daffi::Invocation| -> __daffi::Outcome { #body })
+                __daffi::Handler::#make(
+                    move |invocation: __daffi::Invocation #context| -> __daffi::Outcome { #body }
+                )
             }
         }
     }

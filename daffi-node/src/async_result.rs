@@ -143,7 +143,7 @@ pub struct ResultFuture<R> {
 impl<R> Drop for ResultFuture<R> {
     fn drop(&mut self) {
         if let Ok(flight) = &self.result.flight {
-            flight.pending.outcome.leave(self.place);
+            flight.leave(self.place);
         }
     }
 }

@@ -36,9 +36,17 @@ pub struct CallbackOptions {
 #[derive(Clone)]
 pub enum Handler {
     /// May block.
-    Sync(Arc<dyn Fn(Invocation) -> Outcome + Send + Sync>),
+    Sync(Function<Outcome>),
     /// Does not block, except in its first poll if it decodes much.
-    Async(Arc<dyn Fn(Invocation) -> BoxFuture<Outcome> + Send + Sync>),
+    Async(Function<BoxFuture<Outcome>>),
+}
+
+/// What gives a `T` for a call. Most ask nothing about their call, and it costs nothing that they could.
+pub enum Function<T> {
+    /// With the arguments alone.
+    Plain(Arc<dyn Fn(Invocation) -> T + Send + Sync>),
+    /// With the context as well.
+    WithContext(Arc<dyn Fn(Invocation, Context) -> T + Send + Sync>),
 }
 
 /// One call, as its callback gets it.
@@ -48,8 +56,6 @@ pub struct Invocation {
     pub body: Bytes,
     /// How they are encoded, and the result is to be.
     pub codec: Codec,
-    /// What the callback may ask about its call.
-    pub context: Context,
 }
 
 /// The encoded result, or why there is none. The fault's `node` is filled in by the executor.
@@ -171,12 +177,54 @@ impl fmt::Debug for Callback {
 impl Handler {
     /// A handler that may block.
     pub fn sync(function: impl Fn(Invocation) -> Outcome + Send + Sync + 'static) -> Self {
-        Self::Sync(Arc::new(function))
+        Self::Sync(Function::Plain(Arc::new(function)))
+    }
+
+    /// A handler that may block, and asks about its call.
+    pub fn sync_with_context(
+        function: impl Fn(Invocation, Context) -> Outcome + Send + Sync + 'static,
+    ) -> Self {
+        Self::Sync(Function::WithContext(Arc::new(function)))
     }
 
     /// A handler that waits without blocking.
     pub fn future(function: impl Fn(Invocation) -> BoxFuture<Outcome> + Send + Sync + 'static) -> Self {
-        Self::Async(Arc::new(function))
+        Self::Async(Function::Plain(Arc::new(function)))
+    }
+
+    /// A handler that waits without blocking, and asks about its call.
+    pub fn future_with_context(
+        function: impl Fn(Invocation, Context) -> BoxFuture<Outcome> + Send + Sync + 'static,
+    ) -> Self {
+        Self::Async(Function::WithContext(Arc::new(function)))
+    }
+}
+
+impl<T> Function<T> {
+    /// Calls it. The context is made only for those that take it.
+    pub fn call(&self, invocation: Invocation, context: impl FnOnce() -> Context) -> T {
+        match self {
+            Self::Plain(function) => function(invocation),
+            Self::WithContext(function) => function(invocation, context()),
+        }
+    }
+}
+
+impl<T> Clone for Function<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Plain(function) => Self::Plain(function.clone()),
+            Self::WithContext(function) => Self::WithContext(function.clone()),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Function<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain",
+            Self::WithContext(_) => "WithContext",
+        })
     }
 }
 

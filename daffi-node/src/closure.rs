@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Context,
-    callback::{Callback, Handler},
+    callback::{Callback, Function, Handler, Invocation},
     private::{NoArguments, arguments, boxed, chain, encode, failed},
 };
 
@@ -34,11 +34,34 @@ pub trait Closure<Marker>: Send + Sync + 'static {
     #[doc(hidden)]
     type Arguments: DeserializeOwned;
 
+    /// What it is told of its call.
     #[doc(hidden)]
-    fn call(&self, context: &Context, arguments: Self::Arguments) -> Self::Output;
+    type Told: Told;
+
+    #[doc(hidden)]
+    fn call(&self, told: &Self::Told, arguments: Self::Arguments) -> Self::Output;
 
     #[doc(hidden)]
     fn parameters() -> Vec<WireType>;
+}
+
+/// What a closure may be told of its call: nothing, or its context.
+#[doc(hidden)]
+pub trait Told: Sized + Send + Sync + 'static {
+    /// A function that is told so much.
+    fn function<T>(call: impl Fn(Invocation, Self) -> T + Send + Sync + 'static) -> Function<T>;
+}
+
+impl Told for () {
+    fn function<T>(call: impl Fn(Invocation, ()) -> T + Send + Sync + 'static) -> Function<T> {
+        Function::Plain(Arc::new(move |invocation| call(invocation, ())))
+    }
+}
+
+impl Told for Context {
+    fn function<T>(call: impl Fn(Invocation, Self) -> T + Send + Sync + 'static) -> Function<T> {
+        Function::WithContext(Arc::new(call))
+    }
 }
 
 impl Callback {
@@ -51,10 +74,10 @@ impl Callback {
     where
         F: Closure<M, Output: Serialize>,
     {
-        let handler = Handler::sync(move |invocation| {
-            let result = closure.call(&invocation.context, arguments(&invocation)?);
+        let handler = Handler::Sync(F::Told::function(move |invocation, told| {
+            let result = closure.call(&told, arguments(&invocation)?);
             encode(invocation.codec, &result)
-        });
+        }));
         Self::of_closure::<M, F, F::Output>(name.into(), handler)
     }
 
@@ -68,12 +91,12 @@ impl Callback {
         T: Serialize,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let handler = Handler::sync(move |invocation| {
-            match closure.call(&invocation.context, arguments(&invocation)?) {
+        let handler = Handler::Sync(F::Told::function(move |invocation, told| {
+            match closure.call(&told, arguments(&invocation)?) {
                 Ok(value) => encode(invocation.codec, &value),
                 Err(error) => Err(fault(error)),
             }
-        });
+        }));
         Self::of_closure::<M, F, T>(name.into(), handler)
     }
 
@@ -86,15 +109,15 @@ impl Callback {
         F: Closure<M, Output: Future<Output: Serialize> + Send>,
     {
         let closure = Arc::new(closure);
-        let handler = Handler::future(move |invocation| {
+        let handler = Handler::Async(F::Told::function(move |invocation, told| {
             let closure = closure.clone();
             boxed(async move {
                 // Before the call, so that arguments need not be `Send` where the future does not keep them.
                 let arguments = arguments(&invocation)?;
-                let result = closure.call(&invocation.context, arguments).await;
+                let result = closure.call(&told, arguments).await;
                 encode(invocation.codec, &result)
             })
-        });
+        }));
         Self::of_closure::<M, F, <F::Output as Future>::Output>(name.into(), handler)
     }
 
@@ -107,16 +130,16 @@ impl Callback {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let closure = Arc::new(closure);
-        let handler = Handler::future(move |invocation| {
+        let handler = Handler::Async(F::Told::function(move |invocation, told| {
             let closure = closure.clone();
             boxed(async move {
                 let arguments = arguments(&invocation)?;
-                match closure.call(&invocation.context, arguments).await {
+                match closure.call(&told, arguments).await {
                     Ok(value) => encode(invocation.codec, &value),
                     Err(error) => Err(fault(error)),
                 }
             })
-        });
+        }));
         Self::of_closure::<M, F, T>(name.into(), handler)
     }
 
@@ -137,19 +160,25 @@ fn fault<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> Box<daffi_core::fau
 }
 
 macro_rules! closures {
-    (call |$context:ident| ($($name:ident $argument:ident),*)) => {
-        fn call(&self, $context: &Context, closures!(pattern $($argument),*): Self::Arguments) -> R {
+    (call ($($name:ident $argument:ident),*)) => {
+        type Told = ();
+
+        fn call(&self, (): &(), closures!(pattern $($argument),*): Self::Arguments) -> R {
             self($($argument),*)
         }
         closures!(parameters $($name),*);
     };
     (call |$context:ident| (@context $($name:ident $argument:ident),*)) => {
+        type Told = Context;
+
         fn call(&self, $context: &Context, closures!(pattern $($argument),*): Self::Arguments) -> R {
             self($context, $($argument),*)
         }
         closures!(parameters $($name),*);
     };
     (call |$context:ident| (@clone $($name:ident $argument:ident),*)) => {
+        type Told = Context;
+
         fn call(&self, $context: &Context, closures!(pattern $($argument),*): Self::Arguments) -> R {
             self($context.clone(), $($argument),*)
         }
@@ -173,7 +202,7 @@ macro_rules! closures {
             type Output = R;
             type Arguments = closures!(tuple $($name),*);
 
-            closures!(call |_context| ($($name $argument),*));
+            closures!(call ($($name $argument),*));
         }
 
         impl<F, R, $($name),*> Closure<fn(&Context, $($name),*) -> R> for F
@@ -222,15 +251,15 @@ mod tests {
     };
 
     use super::*;
-    use crate::callback::Invocation;
 
     fn call<T: DeserializeOwned>(callback: &Callback, arguments: &impl Serialize) -> Result<T, Box<Fault>> {
         let body = Codec::Bincode.encode(arguments).unwrap();
-        let invocation = Invocation { body, codec: Codec::Bincode, context: Context::detached() };
+        let invocation = Invocation { body, codec: Codec::Bincode };
         let outcome = match callback.handler() {
-            Handler::Sync(handler) => handler(invocation),
-            Handler::Async(handler) => {
-                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(handler(invocation))
+            Handler::Sync(function) => function.call(invocation, Context::detached),
+            Handler::Async(function) => {
+                let future = function.call(invocation, Context::detached);
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
             }
         };
         outcome.map(|result| Codec::Bincode.decode(&result.into_bytes()).unwrap())

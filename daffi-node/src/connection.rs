@@ -191,7 +191,7 @@ impl Node {
     fn adopt(self: &Arc<Self>, stream: Stream) {
         let node = self.clone();
         // What the node's own calls may take up is bounded by their number and by what waits for the socket.
-        let budget = Budget::new(usize::MAX);
+        let budget = Budget::unlimited();
         let added = self.reactor().add_connection(stream, self.limits.queue_bytes_max, budget, |outbox| {
             let port = Port::Socket(outbox.clone());
             node.greet(&port);

@@ -1,6 +1,8 @@
 //! A started call, as those hold it who wait for it.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -22,6 +24,13 @@ pub(crate) struct Flight {
     node: Arc<Node>,
     id: CallId,
     pub(crate) pending: Arc<Pending>,
+}
+
+/// Resolves with the outcome of a call.
+#[must_use = "futures do nothing unless awaited"]
+pub(crate) struct Outcome<'a> {
+    flight: &'a Flight,
+    place: Option<Place>,
 }
 
 /// A started call that is cancelled when this is dropped before its outcome.
@@ -77,7 +86,10 @@ impl Flight {
     }
 
     /// A task waits for the outcome. It needs the I/O thread, as opposed to a thread that waits.
+    ///
+    /// Whoever does not wait any more calls [`leave`](Self::leave).
     pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<Result<Answer>> {
+        self.node.wake_others();
         let polled = self.pending.outcome.poll(context, place);
         if polled.is_pending() {
             self.node.reactor().welcome_guests(false);
@@ -85,10 +97,15 @@ impl Flight {
         polled
     }
 
+    /// A task is done with waiting, or gives it up.
+    pub(crate) fn leave(&self, place: Option<Place>) {
+        self.node.wake_others();
+        self.pending.outcome.leave(place);
+    }
+
     /// Waits for the outcome.
-    pub(crate) async fn outcome(&self) -> Result<Answer> {
-        self.node.reactor().welcome_guests(false);
-        self.pending.outcome.arrival().await
+    pub(crate) fn outcome(&self) -> Outcome<'_> {
+        Outcome { flight: self, place: None }
     }
 
     /// Gives the call up.
@@ -101,8 +118,24 @@ impl Flight {
     }
 }
 
+impl Future for Outcome<'_> {
+    type Output = Result<Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Answer>> {
+        let flight = self.flight;
+        flight.poll(context, &mut self.place)
+    }
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        self.flight.leave(self.place);
+    }
+}
+
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
+        self.0.node.wake_others();
         if !self.0.pending.outcome.is_set() {
             self.0.cancel();
         }

@@ -286,8 +286,13 @@ impl Global {
     }
 
     #[cfg(feature = "simulation")]
-    pub(crate) fn node(&self) -> Option<&Node> {
-        self.shared.node.as_deref()
+    pub(crate) fn node(&self) -> Option<&Arc<Node>> {
+        self.shared.node.as_ref()
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn controller(&self) -> Option<&dyn RunningController> {
+        self.shared.controller.as_deref()
     }
 
     fn begin_stop(&self) {

@@ -1,8 +1,10 @@
 //! What comes in from the controller, and who it is for.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
+    mem,
     sync::{Arc, atomic::Ordering},
+    task::Waker,
 };
 
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::{
     connection::send_registration,
-    executor::{Arrival, Job},
+    executor::{Arrival, Job, Origins},
     in_flight::CallId,
     link::{Flush, Port},
     node::{FAREWELL, Node},
@@ -35,8 +37,11 @@ pub(crate) struct Inbound {
     phase: Phase,
     /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
     requests: HashMap<u64, (Job, Assembly)>,
-    /// Who called last: most likely who calls next.
-    caller: Arc<str>,
+    /// Requests that came one after the other, for callbacks that keep no order: the executor gets them together.
+    gathered: VecDeque<Job>,
+    origins: Origins,
+    /// Tasks whose calls are over, and that are woken when all that has come is looked at.
+    to_wake: Vec<Waker>,
 }
 
 /// How far the connection has come.
@@ -52,14 +57,41 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
-        Self { node, port, phase: Phase::Greeting, requests: HashMap::new(), caller: Arc::default() }
+        Self {
+            node,
+            port,
+            phase: Phase::Greeting,
+            requests: HashMap::new(),
+            gathered: VecDeque::new(),
+            origins: Origins::default(),
+            to_wake: Vec::new(),
+        }
     }
 
-    /// Takes what came.
+    /// Takes all frames that are whole, and says how many bytes these were.
+    fn handle_all(&mut self, batch: &Bytes) -> Result<usize, String> {
+        let mut at = 0;
+        loop {
+            let limit = if self.phase == Phase::Greeting { HANDSHAKE_BYTES_MAX } else { FRAME_BYTES_MAX };
+            match Frame::decode(batch, at, limit).map_err(|error| error.to_string())? {
+                Some((frame, next)) => {
+                    self.handle(frame)?;
+                    at = next;
+                }
+                None => return Ok(at),
+            }
+        }
+    }
+
+    /// Takes what came. Whoever calls this hands the requests over after the last of them.
     ///
     /// # Errors
     /// Why the connection cannot go on.
     fn handle(&mut self, frame: Frame<'_>) -> Result<(), String> {
+        // Anything else may be about one of them, or say that there are no more.
+        if !matches!(frame, Frame::Request(_) | Frame::Reply(_)) {
+            self.hand_over();
+        }
         match (self.phase, frame) {
             (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
             (_, Frame::Pong { id: FAREWELL }) => {
@@ -96,7 +128,9 @@ impl Inbound {
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
                 // Most answers are of this kind, and looked up once.
                 match self.node.take_if(CallId(reply.id), Pending::is_single) {
-                    Some(pending) => pending.succeed(Payload::whole(&reply)),
+                    Some(pending) => {
+                        pending.succeed(Payload::whole(&reply), |waker| self.to_wake.push(waker));
+                    }
                     None => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit)),
                 }
             }
@@ -160,9 +194,6 @@ impl Inbound {
             let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
             return self.refuse_request(request, fault);
         }
-        if *self.caller != *request.node {
-            self.caller = request.node.into();
-        }
         let mut job = Job {
             id,
             callback,
@@ -172,8 +203,9 @@ impl Inbound {
             fingerprint,
             deadline: request.deadline().map(|left| host::now() + left),
             timeout_us: request.deadline_us,
-            caller: self.caller.clone(),
+            origin: self.origins.of(request.node, &self.node),
             body: Bytes::new(),
+            number: 0,
         };
         if more {
             let mut assembly = Assembly::new(codec, total, &request.body);
@@ -186,12 +218,29 @@ impl Inbound {
             self.requests.insert(id, (job, assembly));
         } else {
             job.body = request.body.to_bytes();
-            self.arrived(Arrival::Whole(job));
+            if self.node.executor.keeps_order(&job) {
+                self.arrived(Arrival::Whole(job));
+            } else {
+                self.gathered.push_back(job);
+            }
         }
     }
 
     fn arrived(&self, arrival: Arrival) {
         self.node.executor.arrived(arrival);
+        self.has_work();
+    }
+
+    /// Hands over the requests that have been gathered.
+    fn hand_over(&mut self) {
+        if !self.gathered.is_empty() {
+            self.node.executor.all_arrived(&mut self.gathered);
+            self.has_work();
+        }
+    }
+
+    /// The executor has something to do.
+    fn has_work(&self) {
         if let Port::Memory(_) = self.port {
             // It came in the controller's turn, after which the thread would wait.
             self.node.reactor().wake();
@@ -286,22 +335,18 @@ impl Inbound {
 
 impl Connection for Inbound {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
-        let mut at = 0;
-        loop {
-            let limit = if self.phase == Phase::Greeting { HANDSHAKE_BYTES_MAX } else { FRAME_BYTES_MAX };
-            match Frame::decode(batch, at, limit).map_err(|error| error.to_string())? {
-                Some((frame, next)) => {
-                    self.handle(frame)?;
-                    at = next;
-                }
-                None => return Ok(at),
-            }
-        }
+        let used = self.handle_all(batch);
+        self.hand_over();
+        self.node.wake_tasks(mem::take(&mut self.to_wake));
+        used
     }
 
     fn closed(&mut self, reason: &str) {
+        // Those that nobody waits for run all the same.
+        self.hand_over();
+        self.node.wake_tasks(mem::take(&mut self.to_wake));
         self.node.disconnected(reason);
-        for (_, (job, _)) in std::mem::take(&mut self.requests) {
+        for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
         }
     }
@@ -322,9 +367,17 @@ impl MemoryPort {
 
 impl FramePort for MemoryPort {
     fn send(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+        let pushed = self.push(frame);
+        self.flush();
+        pushed
+    }
+
+    fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         let mut inbound = self.inbound.lock();
         let Some(connection) = &mut *inbound else { return Err(PortError::Closed) };
-        if let Err(reason) = connection.handle(frame.clone()) {
+        let handled = connection.handle(frame.clone());
+        connection.hand_over();
+        if let Err(reason) = handled {
             tracing::error!(reason, "the controller of this process broke the protocol");
             if let Some(mut connection) = inbound.take() {
                 connection.closed(&reason);
@@ -332,6 +385,17 @@ impl FramePort for MemoryPort {
             return Err(PortError::Closed);
         }
         Ok(())
+    }
+
+    fn flush(&self) {
+        // Without the lock, since wakers are other people's code.
+        let (node, tasks) = match &mut *self.inbound.lock() {
+            Some(inbound) if !inbound.to_wake.is_empty() => {
+                (inbound.node.clone(), mem::take(&mut inbound.to_wake))
+            }
+            _ => return,
+        };
+        node.wake_tasks(tasks);
     }
 
     fn close(&self, reason: &str) {

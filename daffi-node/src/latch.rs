@@ -45,8 +45,13 @@ impl<T> Latch<T> {
         }
     }
 
-    /// Sets the value unless there is one; says whether it was set.
+    /// Sets the value unless there is one, and wakes whoever waits; says whether it was set.
     pub(crate) fn set(&self, value: T) -> bool {
+        self.set_with(value, Waker::wake)
+    }
+
+    /// The same, with the wakers of tasks given to `wake`.
+    pub(crate) fn set_with(&self, value: T, mut wake: impl FnMut(Waker)) -> bool {
         let (first, more, threads) = {
             let mut state = self.state.lock();
             if state.value.is_some() {
@@ -59,10 +64,10 @@ impl<T> Latch<T> {
             self.arrived.notify_all();
         }
         if let Some((_, waker)) = first {
-            waker.wake();
+            wake(waker);
         }
         for (_, waker) in more.into_iter().flatten() {
-            waker.wake();
+            wake(waker);
         }
         true
     }

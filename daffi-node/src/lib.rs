@@ -61,6 +61,7 @@ mod settling;
 pub mod simulation;
 
 mod singleton;
+mod sleepers;
 mod streams;
 mod sync;
 

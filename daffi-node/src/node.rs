@@ -8,6 +8,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Waker,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,7 @@ use crate::{
     outgoing::{Kind, Outgoing},
     pending::Pending,
     settling::{self, Settling},
+    sleepers::Sleepers,
     streams::StreamId,
 };
 
@@ -56,6 +58,8 @@ pub(crate) struct Node {
     stopped: AtomicBool,
     admission: Admission,
     pub(crate) settling: Settling,
+    /// Tasks whose calls are over and that are still to be woken.
+    pub(crate) sleepers: Sleepers,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
     /// The number of the call that was delayed last.
     delayed_last: AtomicU64,
@@ -107,6 +111,7 @@ impl Node {
             stopped: AtomicBool::new(false),
             admission: Admission::new(limits.calls_in_flight_max),
             settling: Settling::default(),
+            sleepers: Sleepers::default(),
             delayed: Mutex::default(),
             delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
@@ -293,6 +298,20 @@ impl Node {
         self.admit_queued();
     }
 
+    /// Wakes tasks whose calls are over: the first of them, which wakes the others.
+    pub(crate) fn wake_tasks(&self, tasks: Vec<Waker>) {
+        if self.sleepers.wake_first(tasks) {
+            // The turn may have been before this.
+            self.reactor.wake();
+        }
+    }
+
+    /// A task looks after its call, or gives it up: it wakes those that were left to it.
+    pub(crate) fn wake_others(&self) {
+        // The I/O thread, in a callback that calls on, would pay for each what they are left for.
+        self.sleepers.wake_others(|| !self.reactor.is_current());
+    }
+
     fn fail(&self, id: CallId, error: impl FnOnce(&Pending) -> Error) {
         if let Some(pending) = self.take(id) {
             pending.fail(error(&pending));
@@ -364,6 +383,7 @@ impl Node {
                 Error::Stopped { callback }
             });
         }
+        self.sleepers.end();
         self.started.set(Err(Error::Stopped { callback: "start".to_owned() }));
     }
 
@@ -451,7 +471,9 @@ impl Service for Node {
         let delayed = self.delayed.lock().peek().map(|next| next.0.at);
         let connection = self.keep_connected(now);
         let settling = self.settling.turn(now);
-        let next = [self.calls.next_deadline(), delayed, connection, settling, self.executor.turn(now)];
+        let sleepers = self.sleepers.turn(now);
+        let executor = self.executor.turn(now);
+        let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, executor];
         let next = next.into_iter().flatten().min();
         if let Some(next) = next {
             self.wakes_at.store(self.nanos(next), Ordering::SeqCst);
@@ -460,7 +482,7 @@ impl Service for Node {
     }
 
     fn work(&self) {
-        self.executor.work(|| Some(self.me()?), || self.link.turn());
+        self.executor.work(|| self.link.turn());
     }
 }
 

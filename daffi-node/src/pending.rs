@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    task::Waker,
     time::Duration,
 };
 
@@ -444,9 +445,10 @@ impl Pending {
         self.single
     }
 
-    /// The whole result is there. It has left the table of calls, so nothing else comes for it.
-    pub(crate) fn succeed(&self, payload: Payload) {
-        self.finish(Ok(Answer::One(payload)));
+    /// The whole result is there, and `wake` is given the wakers of tasks that wait for it. It has left the table of calls,
+    /// so nothing else comes for it.
+    pub(crate) fn succeed(&self, payload: Payload, wake: impl FnMut(Waker)) {
+        self.outcome.set_with(Ok(Answer::One(payload)), wake);
     }
 
     fn finish(&self, outcome: Result<Answer>) -> Progress {

@@ -371,7 +371,7 @@ mod tests {
     fn arguments_are_where_they_were_received_and_results_where_they_were_returned() {
         let body = Codec::Bincode.encode(&(1u8, vec![7u8; 50_000], "text")).unwrap();
         let range = body.as_ptr_range();
-        let invocation = Invocation { body, codec: Codec::Bincode, context: Context::detached() };
+        let invocation = Invocation { body, codec: Codec::Bincode };
         let wanted = (want::<u8>(), want::<Uncopied>(), want::<String>());
         let (number, bytes, text) = decode(&invocation, wanted).unwrap();
         assert_eq!((number, bytes.len(), text.as_str()), (1, 50_000, "text"));

@@ -114,8 +114,6 @@ impl Registry {
 #[cfg(test)]
 #[allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
 mod tests {
-    use std::sync::Arc;
-
     use daffi_core::{
         payload::Encoded,
         signature::{Signature, WireType},
@@ -125,7 +123,7 @@ mod tests {
 
     fn callback(name: String, source: &str) -> Callback {
         let signature = Signature::new([], WireType::named::<()>());
-        Callback::new(name, signature, Handler::Sync(Arc::new(|_| Ok(Encoded::default())))).written_at(source)
+        Callback::new(name, signature, Handler::sync(|_| Ok(Encoded::default()))).written_at(source)
     }
 
     #[test]

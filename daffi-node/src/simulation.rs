@@ -1,12 +1,15 @@
 //! What a simulated world needs of a node beyond its API. For `daffi-sim` alone.
 
-use std::sync::{Arc, Weak};
+use std::{
+    any::Any,
+    sync::{Arc, Weak},
+};
 
-use daffi_core::simulation;
+use daffi_core::{Result, simulation};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
-use crate::{global::Global, node::Node};
+use crate::{global::Global, outgoing::Ask, question::Inquiry};
 
 /// How much a node remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,7 +27,21 @@ pub struct Sizes {
 
 /// How much the node of `global` remembers.
 pub fn sizes(global: &Global) -> Sizes {
-    global.node().map_or_else(Sizes::default, Node::sizes)
+    global.node().map_or_else(Sizes::default, |node| node.sizes())
+}
+
+/// How much the controller in the process of `global` remembers, as its crate says it.
+pub fn controller_sizes(global: &Global) -> Option<Box<dyn Any>> {
+    global.controller()?.sizes()
+}
+
+/// Ends a scheduled task of anybody's.
+///
+/// # Errors
+/// The controller does not know it.
+pub async fn end_task(global: &Global, task: u64) -> Result<()> {
+    let Some(node) = global.node() else { return Ok(()) };
+    Inquiry::new(node, Ask::CancelTask(task), "", "simulation::end_task").answer(None).await.map(drop)
 }
 
 /// Has the world do what the threads of `workers` would.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use daffi::{Context, callback};
 
 use crate::{
-    history::Out,
+    history::{Out, text_of},
     workload,
     world::{self, sim},
 };
@@ -93,10 +93,10 @@ fn begin(nonce: u64, pad: &str, serial: bool) {
     let host = sim.current();
     let now = sim.now();
     sim.note(|| format!("process {host} runs {nonce:#x} with {} bytes", pad.len()));
-    let mut history = sim.history.borrow_mut();
-    history.ran(nonce, host, now, serial);
-    if !pad.bytes().all(|byte| byte == workload::pad_byte(nonce)) {
-        history.violations.push(format!("I3: {nonce:#x} came with the payload of another call"));
+    if !sim.has_died(host) {
+        let mut history = sim.history.borrow_mut();
+        history.ran(nonce, host, now, serial);
+        history.brought(nonce, pad);
     }
 }
 
@@ -104,6 +104,6 @@ fn end(nonce: u64, how: u32, back: u32) -> Result<Out, String> {
     match how {
         how::ERROR => Err(format!("error of {nonce:#x}")),
         how::PANIC => panic!("{PANIC}"),
-        _ => Ok((nonce, sim().current() as u64, workload::pad(nonce, back as usize))),
+        _ => Ok((nonce, sim().current() as u64, text_of(nonce, back as usize))),
     }
 }

@@ -8,10 +8,10 @@ use std::{
 use crate::{
     callbacks::SERIAL,
     cluster::Cluster,
-    history::{Ended, Kind, Nonce, Task, is_task},
+    history::{Ended, Kind, Nonce, Task, is_ordered, is_task},
     network::HostId,
     wire::Wire,
-    world::Sim,
+    world::{Sim, THREAD_MAX},
 };
 
 /// How late an outcome may be after its deadline.
@@ -57,9 +57,8 @@ fn calls(sim: &Sim, broken: &mut Vec<String>) {
             }
             continue;
         };
-        let slack = LATE_MAX + sim.host(call.caller, |host| host.frozen) + sim.slept.get();
         if let Some(deadline) = call.deadline
-            && *at > deadline + slack
+            && *at > sim.network.lock().wire.latest(call.caller, deadline, LATE_MAX)
         {
             broken.push(format!("I2: {nonce:#x} ended at {at:?}, its deadline was {deadline:?}"));
         }
@@ -93,6 +92,12 @@ fn calls(sim: &Sim, broken: &mut Vec<String>) {
                     }
                 }
                 let names: BTreeSet<_> = entries.keys().cloned().collect();
+                let ran_on = runs.iter().map(|(host, _)| sim.host(*host, |host| host.name.clone()));
+                if let Some(name) = ran_on.into_iter().find(|name| !names.contains(name))
+                    && call.kind == Kind::Results
+                {
+                    broken.push(format!("I8: {nonce:#x} ran on {name} and has entries of {names:?}"));
+                }
                 let network = sim.network.lock();
                 if call.kind == Kind::Results
                     && let Some(targets) = network.wire.targets.get(nonce)
@@ -143,19 +148,35 @@ fn order(sim: &Sim, broken: &mut Vec<String>) {
             }
         }
     }
+    for (host, ran) in &history.serial {
+        let mut last: BTreeMap<HostId, Nonce> = BTreeMap::new();
+        for nonce in ran.iter().filter(|nonce| is_ordered(**nonce) && !network.wire.again.contains(nonce)) {
+            let Some(call) = history.calls.get(nonce) else { continue };
+            if network.wire.calls_wait && call.kind == Kind::OneWay {
+                continue;
+            }
+            if let Some(other) = last.insert(call.caller, *nonce).filter(|other| other > nonce) {
+                broken
+                    .push(format!("I7: {nonce:#x} ran after {other:#x} on {host}, and was called before it"));
+            }
+        }
+    }
 }
 
 /// I9.
 fn tasks(sim: &Sim, broken: &mut Vec<String>) {
     let history = sim.history.borrow();
     let network = sim.network.lock();
-    let nothing = Vec::new();
+    let (nothing, no_runs) = (Vec::new(), Vec::new());
     for (nonce, task) in &history.tasks {
         let fires = network.wire.fires.get(nonce).unwrap_or(&nothing);
         if let Some(cancelled) = task.cancelled
             && let Some(late) = fires.iter().find(|at| **at > cancelled)
         {
             broken.push(format!("I9: {nonce:#x} called at {late:?}, cancelled at {cancelled:?}"));
+        }
+        if task.at_once {
+            in_its_process(*nonce, task, sim, history.runs.get(nonce).unwrap_or(&no_runs), broken);
         }
         if task.counted.is_some() {
             let delayed = network.wire.delayed_fires.get(nonce).copied().unwrap_or(0);
@@ -165,9 +186,21 @@ fn tasks(sim: &Sim, broken: &mut Vec<String>) {
         if task.cancelled.is_some() {
             // One that wakes up makes a call that it missed, and the next one is on time again.
             let on_time = fires.iter().copied().filter(|at| !network.wire.controller_woke(*at));
-            rhythm(*nonce, task.period, &on_time.collect::<Vec<_>>(), sim.slept.get(), broken);
+            rhythm(*nonce, task.period, &on_time.collect::<Vec<_>>(), &network.wire, broken);
         }
     }
+}
+
+/// How many tasks were cancelled at the very time of a call, more or less.
+pub(crate) fn cancelled_in_time(sim: &Sim) -> usize {
+    let history = sim.history.borrow();
+    let network = sim.network.lock();
+    let close = |nonce: &Nonce, task: &Task| {
+        let last = network.wire.fires.get(nonce)?.last()?;
+        let since = task.cancelled?.checked_sub(*last)?.as_micros() % task.period.as_micros();
+        (since.min(task.period.as_micros() - since) <= 2000).then_some(())
+    };
+    history.tasks.iter().filter(|(nonce, task)| close(nonce, task).is_some()).count()
 }
 
 /// Every time that came was a call or is counted as skipped.
@@ -190,11 +223,30 @@ fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec
     }
 }
 
+/// Nothing lies between a controller and the node in its process but a thread maybe: what runs there was called just now.
+fn in_its_process(
+    nonce: Nonce,
+    task: &Task,
+    sim: &Sim,
+    runs: &[(HostId, Duration)],
+    broken: &mut Vec<String>,
+) {
+    let Some(cancelled) = task.cancelled else { return };
+    let with_controller = |host: HostId| sim.host(host, |host| host.with_controller);
+    if let Some((_, at)) =
+        runs.iter().find(|(host, at)| *at > cancelled + THREAD_MAX && with_controller(*host))
+    {
+        broken
+            .push(format!("I9: {nonce:#x} ran at {at:?} beside its controller, cancelled at {cancelled:?}"));
+    }
+}
+
 /// The calls are periods apart from the first: no drift, no burst.
-fn rhythm(nonce: Nonce, period: Duration, fires: &[Duration], slept: Duration, broken: &mut Vec<String>) {
+fn rhythm(nonce: Nonce, period: Duration, fires: &[Duration], wire: &Wire, broken: &mut Vec<String>) {
     let Some(first) = fires.first() else { return };
     // A thread that sleeps here lets nothing else go on, so others are late by that.
-    let off_max = Duration::from_millis(1) + slept;
+    let last_fire = fires.last().unwrap_or(first);
+    let off_max = Duration::from_millis(1) + wire.slept_between(first.saturating_sub(period), *last_fire);
     if off_max * 4 > period {
         return;
     }
@@ -214,11 +266,14 @@ fn rhythm(nonce: Nonce, period: Duration, fires: &[Duration], slept: Duration, b
     }
 }
 
-/// I6: nothing is left of calls that are over.
+/// I6: nothing is left of what is over.
 pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
-    // Tasks whose owners died go on.
-    let going_on = sim.history.borrow().tasks.values().filter(|task| task.cancelled.is_none()).count();
     let nodes = cluster.nodes();
+    let Some(controller) = cluster.controller() else {
+        return broken.push("I11: there is no controller".to_owned());
+    };
+    // A task may go on whose owner was gone before it learned the id.
+    let going_on = sim.network.lock().wire.unknown_tasks(controller);
     for (id, name) in &nodes {
         let Some(global) = sim.host(*id, |host| host.global.clone()) else {
             broken.push(format!("I11: {name} is not up"));
@@ -229,8 +284,9 @@ pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
             broken.push(format!("I6: {name} still has {sizes:?}"));
         }
     }
-    let Some(id) = cluster.controller().filter(|_| !cluster.is_embedded()) else { return };
-    let Some(sizes) = sim.host(id, |host| host.server.as_ref().map(|server| server.sizes())) else { return };
+    let Some(sizes) = cluster.controller_sizes() else {
+        return broken.push("I6: the controller does not say what it has".to_owned());
+    };
     let too_much = sizes.calls > 0
         || sizes.broadcasts > 0
         || sizes.watches > 0
@@ -239,5 +295,18 @@ pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
         || sizes.tasks > going_on;
     if too_much || sizes.peers != nodes.len() || sizes.names != nodes.len() {
         broken.push(format!("I6: the controller still has {sizes:?} with {} nodes", nodes.len()));
+    }
+    sockets(sim, cluster, controller, broken);
+}
+
+/// Each node has one socket, and the controller one for each node that is not in its process.
+fn sockets(sim: &Sim, cluster: &Cluster, controller: HostId, broken: &mut Vec<String>) {
+    let nodes = cluster.nodes();
+    let mut expected: BTreeMap<_, _> =
+        nodes.iter().filter(|(id, _)| *id != controller).map(|(id, _)| (*id, 1)).collect();
+    expected.insert(controller, expected.len());
+    let open = sim.network.lock().open_sockets();
+    if open != expected {
+        broken.push(format!("I6: sockets by process: {open:?}, there should be {expected:?}"));
     }
 }

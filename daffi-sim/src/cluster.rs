@@ -8,7 +8,7 @@ use std::{
 
 use daffi::{
     Address, Error, Global, Limits,
-    controller::{ControllerConfig, Server},
+    controller::{ControllerConfig, Server, router::Sizes},
 };
 
 use crate::{
@@ -34,24 +34,51 @@ struct Shared {
     nodes: RefCell<Vec<Option<HostId>>>,
     impostor: Cell<Option<HostId>>,
     quiet: Cell<bool>,
-    wall_jumps: bool,
 }
 
 /// What can go wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    NodeDies { node: usize, silently: bool },
-    NodeStops { node: usize },
-    NodeStarts { node: usize },
-    ControllerDies { silently: bool },
+    /// After so many more steps, in the middle of what it does then.
+    NodeDies {
+        node: usize,
+        silently: bool,
+        after: usize,
+    },
+    NodeStops {
+        node: usize,
+    },
+    NodeStarts {
+        node: usize,
+    },
+    ControllerDies {
+        silently: bool,
+        after: usize,
+    },
     ControllerStarts,
-    Block { from: Machine, to: Machine, block: bool },
-    Cut { node: usize },
-    NodeFreezes { node: usize, time: Duration },
-    ControllerFreezes { time: Duration },
-    ImpostorStarts { node: usize },
+    Block {
+        from: Machine,
+        to: Machine,
+        block: bool,
+    },
+    Cut {
+        node: usize,
+    },
+    NodeFreezes {
+        node: usize,
+        time: Duration,
+    },
+    ControllerFreezes {
+        time: Duration,
+    },
+    ImpostorStarts {
+        node: usize,
+    },
     ImpostorDies,
-    WallJumps { seconds: i64 },
+    Slow {
+        node: usize,
+        bytes_per_second: Option<u64>,
+    },
 }
 
 /// The machine of a controller by itself.
@@ -65,11 +92,12 @@ fn address() -> Address {
 
 impl Cluster {
     /// A cluster as the seed wants it, of which nothing runs yet.
-    pub(crate) fn new(sim: &Sim, wall_jumps: bool) -> Self {
+    pub(crate) fn new(sim: &Sim) -> Self {
         let nodes = 2 + sim.below(4);
         let mut limits = Limits { grace: Duration::from_millis(20), ..Limits::default() };
         if sim.chance(30) {
             limits.calls_in_flight_max = 2 + sim.below(6);
+            sim.network.lock().wire.calls_wait = true;
         }
         if sim.chance(20) {
             limits.requests_held_max = 2 + sim.below(6);
@@ -86,7 +114,6 @@ impl Cluster {
             nodes: RefCell::new(vec![None; nodes]),
             impostor: Cell::new(None),
             quiet: Cell::new(false),
-            wall_jumps,
         };
         let pause_ms = [20, 100, 400][sim.below(3)];
         Self { shared: Rc::new(shared), pause_ms, large_bytes: [1, 60_000, 1_500_000][sim.below(3)] }
@@ -104,8 +131,15 @@ impl Cluster {
         self.shared.names[sim().below(self.shared.names.len())].clone()
     }
 
-    pub(crate) fn is_embedded(&self) -> bool {
-        self.shared.embedded
+    /// How much the controller remembers, wherever it is.
+    pub(crate) fn controller_sizes(&self) -> Option<Sizes> {
+        sim().host(self.controller()?, |host| match (&host.server, &host.global) {
+            (Some(server), _) => Some(server.sizes()),
+            (None, Some(global)) => {
+                daffi_node::simulation::controller_sizes(global)?.downcast().ok().map(|sizes| *sizes)
+            }
+            (None, None) => None,
+        })
     }
 
     /// Whether nodes may get more requests than they take.
@@ -115,13 +149,15 @@ impl Cluster {
 
     /// The process of the controller, if it lives.
     pub(crate) fn controller(&self) -> Option<HostId> {
-        self.shared.controller.get()
+        self.shared.controller.get().filter(|id| sim().host(*id, |host| host.alive))
     }
 
     /// The nodes that live, with their names.
     pub(crate) fn nodes(&self) -> Vec<(HostId, String)> {
         let nodes = self.shared.nodes.borrow();
-        nodes.iter().zip(&self.shared.names).filter_map(|(id, name)| Some(((*id)?, name.clone()))).collect()
+        let all = nodes.iter().zip(&self.shared.names);
+        let all = all.filter_map(|(id, name)| Some(((*id)?, name.clone())));
+        all.filter(|(id, _)| sim().host(*id, |host| host.alive)).collect()
     }
 
     /// Starts everybody.
@@ -144,13 +180,13 @@ impl Cluster {
             let node = sim.below(nodes);
             let (fault, undo) = match sim.below(12) {
                 0..2 => {
-                    let silently = sim.chance(40);
-                    (Fault::NodeDies { node, silently }, Some(Fault::NodeStarts { node }))
+                    let (silently, after) = (sim.chance(40), sim.below(60));
+                    (Fault::NodeDies { node, silently, after }, Some(Fault::NodeStarts { node }))
                 }
                 2 => (Fault::NodeStops { node }, Some(Fault::NodeStarts { node })),
                 3..5 => {
-                    let silently = sim.chance(30);
-                    (Fault::ControllerDies { silently }, Some(Fault::ControllerStarts))
+                    let (silently, after) = (sim.chance(30), sim.below(60));
+                    (Fault::ControllerDies { silently, after }, Some(Fault::ControllerStarts))
                 }
                 5..7 => {
                     let machine = self.machine(node);
@@ -166,7 +202,13 @@ impl Cluster {
                 7..9 => (Fault::Cut { node }, None),
                 9 => (Fault::NodeFreezes { node, time: later - at }, None),
                 10 if sim.chance(50) => (Fault::ControllerFreezes { time: later - at }, None),
-                10 => (Fault::WallJumps { seconds: if sim.chance(50) { 86_400 } else { -86_400 } }, None),
+                10 => {
+                    let rate = 1000 * sim.millis(10, 500).as_millis() as u64;
+                    (
+                        Fault::Slow { node, bytes_per_second: Some(rate) },
+                        Some(Fault::Slow { node, bytes_per_second: None }),
+                    )
+                }
                 _ => (Fault::ImpostorStarts { node }, Some(Fault::ImpostorDies)),
             };
             faults.push((at, fault));
@@ -178,19 +220,18 @@ impl Cluster {
 
     /// Lets a fault happen.
     pub(crate) fn befall(&self, sim: &Rc<Sim>, fault: &Fault) {
-        // Whether the clock on the wall jumps must make no difference, in the trace neither.
-        if !matches!(fault, Fault::WallJumps { .. }) {
-            sim.note(|| format!("{fault:?}"));
-        }
+        sim.note(|| format!("{fault:?}"));
         match *fault {
-            Fault::NodeDies { node, silently } => self.end_node(sim, node, silently),
+            Fault::NodeDies { node, silently, after } => self.kill_node(sim, node, silently, after),
             Fault::NodeStops { node } => self.stop_node(sim, node),
             Fault::NodeStarts { node } => self.start_node(sim, node),
-            Fault::ControllerDies { silently } if self.shared.embedded => self.end_node(sim, 0, silently),
+            Fault::ControllerDies { silently, after } if self.shared.embedded => {
+                self.kill_node(sim, 0, silently, after);
+            }
             Fault::ControllerStarts if self.shared.embedded => self.start_node(sim, 0),
-            Fault::ControllerDies { silently } => {
-                if let Some(id) = self.shared.controller.take() {
-                    sim.end(id, silently);
+            Fault::ControllerDies { silently, after } => {
+                if let Some(id) = self.controller() {
+                    sim.network.lock().doom(id, after, silently);
                 }
             }
             Fault::ControllerStarts => self.start_controller(sim),
@@ -219,8 +260,9 @@ impl Cluster {
                     sim.end(id, false);
                 }
             }
-            Fault::WallJumps { seconds } if self.shared.wall_jumps => sim.jump(seconds),
-            Fault::WallJumps { .. } => {}
+            Fault::Slow { node, bytes_per_second } => {
+                sim.network.lock().slow_down(self.machine(node), bytes_per_second);
+            }
         }
     }
 
@@ -242,7 +284,7 @@ impl Cluster {
     }
 
     fn start_controller(&self, sim: &Rc<Sim>) {
-        if self.shared.controller.get().is_some() {
+        if self.controller().is_some() {
             return;
         }
         let id = sim.add_host("controller", CONTROLLER);
@@ -265,6 +307,7 @@ impl Cluster {
         let with_controller = self.shared.embedded && node == 0;
         if with_controller {
             self.shared.controller.set(Some(id));
+            sim.host(id, |host| host.with_controller = true);
             sim.network.lock().wire.embedded.insert(name.clone());
         }
         self.run_node(sim, id, name, with_controller);
@@ -300,9 +343,15 @@ impl Cluster {
         });
     }
 
+    fn kill_node(&self, sim: &Rc<Sim>, node: usize, silently: bool, after: usize) {
+        if let Some(id) = self.shared.nodes.borrow()[node].filter(|id| sim.host(*id, |host| host.alive)) {
+            sim.network.lock().doom(id, after, silently);
+        }
+    }
+
     fn end_node(&self, sim: &Rc<Sim>, node: usize, silently: bool) {
         if let Some(id) = self.shared.nodes.borrow_mut()[node].take() {
-            if self.controller() == Some(id) {
+            if self.shared.controller.get() == Some(id) {
                 self.shared.controller.set(None);
             }
             sim.end(id, silently);

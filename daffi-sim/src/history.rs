@@ -15,6 +15,14 @@ pub(crate) type Nonce = u64;
 /// Set in the numbers of scheduled tasks, which run more than once.
 const TASK: Nonce = 1 << 62;
 
+/// Set in the numbers of calls that their node sends later than it is told to.
+const LATER: Nonce = 1 << 61;
+
+/// Whether a call has its place among those that the same node makes before and after it.
+pub(crate) fn is_ordered(nonce: Nonce) -> bool {
+    nonce & (TASK | LATER) == 0
+}
+
 /// Whether it is the number of a scheduled task.
 pub(crate) fn is_task(nonce: Nonce) -> bool {
     nonce & TASK != 0
@@ -22,6 +30,20 @@ pub(crate) fn is_task(nonce: Nonce) -> bool {
 
 /// What a callback gives: the number of its call, the process it ran in, and as much text as was asked for.
 pub(crate) type Out = (u64, u64, String);
+
+/// The byte that the text of a call consists of.
+fn text_byte(nonce: Nonce) -> u8 {
+    b'a' + (nonce % 26) as u8
+}
+
+/// A text of this call.
+pub(crate) fn text_of(nonce: Nonce, bytes: usize) -> String {
+    char::from(text_byte(nonce)).to_string().repeat(bytes)
+}
+
+fn is_text_of(nonce: Nonce, text: &str, bytes: usize) -> bool {
+    text.len() == bytes && text.bytes().all(|byte| byte == text_byte(nonce))
+}
 
 /// What happened at the users' end.
 #[derive(Debug, Default)]
@@ -59,6 +81,15 @@ pub(crate) struct Call {
     pub(crate) ended: Option<(Duration, Ended)>,
     /// The caller has thrown away what would tell the outcome.
     pub(crate) abandoned: bool,
+    /// How many bytes of text go there, and how many are to come back.
+    text: Text,
+}
+
+/// How much text goes with a call.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Text {
+    pub(crate) there: usize,
+    pub(crate) back: usize,
 }
 
 /// What a caller was told.
@@ -78,6 +109,9 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) period: Duration,
+    /// It calls what runs as soon as it comes.
+    pub(crate) at_once: bool,
+    text: Text,
     pub(crate) began: Duration,
     /// From when to when it was there for sure.
     pub(crate) there: Option<(Duration, Duration)>,
@@ -98,16 +132,56 @@ impl History {
     ) -> Nonce {
         self.last += 1;
         let deadline = timeout.map(|timeout| now + timeout);
-        let call = Call { caller, kind, began: now, deadline, ended: None, abandoned: false };
+        let text = Text::default();
+        let call = Call { caller, kind, began: now, deadline, ended: None, abandoned: false, text };
         self.calls.insert(self.last, call);
         self.last
+    }
+
+    /// A call begins that is to be sent later.
+    pub(crate) fn begin_later(
+        &mut self,
+        caller: HostId,
+        kind: Kind,
+        now: Duration,
+        timeout: Option<Duration>,
+    ) -> Nonce {
+        let nonce = self.begin(caller, kind, now, timeout);
+        if let Some(call) = self.calls.remove(&nonce) {
+            self.calls.insert(nonce | LATER, call);
+        }
+        nonce | LATER
+    }
+
+    /// So much text goes with this call or task.
+    pub(crate) fn carries(&mut self, nonce: Nonce, text: Text) {
+        if let Some(call) = self.calls.get_mut(&nonce) {
+            call.text = text;
+        }
+        if let Some(task) = self.tasks.get_mut(&nonce) {
+            task.text = text;
+        }
+    }
+
+    fn text(&self, nonce: Nonce) -> Option<Text> {
+        let of_call = self.calls.get(&nonce).map(|call| call.text);
+        of_call.or_else(|| self.tasks.get(&nonce).map(|task| task.text))
+    }
+
+    /// A callback got this text with a call.
+    pub(crate) fn brought(&mut self, nonce: Nonce, text: &str) {
+        if self.text(nonce).is_none_or(|sent| !is_text_of(nonce, text, sent.there)) {
+            self.violations.push(format!("I3: {nonce:#x} came with other bytes than it was sent with"));
+        }
     }
 
     /// A task is to be scheduled.
     pub(crate) fn begin_task(&mut self, period: Duration, now: Duration) -> Nonce {
         self.last += 1;
         let nonce = self.last | TASK;
-        self.tasks.insert(nonce, Task { period, began: now, there: None, cancelled: None, counted: None });
+        let (at_once, text) = (false, Text::default());
+        let task = Task { period, at_once, text, began: now, there: None, cancelled: None, counted: None };
+        self.tasks.insert(nonce, task);
         nonce
     }
 
@@ -144,7 +218,10 @@ impl History {
     /// What an outcome says, once it is sure that it belongs to this call.
     pub(crate) fn judge(&mut self, nonce: Nonce, result: &Result<Out>) -> Ended {
         match result {
-            Ok((echo, host, _)) => {
+            Ok((echo, host, text)) => {
+                if self.text(nonce).is_none_or(|asked| !is_text_of(nonce, text, asked.back)) {
+                    self.violations.push(format!("I3: {nonce:#x} got other bytes than its callback gave"));
+                }
                 if *echo != nonce {
                     self.violations.push(format!("I3: {nonce:#x} got the value of {echo:#x}"));
                 }
@@ -166,6 +243,13 @@ impl History {
                 None => {}
             }
         }
+        summary.cancelled = self.tasks.values().filter(|task| task.cancelled.is_some()).count();
+        let gone = |ended: &Ended| matches!(ended, Ended::Unknown(error) if error == "RemoteStopped");
+        summary.ran_unknown = (self.calls.iter())
+            .filter(|(nonce, call)| {
+                self.runs.contains_key(*nonce) && call.ended.as_ref().is_some_and(|(_, ended)| gone(ended))
+            })
+            .count();
         summary.runs = self.runs.values().map(Vec::len).sum();
         summary.errors = (self.calls.values())
             .filter_map(|call| match &call.ended {
@@ -199,6 +283,14 @@ pub struct Summary {
     pub unknown: usize,
     /// Scheduled tasks.
     pub tasks: usize,
+    /// Scheduled tasks whose cancellation was acknowledged.
+    pub cancelled: usize,
+    /// Of these, those that were cancelled within two milliseconds of a time to call.
+    pub cancelled_in_time: usize,
+    /// Processes that died within a step.
+    pub deaths: usize,
+    /// Calls that ran, and whose caller was told that the callee is gone.
+    pub ran_unknown: usize,
     /// How often a callback ran.
     pub runs: usize,
     /// Which errors there were.

@@ -12,13 +12,19 @@
 //!                                          to reach each
 //! ```
 //!
-//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it (I3) and
-//! tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind (I6); the order
-//! between two nodes is kept (I7); broadcasts are complete (I8); scheduled calls come when they are due and not after
-//! their end (I9); and when all is well again, everybody can be called within 30 s (I11).
+//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it to the last
+//! byte (I3) and tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind at nodes,
+//! controllers and sockets (I6); the order between two nodes is kept, from how users called to how callbacks ran (I7);
+//! broadcasts are complete (I8); scheduled calls come when they are due and not after their end (I9); and when all is well
+//! again, everybody can be called within 30 s (I11). Code of daffi that panics breaks a promise, too, even if daffi
+//! survives it.
+//!
+//! A process dies after some number of steps and uses of sockets from a moment that chance has chosen, so between any two
+//! of them. Clocks on the wall are days apart and jump, in every run.
 //!
 //! ```console
 //! $ cargo run --release -p daffi-sim -- --seeds 10000
+//! $ cargo run --release -p daffi-sim -- --seeds 5000 --from 5000
 //! $ cargo run --release -p daffi-sim -- --seed 4711 --trace
 //! ```
 //!
@@ -28,8 +34,10 @@
 mod callbacks;
 mod checker;
 mod cluster;
+mod crowd;
 mod history;
 mod network;
+mod panics;
 mod random;
 mod tamper;
 mod trace;
@@ -37,8 +45,14 @@ mod wire;
 mod workload;
 mod world;
 
-use std::{cell::Cell, rc::Rc, sync::Once, time::Duration};
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    time::Duration,
+};
 
+pub use crowd::{Return, crowd};
 pub use history::Summary;
 pub use tamper::Bug;
 
@@ -57,13 +71,13 @@ pub struct Options {
     pub trace: bool,
     /// Plants a bug.
     pub bug: Option<Bug>,
-    /// Whether the clocks on the wall jump by a day where the seed wants it.
-    pub wall_jumps: bool,
+    /// Whether the clocks on the wall are hours apart, and jump.
+    pub clocks_differ: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { trace: false, bug: None, wall_jumps: true }
+        Self { trace: false, bug: None, clocks_differ: true }
     }
 }
 
@@ -83,25 +97,44 @@ pub struct Report {
     pub frames: u64,
     /// How much time passed in the simulated world.
     pub time: Duration,
+    /// How often somebody looked at a clock on the wall.
+    pub wall_reads: u64,
+}
+
+impl Report {
+    /// How to see a run of this seed again.
+    pub fn replay(&self) -> String {
+        format!("to see it again: cargo run --release -p daffi-sim -- --seed {} --trace", self.seed)
+    }
 }
 
 /// How long everybody may need to be reachable when all is well again.
 const BACK_MAX: Duration = Duration::from_secs(30);
 /// How long calls that nobody hurries may still take.
 const FINISH_MAX: Duration = Duration::from_secs(120);
-/// How long it is then until nothing may be left.
-const REST: Duration = Duration::from_secs(1);
 /// How often it is looked at whether all is at rest.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs a seed.
+/// Runs a seed. A panic that nothing in daffi caught ends this run alone.
 pub fn run(seed: u64, options: Options) -> Report {
-    silence();
+    panics::watch();
+    let run = || run_to_the_end(seed, options);
+    let mut report = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Sim::abandon();
+        let violations = vec!["the run ended with a panic".to_owned()];
+        let (hash, summary, frames) = (0, Summary::default(), 0);
+        Report { seed, violations, hash, summary, frames, time: Duration::ZERO, wall_reads: 0 }
+    });
+    report.violations.extend(panics::take());
+    report
+}
+
+fn run_to_the_end(seed: u64, options: Options) -> Report {
     let mut random = Random::new(seed);
     let profile = profile(&mut random);
     let network = Network::new(random, profile, Tamper::new(options.bug), Trace::new(options.trace));
-    let sim = Sim::enter(network);
-    let cluster = Cluster::new(&sim, options.wall_jumps);
+    let sim = Sim::enter(network, options.clocks_differ);
+    let cluster = Cluster::new(&sim);
     let storm = sim.millis(3000, 15_000);
     let faults = cluster.faults(&sim, storm);
     cluster.start(&sim);
@@ -115,22 +148,32 @@ pub fn run(seed: u64, options: Options) -> Report {
     let mut violations = everybody_is_back(&sim, &cluster);
     // A call without a deadline waits for its callee as long as that takes, and one without a return just runs.
     let until = sim.now() + FINISH_MAX;
-    // What a task that goes on may have at this moment hides a call of one that does not, but not for long.
-    let mut rested = false;
-    while sim.now() < until {
-        let rests = is_at_rest(&sim, &cluster);
-        if rests && rested {
-            break;
-        }
-        rested = rests;
-        sim.run(sim.now() + if rests { REST } else { LOOK_EVERY }, || false);
+    sim.run(until, || !sim.has_tasks());
+    end_tasks(&sim, &cluster);
+    while sim.now() < until && !is_at_rest(&sim, &cluster) {
+        sim.run(sim.now() + LOOK_EVERY, || false);
     }
     violations.extend(checker::check(&sim, &cluster));
-    let summary = sim.history.borrow().summary();
-    let time = sim.now();
+    let mut summary = sim.history.borrow().summary();
+    summary.cancelled_in_time = checker::cancelled_in_time(&sim);
+    summary.deaths = sim.network.lock().deaths;
+    let (time, wall_reads) = (sim.now(), sim.wall_reads.get());
     sim.leave();
     let network = sim.network.lock();
-    Report { seed, violations, hash: network.trace.hash(), summary, frames: network.wire.frames, time }
+    let (hash, frames) = (network.trace.hash(), network.wire.frames);
+    Report { seed, violations, hash, summary, frames, time, wall_reads }
+}
+
+/// Ends what was scheduled by processes that are gone: nobody else would, and it would go on for ever.
+fn end_tasks(sim: &Rc<Sim>, cluster: &Cluster) {
+    let Some(controller) = cluster.controller() else { return };
+    let tasks = sim.network.lock().wire.tasks_of(controller);
+    // One whose questions can be seen.
+    let Some((id, _)) = cluster.nodes().into_iter().find(|(id, _)| *id != controller) else { return };
+    let Some(global) = sim.host(id, |host| host.global.clone()) else { return };
+    let done = Rc::new(Cell::new(false));
+    sim.spawn(id, workload::end_tasks(global, tasks, done.clone()));
+    sim.run(sim.now() + BACK_MAX, || done.get());
 }
 
 fn profile(random: &mut Random) -> Profile {
@@ -172,7 +215,6 @@ fn everybody_is_back(sim: &Rc<Sim>, cluster: &Cluster) -> Vec<String> {
 fn is_at_rest(sim: &Sim, cluster: &Cluster) -> bool {
     let mut left = Vec::new();
     checker::rest(sim, cluster, &mut left);
-    // A task that goes on may keep the line of a callback so long that another's call waits behind it.
     checker::arrivals(sim, cluster, &mut left);
     let history = sim.history.borrow();
     let open = |call: &history::Call| call.ended.is_none() && !call.abandoned;
@@ -181,17 +223,4 @@ fn is_at_rest(sim: &Sim, cluster: &Cluster) -> bool {
     left.is_empty()
         && !sim.has_tasks()
         && !history.calls.values().any(|call| open(call) && !one_way(call) && is_there(call))
-}
-
-/// Panics on purpose are not worth a line.
-fn silence() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if info.payload_as_str() != Some(callbacks::PANIC) {
-                hook(info);
-            }
-        }));
-    });
 }

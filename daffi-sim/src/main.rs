@@ -35,17 +35,22 @@ fn main() -> ExitCode {
     };
     let began = Instant::now();
     let (mut failed, mut calls, mut frames) = (0u64, 0, 0);
+    let (mut cancelled, mut in_time, mut deaths, mut ran_unknown) = (0, 0, 0, 0);
     for seed in first..first.saturating_add(count) {
         let report = run(seed, options);
         calls += report.summary.calls;
         frames += report.frames;
+        cancelled += report.summary.cancelled;
+        in_time += report.summary.cancelled_in_time;
+        deaths += report.summary.deaths;
+        ran_unknown += report.summary.ran_unknown;
         if !report.violations.is_empty() {
             failed += 1;
             println!("seed {seed} breaks {} promises:", report.violations.len());
             for violation in report.violations.iter().take(5) {
                 println!("  {violation}");
             }
-            println!("  to see it again: cargo run --release -p daffi-sim -- --seed {seed} --trace");
+            println!("  {}", report.replay());
         }
         if arguments.seed.is_some() {
             println!("{:?} of virtual time, {:#?}, trace {:016x}", report.time, report.summary, report.hash);
@@ -53,7 +58,12 @@ fn main() -> ExitCode {
             println!("{} seeds in {:.0?}, {failed} of them failed", seed + 1 - first, began.elapsed());
         }
     }
-    println!("{count} seeds, {calls} calls, {frames} frames in {:.1?}: {failed} failed", began.elapsed());
+    println!(
+        "{count} seeds from {first}, {calls} calls, {frames} frames, {deaths} deaths within a step, {ran_unknown} calls that \
+         ran at a callee that was gone then, {cancelled} tasks cancelled, {in_time} of them when they were to call, in {:.1?}: \
+         {failed} failed",
+        began.elapsed()
+    );
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -1,18 +1,20 @@
 //! The network: connections with delay, bounded buffers, partitions and sudden ends. Bytes come out in other pieces
 //! than they went in.
 
+mod faults;
+mod sockets;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     io::{self, ErrorKind, IoSlice},
     net::Shutdown,
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::BytesMut;
-use daffi_core::simulation::{Door, Pipe};
-use parking_lot::Mutex;
+
+pub(crate) use sockets::{Shared, connect, listen};
 
 use crate::{random::Random, tamper::Tamper, trace::Trace, wire::Wire};
 
@@ -20,7 +22,7 @@ use crate::{random::Random, tamper::Tamper, trace::Trace, wire::Wire};
 pub(crate) type HostId = usize;
 
 /// A machine, which processes come and go on.
-pub(crate) type Machine = u8;
+pub(crate) type Machine = u16;
 
 /// Time and network of a simulated world.
 pub(crate) struct Network {
@@ -39,7 +41,19 @@ pub(crate) struct Network {
     /// Who has something to read, room to write, or somebody at the door.
     pub(crate) stirred: BTreeSet<HostId>,
     blocked: BTreeSet<(Machine, Machine)>,
+    /// How many bytes a second a machine's link carries, where that is few.
+    slow: BTreeMap<Machine, u64>,
     machines: Vec<Machine>,
+    /// After how many more steps a process dies, and whether without a word.
+    doomed: BTreeMap<HostId, (usize, bool)>,
+    /// Processes that died within a step, and have to be buried after it.
+    pub(crate) fallen: Vec<(HostId, bool)>,
+    /// Processes that are no more: what their code still does reaches nobody.
+    pub(crate) dead: BTreeSet<HostId>,
+    /// How many died so.
+    pub(crate) deaths: usize,
+    /// When somebody tried to connect.
+    pub(crate) attempts: Vec<Duration>,
 }
 
 /// What a network is like.
@@ -92,6 +106,8 @@ struct Lane {
     /// The end has arrived.
     end_seen: bool,
     reset: bool,
+    /// When a slow link is done with what it has.
+    busy_until: Duration,
     /// The last write took nothing.
     full: bool,
     /// What was written and is not a whole frame yet.
@@ -125,7 +141,13 @@ impl Network {
             event_last: 0,
             stirred: BTreeSet::new(),
             blocked: BTreeSet::new(),
+            slow: BTreeMap::new(),
             machines: Vec::new(),
+            doomed: BTreeMap::new(),
+            fallen: Vec::new(),
+            dead: BTreeSet::new(),
+            deaths: 0,
+            attempts: Vec::new(),
         }
     }
 
@@ -156,81 +178,6 @@ impl Network {
         self.events.pop().map(|Reverse((_, _, event))| event)
     }
 
-    // ---- faults
-
-    /// Lets nothing through from one machine to another, or lets it again.
-    pub(crate) fn block(&mut self, from: Machine, to: Machine, block: bool) {
-        self.note(|| format!("{} {from} -> {to}", if block { "block" } else { "unblock" }));
-        if block {
-            self.blocked.insert((from, to));
-            return;
-        }
-        self.blocked.remove(&(from, to));
-        let ids: Vec<_> = self.connections.keys().copied().collect();
-        for id in ids {
-            for lane in 0..2 {
-                if !self.connections[&id].lanes[lane].on_the_way.is_empty() {
-                    let at = self.now + self.delay();
-                    self.at(at, Event::Arrive(id, lane));
-                }
-            }
-        }
-    }
-
-    pub(crate) fn heal(&mut self) {
-        for (from, to) in self.blocked.clone() {
-            self.block(from, to, false);
-        }
-    }
-
-    /// Resets a connection of `host`, if it has one.
-    pub(crate) fn cut(&mut self, host: HostId) {
-        let of_host = |connection: &Connection| {
-            (connection.ends.iter()).any(|end| end.host == host && end.state == EndState::Open)
-        };
-        let found = self.connections.iter().filter(|(_, connection)| of_host(connection));
-        let ids: Vec<_> = found.map(|(id, _)| *id).collect();
-        if ids.is_empty() {
-            return;
-        }
-        let id = self.random.one_of(&ids);
-        self.note(|| format!("cut connection {id}"));
-        for lane in 0..2 {
-            self.put(id, lane, Item::Reset);
-        }
-    }
-
-    /// A process ends: what it had open is closed by its machine, or goes silent with it.
-    pub(crate) fn host_ended(&mut self, host: HostId, silently: bool) {
-        self.listeners.retain(|_, listener| listener.host != host);
-        let ids: Vec<_> = self.connections.keys().copied().collect();
-        for id in ids {
-            for end in 0..2 {
-                let Some(connection) = self.connections.get_mut(&id) else { break };
-                if connection.ends[end].host == host && connection.ends[end].state == EndState::Open {
-                    connection.ends[end].state = if silently { EndState::Gone } else { EndState::Closed };
-                    self.wire.end_closed(id, end, self.now);
-                    if !silently {
-                        let unread = self.connections[&id].lanes[1 - end].bytes > 0;
-                        self.put(id, end, if unread { Item::Reset } else { Item::End });
-                    }
-                }
-            }
-            self.tidy(id);
-        }
-    }
-
-    /// A machine that went silently is back, and knows nothing of its connections.
-    pub(crate) fn machine_back(&mut self, machine: Machine) {
-        for connection in self.connections.values_mut() {
-            for end in &mut connection.ends {
-                if self.machines[end.host] == machine && end.state == EndState::Gone {
-                    end.state = EndState::Closed;
-                }
-            }
-        }
-    }
-
     // ---- sockets
 
     fn delay(&mut self) -> Duration {
@@ -240,6 +187,7 @@ impl Network {
     fn put(&mut self, id: usize, lane: usize, item: Item) {
         let delay = self.delay();
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        let rate = connection.ends.iter().filter_map(|end| self.slow.get(&self.machines[end.host])).min();
         let lane_of = &mut connection.lanes[lane];
         if lane_of.ended {
             return;
@@ -248,8 +196,13 @@ impl Network {
             Item::Bytes(bytes) => lane_of.bytes += bytes.len(),
             Item::End | Item::Reset => lane_of.ended = true,
         }
+        let carried = match (&item, rate) {
+            (Item::Bytes(bytes), Some(rate)) => Duration::from_micros(bytes.len() as u64 * 1_000_000 / rate),
+            _ => Duration::ZERO,
+        };
+        lane_of.busy_until = lane_of.busy_until.max(self.now) + carried;
         let last = lane_of.on_the_way.back().map_or(Duration::ZERO, |(at, _)| *at);
-        let at = (self.now + delay).max(last);
+        let at = (lane_of.busy_until + delay).max(last);
         lane_of.on_the_way.push_back((at, item));
         self.at(at, Event::Arrive(id, lane));
     }
@@ -341,9 +294,11 @@ impl Network {
             self.wire.end_closed(id, end, self.now);
             return if reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(0) };
         }
-        for (place, byte) in buffer.iter_mut().zip(lane.readable.drain(..count)) {
-            *place = byte;
-        }
+        let (front, back) = lane.readable.as_slices();
+        let first = count.min(front.len());
+        buffer[..first].copy_from_slice(&front[..first]);
+        buffer[first..count].copy_from_slice(&back[..count - first]);
+        lane.readable.drain(..count);
         lane.bytes -= count;
         let (more, was_full) = (!lane.readable.is_empty() || lane.end_seen, std::mem::take(&mut lane.full));
         if was_full {
@@ -404,6 +359,12 @@ impl Network {
     }
 
     fn shutdown(&mut self, id: usize, end: usize, how: Shutdown) {
+        // A machine that is gone says nothing, and a process that is dead has said all.
+        let of_the_dead = (self.connections.get(&id))
+            .is_some_and(|connection| self.dead.contains(&connection.ends[end].host));
+        if of_the_dead {
+            return;
+        }
         if how != Shutdown::Write {
             if let Some(connection) = self.connections.get_mut(&id)
                 && connection.ends[end].state == EndState::Open
@@ -419,85 +380,4 @@ impl Network {
         }
         self.tidy(id);
     }
-}
-
-/// The network as its sockets share it.
-pub(crate) type Shared = Arc<Mutex<Network>>;
-
-/// One end of a connection.
-struct Socket {
-    network: Shared,
-    id: usize,
-    end: usize,
-}
-
-impl Pipe for Socket {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.network.lock().read(self.id, self.end, buffer)
-    }
-
-    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.network.lock().write(self.id, self.end, slices)
-    }
-
-    fn shutdown(&self, how: Shutdown) {
-        self.network.lock().shutdown(self.id, self.end, how);
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.shutdown(Shutdown::Both);
-    }
-}
-
-/// A listening socket.
-struct Entrance {
-    network: Shared,
-    address: String,
-    host: HostId,
-}
-
-impl Door for Entrance {
-    fn accept(&self) -> io::Result<(Box<dyn Pipe>, String)> {
-        let mut network = self.network.lock();
-        let listener = network.listeners.get_mut(&self.address).filter(|listener| listener.host == self.host);
-        let id = listener.and_then(|listener| listener.waiting.pop_front()).ok_or(ErrorKind::WouldBlock)?;
-        let socket = Socket { network: self.network.clone(), id, end: 1 };
-        Ok((Box::new(socket), format!("connection {id}")))
-    }
-}
-
-impl Drop for Entrance {
-    fn drop(&mut self) {
-        let mut network = self.network.lock();
-        if network.listeners.get(&self.address).is_some_and(|listener| listener.host == self.host) {
-            let listener = network.listeners.remove(&self.address);
-            for id in listener.into_iter().flat_map(|listener| listener.waiting) {
-                network.shutdown(id, 1, Shutdown::Both);
-            }
-        }
-    }
-}
-
-/// Connects `host` to whoever listens on `address`.
-///
-/// # Errors
-/// Nobody does, or nothing gets through.
-pub(crate) fn connect(network: &Shared, host: HostId, address: &str) -> io::Result<Box<dyn Pipe>> {
-    let id = network.lock().connect(host, address)?;
-    Ok(Box::new(Socket { network: network.clone(), id, end: 0 }))
-}
-
-/// Has `host` listen on `address`.
-///
-/// # Errors
-/// Another one does.
-pub(crate) fn listen(network: &Shared, host: HostId, address: &str) -> io::Result<Box<dyn Door>> {
-    let mut locked = network.lock();
-    if locked.listeners.contains_key(address) {
-        return Err(ErrorKind::AddrInUse.into());
-    }
-    locked.listeners.insert(address.to_owned(), Listener { host, waiting: VecDeque::new() });
-    Ok(Box::new(Entrance { network: network.clone(), address: address.to_owned(), host }))
 }

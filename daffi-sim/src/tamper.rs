@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use daffi_core::frame::{Frame, Question, Request, Targets, UNROUTED};
+use daffi_core::{
+    fault::{Fault, FaultKind},
+    frame::{Chunk, Failure, Frame, Question, Request, Targets, UNROUTED},
+};
 
 use crate::random::Random;
 
@@ -17,31 +20,52 @@ pub enum Bug {
     LostReply,
     /// Two results change places.
     SwappedIds,
+    /// A result has a byte of another one.
+    MixedPayload,
+    /// A caller is told that what ran did not.
+    Denied,
     /// A callee gets a call again under another id.
     ResentCall,
     /// A callee gets a call without an outcome, and does not run it.
     NeverRun,
-    /// Requests overtake each other.
+    /// Requests overtake each other on their way from the controller.
     Reordered,
+    /// Requests overtake each other on their way to the controller.
+    Overtaken,
     /// A target of a broadcast is left out.
     MissingTarget,
     /// A scheduled task that was cancelled goes on.
     FiresAfterCancel,
+    /// The controller does not learn that nobody waits any more.
+    Forgotten,
+    /// Some nodes get no calls, and stay connected.
+    Unreachable,
+    /// Code of daffi panics when it writes.
+    Panics,
 }
 
 impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::DoubleReply,
-        Self::LostReply,
-        Self::SwappedIds,
-        Self::ResentCall,
-        Self::NeverRun,
-        Self::Reordered,
-        Self::MissingTarget,
-        Self::FiresAfterCancel,
+    /// All of them, each with the beginning of the violation that has to be found.
+    pub const ALL: [(Self, &str); 14] = [
+        (Self::DoubleReply, "I5: "),
+        (Self::LostReply, "I2: "),
+        (Self::SwappedIds, "I3: "),
+        (Self::MixedPayload, "I3: "),
+        (Self::Denied, "I4: "),
+        (Self::ResentCall, "I1: "),
+        (Self::NeverRun, "I8: "),
+        (Self::Reordered, "I7: "),
+        (Self::Overtaken, "I7: "),
+        (Self::MissingTarget, "I8: "),
+        (Self::FiresAfterCancel, "I9: "),
+        (Self::Forgotten, "I6: "),
+        (Self::Unreachable, "I11: "),
+        (Self::Panics, "a panic"),
     ];
 }
+
+/// What a planted panic says.
+pub(crate) const PANIC: &str = "planted";
 
 /// Plants a bug, or none.
 pub(crate) struct Tamper {
@@ -93,6 +117,28 @@ impl Tamper {
                     None => as_it_is,
                 }
             }
+            (Bug::MixedPayload, 1, Frame::Reply(_) | Frame::Chunk(Chunk { reply: true, .. }))
+                if random.chance(OFTEN) =>
+            {
+                let mut changed = encode(frame);
+                changed.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+                vec![changed]
+            }
+            (Bug::Denied, 1, Frame::Reply(reply)) if !reply.more && random.chance(OFTEN) => {
+                let fault = Fault::new(FaultKind::Overloaded, "not at all");
+                vec![encode(&Frame::Failure(Failure {
+                    id: reply.id,
+                    part: reply.part,
+                    fault: Box::new(fault),
+                }))]
+            }
+            (Bug::Panics, ..) if random.chance(1) => panic!("{PANIC}"),
+            (Bug::Forgotten, 0, Frame::Cancel { .. }) => Vec::new(),
+            (Bug::Unreachable, 1, Frame::Request(_) | Frame::Chunk(Chunk { reply: false, .. }))
+                if connection % 4 == 0 =>
+            {
+                Vec::new()
+            }
             (Bug::ResentCall, 1, Frame::Request(request)) if !request.more && random.chance(OFTEN) => {
                 let again = Request { id: request.id ^ (1 << 50), ..request.clone() };
                 vec![encode(frame), encode(&Frame::Request(again))]
@@ -102,14 +148,18 @@ impl Tamper {
                 let lost = Request { callback: UNROUTED, ..request.clone() };
                 vec![encode(&Frame::Request(lost))]
             }
-            (Bug::Reordered, 1, Frame::Request(request)) if !request.more => match self.held.remove(&lane) {
-                Some(held) => vec![encode(frame), held],
-                None if random.chance(OFTEN) => {
-                    self.held.insert(lane, encode(frame));
-                    Vec::new()
+            (Bug::Reordered, 1, Frame::Request(request)) | (Bug::Overtaken, 0, Frame::Request(request))
+                if !request.more =>
+            {
+                match self.held.remove(&lane) {
+                    Some(held) => vec![encode(frame), held],
+                    None if random.chance(OFTEN) => {
+                        self.held.insert(lane, encode(frame));
+                        Vec::new()
+                    }
+                    None => as_it_is,
                 }
-                None => as_it_is,
-            },
+            }
             (Bug::MissingTarget, 1, Frame::Targets(targets)) => {
                 let mut nodes: Vec<_> = targets.nodes.lines().collect();
                 nodes.pop();

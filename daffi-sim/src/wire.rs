@@ -3,6 +3,9 @@
 //! End 0 of a connection is the node's, end 1 the controller's. A call carries its number in the first eight bytes of
 //! its arguments, by which it is known on all of its way.
 
+mod pauses;
+mod seen;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -10,12 +13,15 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use daffi_core::{
-    frame::{Chunk, Frame, Question, Reply, Request},
+    frame::{Body, Chunk, Frame, Question, Reply, Request},
     limits::FRAME_BYTES_MAX,
 };
 
+use pauses::Freeze;
+use seen::{Asked, Outcome, Seen, What};
+
 use crate::{
-    history::{Nonce, is_task},
+    history::{Nonce, is_ordered, is_task},
     network::HostId,
     random::Random,
     tamper::Tamper,
@@ -30,8 +36,12 @@ pub(crate) struct Wire {
     pub(crate) violations: Vec<String>,
     /// Where and when each call last came to a controller.
     came: BTreeMap<Nonce, (usize, u64)>,
+    /// Calls that a node sent again, since they had reached nobody, and large ones of which that cannot be told.
+    pub(crate) again: BTreeSet<Nonce>,
     /// The last that went from one connection to another, by when it came.
     went: BTreeMap<(usize, usize), (u64, Nonce)>,
+    /// The last that went to a connection from the node in the controller's own process.
+    went_from_embedded: BTreeMap<usize, Nonce>,
     /// Calls in the order in which they reached each process, for those that keep it.
     pub(crate) given: BTreeMap<HostId, Vec<(String, Nonce)>>,
     order: u64,
@@ -43,91 +53,21 @@ pub(crate) struct Wire {
     handed_over: BTreeMap<(usize, u64), Nonce>,
     /// When which process did nothing.
     freezes: Vec<Freeze>,
-    tasks: BTreeMap<u64, Nonce>,
+    /// When nobody did anything.
+    sleeps: Vec<(Duration, Duration)>,
+    /// Tasks by controller and id.
+    tasks: BTreeMap<(HostId, u64), Nonce>,
+    /// Those that a controller was asked for and has not answered to yet.
+    asked_for: BTreeMap<Nonce, HostId>,
     /// When a cancellation was confirmed.
     cancelled: BTreeMap<Nonce, Duration>,
     /// Whom each broadcast went to, as the controller said.
     pub(crate) targets: BTreeMap<Nonce, BTreeSet<String>>,
     pub(crate) frames: u64,
+    /// Nodes may have few calls in flight: others wait, and what needs no place overtakes them.
+    pub(crate) calls_wait: bool,
     /// Nodes that are in a controller's process, so that no bytes tell of them.
     pub(crate) embedded: BTreeSet<String>,
-}
-
-/// A time in which a process did nothing.
-#[derive(Debug)]
-struct Freeze {
-    host: HostId,
-    from: Duration,
-    until: Duration,
-}
-
-/// One connection.
-#[derive(Debug, Default)]
-struct Seen {
-    node: HostId,
-    controller: HostId,
-    name: String,
-    welcomed: bool,
-    /// Callbacks were sent.
-    registering: bool,
-    /// The controller said so.
-    registered: bool,
-    leaving: bool,
-    /// The controller has no such connection any more, or will not soon.
-    over: Option<Duration>,
-    asked: BTreeMap<u64, Asked>,
-    given: BTreeMap<u64, Outcome>,
-    /// When a lane that had been full took more again.
-    unblocked: [Option<Duration>; 2],
-    blocked: [bool; 2],
-    /// The controller has more to say than there is room for, maybe that it is over.
-    full: bool,
-}
-
-/// What a node wants to know.
-#[derive(Debug)]
-struct Asked {
-    nonce: Option<Nonce>,
-    what: What,
-    outcomes: BTreeMap<u32, Outcome>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Call,
-    Broadcast,
-    Schedule,
-    Cancel(u64),
-    Other,
-}
-
-/// How far an outcome has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Open,
-    /// A large one, of which more follows.
-    Coming,
-    There,
-}
-
-impl Outcome {
-    /// A result or failure came. Says whether it may.
-    fn answer(&mut self, failure: bool, more: bool) -> bool {
-        let may = match *self {
-            Self::Open => true,
-            // What cannot be sent to its end becomes a failure.
-            Self::Coming => failure,
-            Self::There => false,
-        };
-        *self = if more { Self::Coming } else { Self::There };
-        may
-    }
-
-    fn chunk(&mut self, more: bool) {
-        if *self == Self::Coming && !more {
-            *self = Self::There;
-        }
-    }
 }
 
 impl Wire {
@@ -135,33 +75,17 @@ impl Wire {
         self.connections.insert(id, Seen { node, controller, ..Seen::default() });
     }
 
-    /// A process does nothing for a while.
-    pub(crate) fn froze(&mut self, host: HostId, from: Duration, until: Duration) {
-        self.freezes.push(Freeze { host, from, until });
+    /// Tasks that this controller has by its own account.
+    pub(crate) fn tasks_of(&self, controller: HostId) -> Vec<u64> {
+        let of_it = |((host, _), nonce): &(&(HostId, u64), &Nonce)| {
+            *host == controller && !self.cancelled.contains_key(*nonce)
+        };
+        self.tasks.iter().filter(of_it).map(|((_, task), _)| *task).collect()
     }
 
-    /// All processes go on.
-    pub(crate) fn thawed(&mut self, now: Duration) {
-        for freeze in &mut self.freezes {
-            freeze.until = freeze.until.min(now);
-        }
-    }
-
-    /// How long controllers did nothing in a certain time.
-    pub(crate) fn controllers_froze(&self, from: Duration, until: Duration) -> Duration {
-        let spans =
-            self.freezes_of_controllers().map(|freeze| (freeze.from.max(from), freeze.until.min(until)));
-        spans.map(|(from, until)| until.saturating_sub(from)).sum()
-    }
-
-    /// Whether a controller went on at `at` or just before, after it had done nothing for a while.
-    pub(crate) fn controller_woke(&self, at: Duration) -> bool {
-        self.freezes_of_controllers().any(|freeze| freeze.until <= at && at <= freeze.until + AT_ONCE)
-    }
-
-    fn freezes_of_controllers(&self) -> impl Iterator<Item = &Freeze> {
-        let is_controller = |host| self.connections.values().any(|seen| seen.controller == host);
-        self.freezes.iter().filter(move |freeze| is_controller(freeze.host))
+    /// How many tasks this controller may have that nobody knows the id of.
+    pub(crate) fn unknown_tasks(&self, controller: HostId) -> usize {
+        self.asked_for.values().filter(|host| **host == controller).count()
     }
 
     /// Calls that nobody waits for, with the processes that got them and still have the connection on which they came.
@@ -265,12 +189,31 @@ impl Wire {
             Frame::Goodbye { .. } => seen.leaving = true,
             Frame::Request(request) => {
                 let nonce = nonce_of(frame);
-                if let Some(nonce) = nonce {
-                    self.came.insert(nonce, (id, self.order));
+                let sent_before = seen.unnamed.remove(&request.id).is_some();
+                match nonce {
+                    // A large one that takes nothing along at first: its number comes with the first chunk.
+                    None => _ = seen.unnamed.insert(request.id, self.order),
+                    Some(nonce) => {
+                        let is_new = self.came.insert(nonce, (id, self.order)).is_none();
+                        if !is_new || sent_before {
+                            self.again.insert(nonce);
+                        } else if self.has_its_place(nonce, request.one_way) {
+                            self.keeps_order(seen, nonce);
+                        }
+                    }
                 }
                 let what = if request.broadcast { What::Broadcast } else { What::Call };
                 if !request.one_way || request.broadcast {
                     seen.asked.insert(request.id, Asked { nonce, what, outcomes: BTreeMap::new() });
+                }
+            }
+            Frame::Chunk(Chunk { id: call, reply: false, body, .. }) => {
+                if let Some(nonce) = number_in(*body)
+                    && let Some(order) = seen.unnamed.remove(call)
+                {
+                    self.came.entry(nonce).or_insert((id, order));
+                    self.again.insert(nonce);
+                    seen.asked.entry(*call).and_modify(|asked| asked.nonce = Some(nonce));
                 }
             }
             Frame::Ask { id: ask, question, .. } => {
@@ -280,6 +223,9 @@ impl Wire {
                     _ => What::Other,
                 };
                 let nonce = nonce_of(frame);
+                if let Some(nonce) = nonce {
+                    self.asked_for.insert(nonce, seen.controller);
+                }
                 seen.asked.insert(*ask, Asked { nonce, what, outcomes: BTreeMap::new() });
             }
             Frame::Reply(Reply { id: route, more, .. }) => self.answered(id, seen, *route, false, *more),
@@ -291,6 +237,21 @@ impl Wire {
             }
             _ => {}
         }
+    }
+
+    /// Whether a call leaves in the order of its node's calls.
+    fn has_its_place(&self, nonce: Nonce, one_way: bool) -> bool {
+        is_ordered(nonce) && !(self.calls_wait && one_way)
+    }
+
+    /// I7 at the caller: what its users call one after the other leaves in that order.
+    fn keeps_order(&mut self, seen: &mut Seen, nonce: Nonce) {
+        if nonce < seen.sent_last {
+            let problem =
+                format!("I7: {nonce:#x} left its node after {:#x}, which was called later", seen.sent_last);
+            self.violations.push(problem);
+        }
+        seen.sent_last = nonce;
     }
 
     fn answered(&mut self, id: usize, seen: &mut Seen, route: u64, failure: bool, more: bool) {
@@ -376,7 +337,17 @@ impl Wire {
         if request.one_way {
             self.handed_over.insert((id, request.id), nonce);
         }
-        let Some(&(from, came)) = self.came.get(&nonce) else { return };
+        let Some(&(from, came)) = self.came.get(&nonce) else {
+            if self.has_its_place(nonce, request.one_way) {
+                let last = self.went_from_embedded.insert(id, nonce).unwrap_or_default();
+                if nonce < last {
+                    let problem =
+                        format!("I7: {nonce:#x} was passed on after {last:#x}, which was called later");
+                    self.violations.push(problem);
+                }
+            }
+            return;
+        };
         let last = self.went.entry((from, id)).or_insert((came, nonce));
         if last.0 > came {
             self.violations.push(format!(
@@ -407,26 +378,25 @@ impl Wire {
             let nonce = asked.nonce.unwrap_or_default();
             self.violations.push(format!("I5: connection {id}: {nonce:#x} has two outcomes"));
         }
-        let Frame::Reply(reply) = frame else { return };
-        let number = reply.body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let Frame::Reply(reply) = frame else {
+            if let (What::Schedule, Some(nonce)) = (asked.what, asked.nonce) {
+                self.asked_for.remove(&nonce);
+            }
+            return;
+        };
+        let number = number_in(reply.body);
         match (asked.what, asked.nonce, number) {
             (What::Schedule, Some(nonce), Some(task)) => {
-                self.tasks.insert(task, nonce);
+                self.tasks.insert((seen.controller, task), nonce);
+                self.asked_for.remove(&nonce);
             }
             (What::Cancel(task), ..) => {
-                if let Some(nonce) = self.tasks.get(&task) {
+                if let Some(nonce) = self.tasks.get(&(seen.controller, task)) {
                     self.cancelled.entry(*nonce).or_insert(now);
                 }
             }
             _ => {}
         }
-    }
-
-    /// From when on this process has done something without a break, at `since` or later.
-    fn awake_since(&self, host: HostId, since: Duration) -> Duration {
-        let freezes =
-            self.freezes.iter().filter(|freeze| freeze.host == host && freeze.from <= since + NOTICED_MAX);
-        freezes.map(|freeze| freeze.until).chain([since]).max().unwrap_or(since)
     }
 
     /// Whether a broadcast goes to everybody it has to go to, and to nobody else.
@@ -458,18 +428,8 @@ impl Wire {
     }
 }
 
-impl Seen {
-    /// Whether what the controller writes now may have waited for room, and so tells nothing of when it was decided.
-    fn waited(&self, now: Duration) -> bool {
-        self.unblocked[1] == Some(now)
-    }
-}
-
 /// How long after its end a connection may still count, while the controller does not freeze.
 const NOTICED_MAX: Duration = Duration::from_millis(100);
-
-/// How long what is done at once may take.
-const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// The number of the call that a frame begins.
 fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
@@ -478,5 +438,10 @@ fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
         Frame::Ask { question: Question::Schedule(schedule), .. } => schedule.body,
         _ => return None,
     };
+    number_in(body)
+}
+
+/// The number that arguments or a result begin with.
+fn number_in(body: Body<'_>) -> Option<u64> {
     body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }

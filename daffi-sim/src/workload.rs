@@ -7,20 +7,10 @@ use daffi::{Caller, Error, Global, PERIOD, Result};
 use crate::{
     callbacks::{ANY, Arguments, SERIAL, how},
     cluster::Cluster,
-    history::{Ended, Kind, Nonce, Out},
+    history::{Ended, Kind, Nonce, Out, Text, text_of},
     network::HostId,
     world::{self, Sim, sim},
 };
-
-/// The byte that the payload of a call consists of.
-pub(crate) fn pad_byte(nonce: Nonce) -> u8 {
-    b'a' + (nonce % 26) as u8
-}
-
-/// A payload of this call.
-pub(crate) fn pad(nonce: Nonce, bytes: usize) -> String {
-    char::from(pad_byte(nonce)).to_string().repeat(bytes)
-}
 
 /// What one user does until it is quiet.
 pub(crate) async fn user(cluster: Cluster, global: Global) {
@@ -53,7 +43,9 @@ pub(crate) async fn nested(caller: &Caller, callback: &str, node: &str) {
         let now = sim.now();
         let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, now, None);
         let on = (!node.is_empty()).then(|| node.to_owned());
-        let arguments = (nonce, how::VALUE, 1000 * sim.below(50) as u64, 10, String::new(), pad(nonce, 10));
+        sim.history.borrow_mut().carries(nonce, Text { there: 10, back: 10 });
+        let arguments =
+            (nonce, how::VALUE, 1000 * sim.below(50) as u64, 10, String::new(), text_of(nonce, 10));
         let abandoned = Abandoned(nonce);
         ((nonce, abandoned), start(caller, callback.to_owned(), arguments, on, None))
     };
@@ -74,11 +66,8 @@ impl Drop for Abandoned {
 
 fn record(nonce: Nonce, result: &Result<Out>) {
     let sim = sim();
-    let now = sim.now();
-    let mut history = sim.history.borrow_mut();
-    let ended = history.judge(nonce, result);
-    sim.note(|| format!("{nonce:#x} ended: {ended:?}"));
-    history.end(nonce, ended, now);
+    let ended = sim.history.borrow_mut().judge(nonce, result);
+    sim.ended(nonce, ended);
 }
 
 type Outcome = Pin<Box<dyn Future<Output = Result<Out>> + Send>>;
@@ -142,13 +131,14 @@ impl User {
             88..95 => sim.below(20_000),
             _ => 60_000 + sim.below(self.cluster.large_bytes),
         };
-        let (back, pad_bytes) = (bytes() as u32, bytes());
+        let (back, there) = (bytes(), bytes());
         let next = if callback == "work" && sim.chance(20) {
             format!("{}@{}", self.callback(), self.other().unwrap_or_default())
         } else {
             String::new()
         };
-        (nonce, how, takes.as_micros() as u64, back, next, pad(nonce, pad_bytes))
+        sim.history.borrow_mut().carries(nonce, Text { there, back });
+        (nonce, how, takes.as_micros() as u64, back as u32, next, text_of(nonce, there))
     }
 
     fn prepared(&self, timeout: Option<Duration>) -> (Nonce, Outcome) {
@@ -182,7 +172,10 @@ impl User {
         let eta = self.sim.chance(40).then(|| self.sim.millis(0, 500));
         let timeout = self.timeout();
         let whole = timeout.map(|timeout| timeout + eta.unwrap_or_default());
-        let nonce = self.begin(Kind::Call, whole);
+        let nonce = match eta {
+            None => self.begin(Kind::Call, whole),
+            Some(_) => self.sim.history.borrow_mut().begin_later(self.me, Kind::Call, self.sim.now(), whole),
+        };
         let callback = self.callback();
         let arguments = self.arguments(nonce, &callback);
         self.sim.note(|| format!("{nonce:#x}: {} calls {callback} in the background", self.me));
@@ -212,7 +205,7 @@ impl User {
             None => call.no_return(),
         };
         if let Err(error) = handed_over {
-            self.sim.history.borrow_mut().end(nonce, Ended::of(&error), self.sim.now());
+            self.sim.ended(nonce, Ended::of(&error));
         }
     }
 
@@ -227,16 +220,15 @@ impl User {
             Some(timeout) => call.timeout(timeout).broadcast_results_async().await,
             None => call.broadcast_results_async().await,
         };
-        let mut history = self.sim.history.borrow_mut();
         let ended = match entries {
             Ok(entries) => {
+                let mut history = self.sim.history.borrow_mut();
                 let judged = entries.iter().map(|(node, entry)| (node.clone(), history.judge(nonce, entry)));
                 Ended::Entries(judged.collect::<BTreeMap<_, _>>())
             }
             Err(error) => Ended::of(&error),
         };
-        self.sim.note(|| format!("{nonce:#x} ended: {ended:?}"));
-        history.end(nonce, ended, self.sim.now());
+        self.sim.ended(nonce, ended);
     }
 
     async fn broadcast(&self) {
@@ -249,7 +241,7 @@ impl User {
             Ok(()) => Ended::Entries(BTreeMap::new()),
             Err(error) => Ended::of(&error),
         };
-        self.sim.history.borrow_mut().end(nonce, ended, self.sim.now());
+        self.sim.ended(nonce, ended);
     }
 
     /// Has the controller call for a while, and then no more.
@@ -258,14 +250,15 @@ impl User {
         let nonce = self.sim.history.borrow_mut().begin_task(period, self.sim.now());
         let callback = self.callback();
         let takes = if self.sim.chance(30) { self.sim.millis(1, 1500) } else { Duration::ZERO };
-        let arguments = (
-            nonce,
-            how::VALUE,
-            takes.as_micros() as u64,
-            10u32,
-            String::new(),
-            pad(nonce, self.sim.below(100)),
-        );
+        let text = Text { there: self.sim.below(100), back: 10 };
+        {
+            let mut history = self.sim.history.borrow_mut();
+            history.carries(nonce, text);
+            history.tasks.entry(nonce).and_modify(|task| task.at_once = callback != SERIAL);
+        }
+        let takes_us = takes.as_micros() as u64;
+        let arguments =
+            (nonce, how::VALUE, takes_us, text.back as u32, String::new(), text_of(nonce, text.there));
         self.sim.note(|| format!("{nonce:#x}: {} calls {callback} every {period:?}", self.me));
         let call = self.global.call.by_name::<Out, _>(callback, arguments);
         let Ok(task) = call.period(PERIOD.period(period)) else { return };
@@ -274,6 +267,9 @@ impl User {
         }
         let known = self.sim.now();
         world::sleep(self.sim.millis(0, 4000)).await;
+        if self.sim.chance(50) {
+            world::sleep(self.until_next(nonce, period)).await;
+        }
         let asked = self.sim.now();
         // A controller that came after the one that had the task knows nothing of it.
         if let Err(error) = task.cancel_async().await {
@@ -292,8 +288,20 @@ impl User {
         }
     }
 
+    /// How long it is until the next call of a task, more or less, so that what comes then comes at the same time.
+    fn until_next(&self, nonce: Nonce, period: Duration) -> Duration {
+        let last = (self.sim.history.borrow().runs.get(&nonce))
+            .and_then(|runs| runs.last().map(|(_, at)| *at))
+            .unwrap_or_default();
+        let since = self.sim.now().saturating_sub(last).as_micros() as u64;
+        let left = period.as_micros() as u64 - since % period.as_micros() as u64;
+        let early = if self.sim.chance(50) { Duration::ZERO } else { self.sim.micros(0, 4000) };
+        Duration::from_micros(left).saturating_sub(early)
+    }
+
     async fn ask(&self) {
-        let name = self.cluster.name_of_any();
+        let nobody = self.sim.chance(20);
+        let name = if nobody { "nobody".to_owned() } else { self.cluster.name_of_any() };
         let wait = Duration::from_secs(2);
         let answered = match self.sim.below(4) {
             0 => self.global.processes_async().await.map(|_| ()),
@@ -322,7 +330,8 @@ pub(crate) async fn reach_everybody(
             let now = sim.now();
             let timeout = Duration::from_secs(2);
             let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, now, Some(timeout));
-            let arguments = (nonce, how::VALUE, 0, 10, String::new(), pad(nonce, 10));
+            sim.history.borrow_mut().carries(nonce, Text { there: 10, back: 10 });
+            let arguments = (nonce, how::VALUE, 0, 10, String::new(), text_of(nonce, 10));
             let result =
                 start(&global.call, "work".to_owned(), arguments, Some(name.clone()), Some(timeout)).await;
             record(nonce, &result);
@@ -345,4 +354,13 @@ async fn either<T>(mut future: Pin<Box<dyn Future<Output = T> + Send>>, other: w
         other.as_mut().poll(context).map(|()| None)
     })
     .await
+}
+
+/// Ends the tasks that nobody is left to end.
+pub(crate) async fn end_tasks(global: Global, tasks: Vec<u64>, done: std::rc::Rc<std::cell::Cell<bool>>) {
+    for task in tasks {
+        // It may have none of this id any more.
+        let _ = daffi_node::simulation::end_task(&global, task).await;
+    }
+    done.set(true);
 }

@@ -1,5 +1,7 @@
 //! The machine that daffi runs on here: its clock, its threads and its chance, all on one thread and all from one seed.
 
+mod steps;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -23,8 +25,9 @@ use daffi_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    history::History,
-    network::{self, Event, HostId, Machine, Network, Shared},
+    history::{Ended, History, Nonce},
+    network::{self, HostId, Machine, Network, Shared},
+    random::Random,
 };
 
 /// A simulated world.
@@ -36,16 +39,13 @@ pub(crate) struct Sim {
     current: Cell<HostId>,
     later: RefCell<BTreeMap<u64, Later>>,
     later_last: Cell<u64>,
-    /// How far the clock on the wall is off, in seconds.
-    wall_off: Cell<i64>,
-    /// How long threads slept in all, while nothing else went on.
-    pub(crate) slept: Cell<Duration>,
+    /// The clocks on the wall differ by hours, and jump.
+    clocks_differ: bool,
+    /// How often somebody looked at such a clock.
+    pub(crate) wall_reads: Cell<u64>,
     /// How many steps there were since time last went on.
     steps: Cell<usize>,
 }
-
-/// More steps than there is ever reason for without time going on.
-const STEPS_MAX: usize = 1_000_000;
 
 /// A process.
 pub(crate) struct Host {
@@ -54,8 +54,6 @@ pub(crate) struct Host {
     /// It ended in a way that tells its callers nothing.
     pub(crate) ended: bool,
     frozen_until: Duration,
-    /// How long it was frozen in all.
-    pub(crate) frozen: Duration,
     reactors: Vec<Turns>,
     runtimes: Vec<Option<Box<dyn FnMut() -> bool>>>,
     tasks: Vec<Option<Task>>,
@@ -63,6 +61,8 @@ pub(crate) struct Host {
     touched: u8,
     pub(crate) global: Option<Global>,
     pub(crate) server: Option<Server>,
+    /// The controller is in this process, too.
+    pub(crate) with_controller: bool,
 }
 
 /// A reactor and when it has its next turn.
@@ -93,21 +93,22 @@ impl Wake for Flag {
     }
 }
 
-/// What can go on.
-#[derive(Clone, Copy)]
-enum Step {
-    Reactor(HostId, usize),
-    Runtimes(HostId),
-    Task(HostId, usize),
-}
-
 thread_local! {
     static SIM: RefCell<Option<Rc<Sim>>> = const { RefCell::new(None) };
 }
 
+/// How long it takes at most until a thread begins.
+pub(crate) const THREAD_MAX: Duration = Duration::from_millis(2);
+
 /// The world that this thread is in.
 pub(crate) fn sim() -> Rc<Sim> {
     SIM.with_borrow(Clone::clone).expect("a thread of the simulation")
+}
+
+/// How far the clock on the wall of a process is off, in seconds: up to four days, and every three seconds by others.
+/// It is not from the seed's chance, so that it is not what makes two runs differ.
+fn wrong_by(host: HostId, now: Duration) -> u64 {
+    Random::new(((host as u64) << 32) ^ (now.as_secs() / 3)).below(4 * 24 * 3600) as u64
 }
 
 /// Where virtual time begins: long ago, so that no wait with a deadline in virtual time ever waits.
@@ -121,7 +122,7 @@ fn epoch() -> Instant {
 
 impl Sim {
     /// Puts this thread into a new world.
-    pub(crate) fn enter(network: Network) -> Rc<Self> {
+    pub(crate) fn enter(network: Network, clocks_differ: bool) -> Rc<Self> {
         let sim = Rc::new(Self {
             network: Arc::new(Mutex::new(network)),
             history: RefCell::default(),
@@ -129,13 +130,24 @@ impl Sim {
             current: Cell::new(0),
             later: RefCell::default(),
             later_last: Cell::new(0),
-            wall_off: Cell::new(0),
-            slept: Cell::default(),
+            clocks_differ,
+            wall_reads: Cell::default(),
             steps: Cell::default(),
         });
         SIM.set(Some(sim.clone()));
         simulation::enter(Some(sim.clone()));
         sim
+    }
+
+    /// Whether this thread is in a world.
+    pub(crate) fn is_entered() -> bool {
+        SIM.try_with(|sim| sim.borrow().is_some()).unwrap_or(false)
+    }
+
+    /// Leaves a world in which something panicked. Nothing in it is touched any more.
+    pub(crate) fn abandon() {
+        std::mem::forget(SIM.take());
+        simulation::enter(None);
     }
 
     /// Ends every process and leaves the world.
@@ -173,8 +185,8 @@ impl Sim {
         self.network.lock().random.between(Duration::from_millis(from), Duration::from_millis(to))
     }
 
-    pub(crate) fn jump(&self, seconds: i64) {
-        self.wall_off.set(self.wall_off.get() + seconds);
+    pub(crate) fn micros(&self, from: u64, to: u64) -> Duration {
+        self.network.lock().random.between(Duration::from_micros(from), Duration::from_micros(to))
     }
 
     // ---- processes
@@ -190,13 +202,13 @@ impl Sim {
             alive: true,
             ended: false,
             frozen_until: Duration::ZERO,
-            frozen: Duration::ZERO,
             reactors: Vec::new(),
             runtimes: Vec::new(),
             tasks: Vec::new(),
             touched: 0,
             global: None,
             server: None,
+            with_controller: false,
         });
         id
     }
@@ -210,6 +222,19 @@ impl Sim {
     pub(crate) fn alive(&self) -> Vec<HostId> {
         let hosts = self.hosts.borrow();
         hosts.iter().enumerate().filter(|(_, host)| host.alive).map(|(id, _)| id).collect()
+    }
+
+    /// Whether this process has died in the middle of what it does: nobody ever hears of the rest.
+    pub(crate) fn has_died(&self, id: HostId) -> bool {
+        self.network.lock().dead.contains(&id)
+    }
+
+    /// A caller has the outcome of its call.
+    pub(crate) fn ended(&self, nonce: Nonce, ended: Ended) {
+        self.note(|| format!("{nonce:#x} ended: {ended:?}"));
+        if !self.has_died(self.current()) {
+            self.history.borrow_mut().end(nonce, ended, self.now());
+        }
     }
 
     /// Whether any user is not done.
@@ -272,10 +297,7 @@ impl Sim {
         let now = self.now();
         self.note(|| format!("process {id} freezes for {time:?}"));
         self.network.lock().wire.froze(id, now, now + time);
-        self.host(id, |host| {
-            host.frozen_until = now + time;
-            host.frozen += time;
-        });
+        self.host(id, |host| host.frozen_until = host.frozen_until.max(now + time));
     }
 
     pub(crate) fn thaw(&self) {
@@ -285,144 +307,6 @@ impl Sim {
             host.frozen_until = Duration::ZERO;
             host.stir();
         }
-    }
-
-    // ---- time
-
-    /// Goes on until `until`, or until `done` says so; says whether it did.
-    pub(crate) fn run(&self, until: Duration, mut done: impl FnMut() -> bool) -> bool {
-        loop {
-            if done() {
-                return true;
-            }
-            if self.now() >= until {
-                return false;
-            }
-            self.step(until);
-        }
-    }
-
-    fn step(&self, until: Duration) {
-        let now = self.now();
-        let stirred = std::mem::take(&mut self.network.lock().stirred);
-        let mut steps = Vec::new();
-        let mut next: Option<Duration> = None;
-        {
-            let mut hosts = self.hosts.borrow_mut();
-            for id in stirred {
-                hosts[id].stir();
-            }
-            for (id, host) in hosts.iter_mut().enumerate().filter(|(_, host)| host.alive) {
-                if host.frozen_until > now {
-                    next = next.into_iter().chain([host.frozen_until]).min();
-                    continue;
-                }
-                for (number, turns) in host.reactors.iter().enumerate() {
-                    if turns.stirred || turns.handle.is_woken() || turns.due.is_some_and(|due| due <= now) {
-                        steps.push(Step::Reactor(id, number));
-                    }
-                    next = next.into_iter().chain(turns.due).min();
-                }
-                if host.touched > 0 && !host.runtimes.is_empty() {
-                    steps.push(Step::Runtimes(id));
-                }
-                for (number, task) in host.tasks.iter().enumerate() {
-                    if task.as_ref().is_some_and(|task| task.flag.0.load(Ordering::Relaxed)) {
-                        steps.push(Step::Task(id, number));
-                    }
-                }
-            }
-        }
-        if self.steps.replace(self.steps.get() + 1) == STEPS_MAX {
-            let problem = format!("I6: {STEPS_MAX} steps at {now:?}, and still not at rest");
-            self.history.borrow_mut().violations.push(problem);
-            self.steps.set(0);
-            self.network.lock().now = until;
-            return;
-        }
-        if !steps.is_empty() {
-            let step = self.network.lock().random.one_of(&steps);
-            return self.take(step);
-        }
-        self.steps.set(0);
-        {
-            let mut network = self.network.lock();
-            let next = next.into_iter().chain(network.next_event()).min();
-            network.now = next.map_or(until, |next| next.min(until)).max(now);
-        }
-        loop {
-            let event = self.network.lock().pop_event();
-            match event {
-                None => return,
-                Some(Event::Arrive(id, lane)) => self.network.lock().arrive(id, lane),
-                Some(Event::Timer(number)) => self.timer(number),
-            }
-        }
-    }
-
-    fn take(&self, step: Step) {
-        match step {
-            Step::Reactor(id, number) => {
-                let handle = self.host(id, |host| {
-                    host.reactors[number].stirred = false;
-                    host.reactors[number].handle.clone()
-                });
-                let due = self.as_host(id, || handle.simulate());
-                let due = due.map(|due| due.saturating_duration_since(epoch()));
-                self.host(id, |host| {
-                    if let Some(turns) = host.reactors.get_mut(number) {
-                        turns.due = due;
-                    }
-                });
-            }
-            Step::Runtimes(id) => {
-                let touched = self.host(id, |host| host.touched - 1);
-                let count = self.host(id, |host| host.runtimes.len());
-                for number in 0..count {
-                    let Some(mut poll) = self.host(id, |host| host.runtimes[number].take()) else { continue };
-                    if self.as_host(id, &mut poll) {
-                        self.host(id, |host| host.runtimes[number] = Some(poll));
-                    }
-                }
-                self.host(id, |host| host.touched = touched);
-            }
-            Step::Task(id, number) => {
-                let Some(mut task) = self.host(id, |host| host.tasks[number].take()) else { return };
-                task.flag.0.store(false, Ordering::Relaxed);
-                let waker = Waker::from(task.flag.clone());
-                let polled = self.as_host(id, || task.future.as_mut().poll(&mut Context::from_waker(&waker)));
-                if polled.is_pending() && self.host(id, |host| host.alive) {
-                    self.host(id, |host| host.tasks[number] = Some(task));
-                } else {
-                    self.as_host(id, || drop(task));
-                }
-            }
-        }
-    }
-
-    fn timer(&self, number: u64) {
-        let Some(later) = self.later.borrow_mut().remove(&number) else { return };
-        let id = match &later {
-            Later::Wake(id, _) | Later::Work(id, _) => *id,
-        };
-        let (alive, frozen_until) = self.host(id, |host| (host.alive, host.frozen_until));
-        let now = self.now();
-        match later {
-            Later::Wake(_, waker) => {
-                waker.wake();
-                self.host(id, |host| host.touched = 2);
-            }
-            Later::Work(_, work) if alive && frozen_until <= now => self.as_host(id, work),
-            Later::Work(..) if alive => self.later(frozen_until, later),
-            Later::Work(..) => {}
-        }
-    }
-
-    fn later(&self, at: Duration, what: Later) {
-        let number = self.later_last.get() + 1;
-        self.later_last.set(number);
-        self.later.borrow_mut().insert(number, what);
-        self.network.lock().at(at, Event::Timer(number));
     }
 }
 
@@ -442,13 +326,18 @@ impl World for Sim {
     }
 
     fn wall(&self) -> SystemTime {
-        let seconds = 1_700_000_000 + self.wall_off.get();
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds as u64) + self.now()
+        self.wall_reads.set(self.wall_reads.get() + 1);
+        let now = self.now();
+        let off = if self.clocks_differ { wrong_by(self.current(), now) } else { 0 };
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + off) + now
     }
 
     fn sleep(&self, time: Duration) {
-        self.network.lock().now += time;
-        self.slept.set(self.slept.get() + time);
+        let mut network = self.network.lock();
+        let from = network.now;
+        network.now += time;
+        let until = network.now;
+        network.wire.slept(from, until);
     }
 
     fn random(&self) -> u64 {
@@ -456,7 +345,7 @@ impl World for Sim {
     }
 
     fn spawn(&self, work: Box<dyn FnOnce() + Send>) {
-        let at = self.now() + self.millis(0, 2);
+        let at = self.now() + self.micros(0, THREAD_MAX.as_micros() as u64);
         self.later(at, Later::Work(self.current(), work));
     }
 

@@ -11,3 +11,4 @@ mod payloads;
 mod rogue_controller;
 mod singletons;
 mod support;
+mod together;

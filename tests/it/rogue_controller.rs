@@ -4,11 +4,16 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use daffi::{BROADCAST, Error, Global};
+use daffi::{BROADCAST, Error, Global, GlobalBuilder};
 use daffi_core::{
     frame::{Body, Frame, Request, Targets, VERSION, Welcome},
     limits::FRAME_BYTES_MAX,
@@ -61,12 +66,20 @@ pub(crate) fn control(
 
 /// A node, and the socket on which its controller is to be.
 pub(crate) fn node(number: u32) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
+    node_with(number, |builder| builder)
+}
+
+fn node_with(
+    number: u32,
+    with: impl FnOnce(GlobalBuilder) -> GlobalBuilder,
+) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
     let directory = std::env::temp_dir().join(format!("daffi-rogue-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("socket");
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
     let builder = Global::builder().process_name("a").unix_sock_path(path).link_time_callbacks(false);
+    let builder = with(builder);
     let starting = thread::spawn(move || builder.start().unwrap());
     let (socket, _) = listener.accept().unwrap();
     socket.set_read_timeout(Some(BOUND)).unwrap();
@@ -121,5 +134,31 @@ fn the_id_of_a_request_that_is_coming_cannot_be_used_again() {
     twice.extend_from_slice(&Frame::Request(again).to_bytes());
     control(socket, &twice, |_, _| ());
     drop(starting.join().unwrap());
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+/// What was passed on before the controller knew that the node stops, nobody else gets. Found by simulation.
+#[test]
+fn what_was_passed_on_before_the_goodbye_arrived_runs() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counted = ran.clone();
+    let count = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    };
+    let (starting, socket, directory) = node_with(101, |builder| builder.callback("f", count));
+    let controller = thread::spawn(move || {
+        control(socket, &[], |socket, frame| {
+            if let Frame::Goodbye { .. } = frame {
+                // On its way for longer than a node with nothing to do takes to end.
+                thread::sleep(Duration::from_millis(200));
+                let mut request = Request::new(7, "f", Body::default());
+                (request.one_way, request.callback) = (true, 0);
+                socket.write_all(&Frame::Request(request).to_bytes()).unwrap();
+            }
+        });
+    });
+    starting.join().unwrap().stop().unwrap();
+    assert_eq!(ran.load(Ordering::SeqCst), 1);
+    controller.join().unwrap();
     let _ = std::fs::remove_dir_all(directory);
 }

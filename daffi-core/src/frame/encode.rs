@@ -17,16 +17,17 @@ impl<'a> Frame<'a> {
     ///
     /// The frame is whole once the body follows. The two are apart so that a large body need not be copied.
     pub fn encode_prefix(&self, out: &mut Vec<u8>) -> Body<'a> {
+        match self {
+            // Those that calls consist of, which are as long as they are known to be.
+            Self::Request(request) => return request.encode_prefix(out),
+            Self::Reply(reply) => return reply.encode_prefix(out),
+            _ => {}
+        }
         let start = out.len();
         out.extend_from_slice(&[0; HEAD_BYTES]);
         let mut head = Head { length: 0, kind: 0, flags: 0, codec: 0, hops: 0, id: 0 };
         let body = self.encode_content(&mut head, out);
-        let length = out.len() - start - HEAD_BYTES + body.len();
-        debug_assert!(
-            length <= FRAME_BYTES_MAX,
-            "a frame of {length} bytes: large payloads are sent in chunks"
-        );
-        head.length = length as u32;
+        head.length = checked(out.len() - start - HEAD_BYTES + body.len());
         head.write(&mut out[start..start + HEAD_BYTES]);
         body
     }
@@ -50,48 +51,7 @@ impl<'a> Frame<'a> {
             head.id = id;
         };
         match self {
-            Self::Request(request) => {
-                let Request {
-                    id,
-                    one_way,
-                    broadcast,
-                    more,
-                    codec,
-                    hops,
-                    deadline_us,
-                    fingerprint,
-                    callback,
-                    total,
-                    name,
-                    node,
-                    body,
-                } = request;
-                set(kind::REQUEST, *id);
-                head.flags = (flag::MORE * u8::from(*more))
-                    | (flag::ONE_WAY * u8::from(*one_way))
-                    | (flag::BROADCAST * u8::from(*broadcast));
-                head.codec = *codec;
-                head.hops = *hops;
-                let mut fixed = [0; 28];
-                fixed[..8].copy_from_slice(&deadline_us.to_le_bytes());
-                fixed[8..16].copy_from_slice(&fingerprint.to_le_bytes());
-                fixed[16..20].copy_from_slice(&callback.to_le_bytes());
-                fixed[20..24].copy_from_slice(&total.to_le_bytes());
-                fixed[24] = name.len() as u8;
-                fixed[26..].copy_from_slice(&(node.len() as u16).to_le_bytes());
-                out.extend_from_slice(&fixed);
-                out.extend_from_slice(name.as_bytes());
-                out.extend_from_slice(node.as_bytes());
-                *body
-            }
-            Self::Reply(Reply { id, more, part, codec, total, body }) => {
-                set(kind::REPLY, *id);
-                head.flags = flag::MORE * u8::from(*more);
-                head.codec = *codec;
-                out.extend_from_slice(&part.to_le_bytes());
-                out.extend_from_slice(&total.to_le_bytes());
-                *body
-            }
+            Self::Request(_) | Self::Reply(_) => unreachable!("they are encoded as a whole"),
             Self::Failure(Failure { id, part, fault }) => {
                 set(kind::FAILURE, *id);
                 out.extend_from_slice(&part.to_le_bytes());
@@ -178,6 +138,78 @@ impl<'a> Frame<'a> {
             }
         }
     }
+}
+
+impl<'a> Request<'a> {
+    #[inline]
+    fn encode_prefix(&self, out: &mut Vec<u8>) -> Body<'a> {
+        let Self {
+            id,
+            one_way,
+            broadcast,
+            more,
+            codec,
+            hops,
+            deadline_us,
+            fingerprint,
+            callback,
+            total,
+            name,
+            node,
+            body,
+        } = self;
+        let head = Head {
+            length: checked(28 + name.len() + node.len() + body.len()),
+            kind: kind::REQUEST,
+            flags: (flag::MORE * u8::from(*more))
+                | (flag::ONE_WAY * u8::from(*one_way))
+                | (flag::BROADCAST * u8::from(*broadcast)),
+            codec: *codec,
+            hops: *hops,
+            id: *id,
+        };
+        let mut fixed = [0; HEAD_BYTES + 28];
+        head.write(&mut fixed);
+        let content = &mut fixed[HEAD_BYTES..];
+        content[..8].copy_from_slice(&deadline_us.to_le_bytes());
+        content[8..16].copy_from_slice(&fingerprint.to_le_bytes());
+        content[16..20].copy_from_slice(&callback.to_le_bytes());
+        content[20..24].copy_from_slice(&total.to_le_bytes());
+        content[24] = name.len() as u8;
+        content[26..].copy_from_slice(&(node.len() as u16).to_le_bytes());
+        out.extend_from_slice(&fixed);
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(node.as_bytes());
+        *body
+    }
+}
+
+impl<'a> Reply<'a> {
+    #[inline]
+    fn encode_prefix(&self, out: &mut Vec<u8>) -> Body<'a> {
+        let Self { id, more, part, codec, total, body } = self;
+        let head = Head {
+            length: checked(8 + body.len()),
+            kind: kind::REPLY,
+            flags: flag::MORE * u8::from(*more),
+            codec: *codec,
+            hops: 0,
+            id: *id,
+        };
+        let mut fixed = [0; HEAD_BYTES + 8];
+        head.write(&mut fixed);
+        let content = &mut fixed[HEAD_BYTES..];
+        content[..4].copy_from_slice(&part.to_le_bytes());
+        content[4..].copy_from_slice(&total.to_le_bytes());
+        out.extend_from_slice(&fixed);
+        *body
+    }
+}
+
+/// The length of a content as its head has it.
+fn checked(length: usize) -> u32 {
+    debug_assert!(length <= FRAME_BYTES_MAX, "a frame of {length} bytes: large payloads are sent in chunks");
+    length as u32
 }
 
 pub(super) fn put_name(out: &mut Vec<u8>, name: &str) {

@@ -83,6 +83,16 @@ impl<'de> Input<'de> {
             .map_err(|error| CodecError::at(self.offset() - bytes.len() + error.valid_up_to(), Problem::Text))
     }
 
+    /// A copy of the text. It is checked where it begins at a word of memory, which is faster than where it lies.
+    #[inline]
+    fn string(&mut self) -> Result<String, CodecError> {
+        let bytes = self.prefixed()?;
+        String::from_utf8(bytes.to_vec()).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
+            CodecError::at(self.offset() - bytes.len() + valid, Problem::Text)
+        })
+    }
+
     fn char(&mut self) -> Result<char, CodecError> {
         let first = *self.rest.first().ok_or_else(|| self.error(Problem::End { needed: 1, left: 0 }))?;
         let width = match first {
@@ -213,7 +223,7 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     /// Lends the text instead of handing over a `String`: the visitor makes one if it needs one.
     #[inline]
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, CodecError> {
-        self.deserialize_str(visitor)
+        visitor.visit_string(self.input.string()?)
     }
 
     #[inline]

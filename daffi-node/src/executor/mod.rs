@@ -6,6 +6,9 @@ mod gate;
 pub(crate) use gate::Gate;
 use gate::Ticket;
 
+mod origin;
+pub(crate) use origin::{Origin, Origins};
+
 mod panics;
 
 mod pace;
@@ -16,12 +19,13 @@ pub(crate) use pool::Pool;
 
 mod requests;
 pub(crate) use requests::Arrival;
-use requests::{Next, Requests};
+use requests::{Key, Next, Requests};
 
 mod run;
 pub(crate) use run::Run;
 
 use std::{
+    collections::VecDeque,
     fmt,
     hash::BuildHasher as _,
     io,
@@ -46,9 +50,8 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::{
     blocking::{Role, with_role},
-    callback::{Handler as Function, Outcome},
+    callback::{Handler, Outcome},
     caller::Caller,
-    context::Incoming,
     registry::{Entry, Registry},
 };
 
@@ -81,8 +84,10 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Instant>,
     /// How much time that was when the request came, in microseconds; 0 for no deadline.
     pub(crate) timeout_us: u64,
-    pub(crate) caller: Arc<str>,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) body: Bytes,
+    /// Which one it is of all that have come; 0 until it has.
+    pub(crate) number: u64,
 }
 
 /// Keeps the place of a request among those of its caller, while its payload is coming.
@@ -163,29 +168,37 @@ impl Executor {
     pub(crate) fn arrived(&self, arrival: Arrival) {
         // Whoever leads while it waits for its own answer is not to run what others ask for.
         self.reactor.welcome_guests(false);
-        let has_gate = |job: &Job| self.registry.get(job.callback).is_some_and(|entry| entry.gate.is_some());
-        let in_order = matches!(&arrival, Arrival::Whole(job) if has_gate(job));
+        let in_order = matches!(&arrival, Arrival::Whole(job) if self.keeps_order(job));
         self.requests.lock().push(arrival, in_order);
+    }
+
+    /// These requests have come, for callbacks that keep no order.
+    pub(crate) fn all_arrived(&self, jobs: &mut VecDeque<Job>) {
+        self.reactor.welcome_guests(false);
+        self.requests.lock().push_all(jobs);
     }
 
     /// Runs what has come, as far as it runs on the I/O thread, which this is; has the rest run elsewhere. Replies leave
     /// through `flush` now and then, and with the turn that follows.
-    pub(crate) fn work(&self, home: impl FnOnce() -> Option<Arc<dyn Home>>, flush: impl Fn()) {
+    pub(crate) fn work(&self, flush: impl Fn()) {
         if !self.requests.lock().has_work() {
             return;
         }
-        let Some(home) = home() else { return };
         // Before any work that another thread may take over, or that might overtake what this one has in hand.
-        self.line_up(&home);
+        self.line_up();
         let role = Role::InPlace(self.reactor.clone());
         with_role(role, || {
             self.reactor.step(|step| {
                 let mut entered = None;
                 for done in 1..=RUNS_IN_A_ROW {
-                    let run = match self.next(&home) {
+                    let run = match self.next() {
                         None => return,
                         Some(Next::Place(job)) => {
-                            self.run(job, home.clone());
+                            self.run(job);
+                            continue;
+                        }
+                        Some(Next::Drop(run)) => {
+                            drop(run);
                             continue;
                         }
                         Some(Next::Run(run)) => run,
@@ -193,15 +206,15 @@ impl Executor {
                     let Some(entry) = self.registry.get(run.callback()) else { continue };
                     match entry.callback.handler() {
                         // A runtime is something that an `fn` has only if it brings one.
-                        Function::Sync(_) => entered = None,
-                        Function::Async(_) if entered.is_some() => {}
-                        Function::Async(_) => entered = self.worker_handle.as_ref().map(Handle::enter),
+                        Handler::Sync(_) => entered = None,
+                        Handler::Async(_) if entered.is_some() => {}
+                        Handler::Async(_) => entered = self.worker_handle.as_ref().map(Handle::enter),
                     }
                     let clock = entry.pace.clock();
                     if entry.callback.options().inline {
-                        with_role(Role::Io, || run.in_place());
+                        with_role(Role::Io, || run.in_place(entry));
                     } else {
-                        run.in_place();
+                        run.in_place(entry);
                     }
                     let leads = step.again();
                     entry.pace.ran(clock, leads);
@@ -219,7 +232,7 @@ impl Executor {
     }
 
     /// Puts what has come for callbacks that keep an order in line.
-    fn line_up(&self, home: &Arc<dyn Home>) {
+    fn line_up(&self) {
         loop {
             // Not in the condition, where the lock would be held on.
             let next = self.requests.lock().next_in_order();
@@ -227,13 +240,13 @@ impl Executor {
                 None => return,
                 Some(Arrival::Begun(reservation)) => self.reserve(reservation),
                 Some(Arrival::Dropped(job)) => self.forgo(&job),
-                Some(Arrival::Whole(job)) => self.run(job, home.clone()),
+                Some(Arrival::Whole(job)) => self.run(job),
             }
         }
     }
 
     /// What the I/O thread is to do next.
-    fn next(&self, home: &Arc<dyn Home>) -> Option<Next> {
+    fn next(&self) -> Option<Next> {
         let is_quick = |job: &Job| {
             let quick = self.check(job).is_ok_and(|entry| entry.is_quick(job.body.len()));
             if quick {
@@ -241,7 +254,7 @@ impl Executor {
             }
             quick
         };
-        let next = self.requests.lock().next(is_quick, home);
+        let next = self.requests.lock().next(is_quick);
         if next.is_none() && self.draining.load(Ordering::SeqCst) {
             self.drained.notify_all();
         }
@@ -249,16 +262,20 @@ impl Executor {
     }
 
     /// Has a request run where it belongs. Called on the I/O thread, and returns at once.
-    pub(crate) fn run(&self, mut job: Job, home: Arc<dyn Home>) {
+    pub(crate) fn run(&self, mut job: Job) {
         let entry = match self.check(&job) {
             Ok(entry) => entry,
             Err(fault) => {
                 self.forgo(&job);
                 let codec = Codec::from_byte(job.codec).unwrap_or_default();
                 if job.one_way {
-                    tracing::warn!(caller = &*job.caller, reason = fault.message, "a call was not run");
+                    tracing::warn!(
+                        caller = &*job.origin.caller,
+                        reason = fault.message,
+                        "a call was not run"
+                    );
                 } else {
-                    home.outcome(job.id, codec, Err(fault));
+                    job.origin.home.outcome(job.id, codec, Err(fault));
                 }
                 return;
             }
@@ -268,11 +285,10 @@ impl Executor {
         }
         self.held.fetch_add(1, Ordering::AcqRel);
         let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
-        let incoming = Incoming::new(job.caller.clone(), job.deadline);
-        if !job.one_way {
-            self.requests.lock().hold(job.id, incoming.clone());
+        if let Some(key) = job.key() {
+            self.requests.lock().hold(key);
         }
-        let run = Run::new(home, job, incoming);
+        let run = Run::new(job);
         match ticket {
             Some((gate, ticket)) => {
                 gate.enter(ticket, run);
@@ -299,10 +315,14 @@ impl Executor {
         }
     }
 
+    /// Whether the calls of its callback are to run in the order in which they come.
+    pub(crate) fn keeps_order(&self, job: &Job) -> bool {
+        self.registry.get(job.callback).is_some_and(|entry| entry.gate.is_some())
+    }
+
     /// What keeps the place of a request whose payload is still coming, if its callback has an order to keep.
     pub(crate) fn reservation(&self, job: &Job) -> Option<Reservation> {
-        self.registry.get(job.callback)?.gate.as_ref()?;
-        Some(Reservation { callback: job.callback, ticket: job.ticket() })
+        self.keeps_order(job).then(|| Reservation { callback: job.callback, ticket: job.ticket() })
     }
 
     /// Nobody waits for this request any more.
@@ -396,21 +416,20 @@ impl Executor {
             return;
         }
         match entry.callback.handler() {
-            Function::Sync(_) => {
+            Handler::Sync(_) => {
                 self.pool.submit(Box::new(move || {
-                    let (home, callback) = (run.home().clone(), run.callback());
+                    let origin = run.origin().clone();
+                    let Some(entry) = origin.home.executor().registry.get(run.callback()) else { return };
                     let clock = run.says_how_quick().then(host::now);
-                    run.sync();
-                    if let Some(entry) = home.executor().registry.get(callback) {
-                        entry.pace.ran(clock, true);
-                    }
+                    run.on_pool(entry);
+                    entry.pace.ran(clock, true);
                 }));
                 // The I/O thread looks after more threads for what waits, if it knows of it.
                 if !self.reactor.is_current() {
                     self.reactor.wake();
                 }
             }
-            Function::Async(_) => run.future(),
+            Handler::Async(_) => run.on_workers(),
         }
     }
 
@@ -460,8 +479,13 @@ fn shared(workers: Option<Runtime>) -> Arc<Mutex<Option<Runtime>>> {
 impl Job {
     fn ticket(&self) -> Ticket {
         // Two callers of one number would wait for each other now and then, and no more.
-        let caller = foldhash::fast::FixedState::default().hash_one(&self.caller);
+        let caller = foldhash::fast::FixedState::default().hash_one(&self.origin.caller);
         Ticket { caller, request: self.id }
+    }
+
+    /// By what it can be cancelled, if anybody waits for it.
+    fn key(&self) -> Option<Key> {
+        (!self.one_way).then_some(Key { id: self.id, number: self.number })
     }
 }
 

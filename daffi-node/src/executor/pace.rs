@@ -41,8 +41,10 @@ impl Pace {
 
     /// When a run on the I/O thread begins, if it is timed.
     pub(crate) fn clock(&self) -> Option<Instant> {
-        let timed = self.runs.fetch_add(1, Ordering::Relaxed).is_multiple_of(TIMED_RUNS);
-        timed.then(host::now)
+        // One thread counts at a time.
+        let runs = self.runs.load(Ordering::Relaxed);
+        self.runs.store(runs.wrapping_add(1), Ordering::Relaxed);
+        runs.is_multiple_of(TIMED_RUNS).then(host::now)
     }
 
     /// A run that began at `clock` is over; it has held up the I/O thread unless that went on in `time`.

@@ -8,7 +8,7 @@ use std::{
 use foldhash::fast::FixedState;
 use tokio::task::AbortHandle;
 
-use super::{Home, Job, Reservation, Run};
+use super::{Job, Reservation, Run};
 use crate::context::Incoming;
 
 /// The requests of one node.
@@ -18,10 +18,10 @@ pub(super) struct Requests {
     come: u64,
     /// No more is taken.
     closed: bool,
-    /// What has come for callbacks that keep an order, each with its number.
-    in_order: VecDeque<(u64, Arrival)>,
+    /// What has come for callbacks that keep an order.
+    in_order: VecDeque<Arrival>,
     /// Requests that have come for others.
-    ready: VecDeque<(u64, Job)>,
+    ready: VecDeque<Job>,
     /// The ids among those that nobody waits for any more, and how many had come by then.
     cancelled: HashMap<u64, u64, FixedState>,
     /// The I/O thread has taken one of them, and not yet placed it.
@@ -30,7 +30,7 @@ pub(super) struct Requests {
     released: VecDeque<Run>,
     /// What the I/O thread runs at the moment. It is not among `held`, which would cost it twice as much as most of them
     /// take.
-    current: Option<(u64, Arc<Incoming>)>,
+    current: Option<(Key, Held)>,
     /// What else runs or waits to, and can be cancelled, by id.
     held: HashMap<u64, Held, FixedState>,
 }
@@ -52,12 +52,23 @@ pub(super) enum Next {
     Place(Job),
     /// Run a request here.
     Run(Run),
+    /// Drop a request that was cancelled while it waited.
+    Drop(Run),
+}
+
+/// Which request it is. Its id alone does not say, since ids begin anew after the link was lost and found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) id: u64,
+    pub(super) number: u64,
 }
 
 /// A request that runs or waits to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Held {
-    incoming: Arc<Incoming>,
+    number: u64,
+    /// What its callback knows of it, if that has asked.
+    incoming: Option<Arc<Incoming>>,
     /// Ends the task of an `async fn`.
     abort: Option<AbortHandle>,
 }
@@ -68,13 +79,38 @@ impl Requests {
         if self.closed {
             return;
         }
+        self.forget_cancelled();
         self.come += 1;
+        match arrival {
+            Arrival::Whole(job) if in_order => {
+                self.in_order.push_back(Arrival::Whole(Job { number: self.come, ..job }));
+            }
+            Arrival::Whole(job) => self.ready.push_back(Job { number: self.come, ..job }),
+            arrival => self.in_order.push_back(arrival),
+        }
+    }
+
+    /// The same for requests whose callbacks keep no order.
+    pub(super) fn push_all(&mut self, jobs: &mut VecDeque<Job>) {
+        if self.closed {
+            return jobs.clear();
+        }
+        self.forget_cancelled();
+        for job in &mut *jobs {
+            self.come += 1;
+            job.number = self.come;
+        }
+        if self.ready.is_empty() {
+            std::mem::swap(&mut self.ready, jobs);
+        } else {
+            self.ready.append(jobs);
+        }
+    }
+
+    /// What was cancelled by now is none of those that come.
+    fn forget_cancelled(&mut self) {
         if self.has_none() {
             self.cancelled.clear();
-        }
-        match arrival {
-            Arrival::Whole(job) if !in_order => self.ready.push_back((self.come, job)),
-            arrival => self.in_order.push_back((self.come, arrival)),
         }
     }
 
@@ -95,27 +131,28 @@ impl Requests {
     /// What has come next for a callback that keeps an order. A request that is cancelled by now is dropped.
     pub(super) fn next_in_order(&mut self) -> Option<Arrival> {
         self.in_hand = false;
-        let (number, arrival) = self.in_order.pop_front()?;
+        let arrival = self.in_order.pop_front()?;
         self.in_hand = true;
         Some(match arrival {
-            Arrival::Whole(job) if self.is_cancelled(number, &job) => Arrival::Dropped(job),
+            Arrival::Whole(job) if self.is_cancelled(&job) => Arrival::Dropped(job),
             arrival => arrival,
         })
     }
 
     /// What the I/O thread does next. A request that `is_quick` runs there.
-    pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool, home: &Arc<dyn Home>) -> Option<Next> {
+    pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool) -> Option<Next> {
         self.in_hand = false;
-        if let Some((id, incoming)) = self.current.take() {
+        if let Some((key, held)) = self.current.take() {
             // Another thread was the I/O thread when that began, and is still at it.
-            self.hold(id, incoming);
+            self.held.insert(key.id, held);
         }
         if let Some(run) = self.released.pop_front() {
-            return Some(Next::Run(run));
+            let is_there = run.key().is_none_or(|key| self.has(key));
+            return Some(if is_there { Next::Run(run) } else { Next::Drop(run) });
         }
         let job = loop {
-            let (number, job) = self.ready.pop_front()?;
-            if !self.is_cancelled(number, &job) {
+            let job = self.ready.pop_front()?;
+            if !self.is_cancelled(&job) {
                 break job;
             }
         };
@@ -123,19 +160,16 @@ impl Requests {
             self.in_hand = true;
             return Some(Next::Place(job));
         }
-        let incoming = Incoming::new(job.caller.clone(), job.deadline);
-        if !job.one_way {
-            self.current = Some((job.id, incoming.clone()));
-        }
-        Some(Next::Run(Run::new(home.clone(), job, incoming)))
+        self.current = job.key().map(|key| (key, Held::new(key)));
+        Some(Next::Run(Run::new(job)))
     }
 
-    /// Whether the request that was taken just now, and came as this number, is cancelled. A later one may have its id.
-    fn is_cancelled(&mut self, number: u64, job: &Job) -> bool {
+    /// Whether the request that was taken just now is cancelled. A later one may have its id.
+    fn is_cancelled(&mut self, job: &Job) -> bool {
         if self.cancelled.is_empty() || job.one_way {
             return false;
         }
-        self.cancelled.remove(&job.id).is_some_and(|come| number <= come)
+        self.cancelled.remove(&job.id).is_some_and(|come| job.number <= come)
     }
 
     /// Whether everything that has come has been looked at.
@@ -144,47 +178,54 @@ impl Requests {
     }
 
     /// Keeps a request where it can be cancelled.
-    pub(super) fn hold(&mut self, id: u64, incoming: Arc<Incoming>) {
-        self.held.insert(id, Held { incoming, abort: None });
+    pub(super) fn hold(&mut self, key: Key) {
+        self.held.insert(key.id, Held::new(key));
+    }
+
+    /// The callback asks for what tells it that it is cancelled. Says whether it is not so already.
+    pub(super) fn tell(&mut self, key: Key, incoming: &Arc<Incoming>) -> bool {
+        let held = self.find(key);
+        let is_there = held.is_some();
+        held.into_iter().for_each(|held| held.incoming = Some(incoming.clone()));
+        is_there
     }
 
     /// A request goes on as a task, unless it is over already. Gives the handle back if the task is to end.
-    pub(super) fn continues(
-        &mut self,
-        id: u64,
-        incoming: &Arc<Incoming>,
-        abort: AbortHandle,
-    ) -> Option<AbortHandle> {
-        if incoming.is_cancelled() {
-            return Some(abort);
+    pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Option<AbortHandle> {
+        if let Some((key, held)) = self.current.take_if(|(current, _)| *current == key) {
+            self.held.insert(key.id, held);
         }
-        if let Some((id, incoming)) = self.current.take_if(|(_, current)| Arc::ptr_eq(current, incoming)) {
-            self.held.insert(id, Held { incoming, abort: Some(abort) });
-        } else if let Some(held) = self.held.get_mut(&id).filter(|held| held.is_of(incoming)) {
-            held.abort = Some(abort);
-        }
+        let Some(held) = self.find(key) else { return Some(abort) };
+        held.abort = Some(abort);
         None
     }
 
-    /// Whether a request can still be cancelled. Another one may have its id by now, since ids begin anew after the link
-    /// was lost and found again.
-    pub(super) fn has(&self, id: u64, incoming: &Arc<Incoming>) -> bool {
-        self.current.as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, incoming))
-            || self.held.get(&id).is_some_and(|held| held.is_of(incoming))
+    /// Whether a request can still be cancelled.
+    pub(super) fn has(&self, key: Key) -> bool {
+        self.current.as_ref().is_some_and(|(current, _)| *current == key)
+            || self.held.get(&key.id).is_some_and(|held| held.number == key.number)
     }
 
-    /// Takes out a request whose outcome is there; says whether it could still be cancelled.
-    pub(super) fn remove(&mut self, id: u64, incoming: &Arc<Incoming>) -> bool {
-        if self.current.take_if(|(_, current)| Arc::ptr_eq(current, incoming)).is_some() {
-            return true;
+    /// Takes out a request whose outcome is there, if it could still be cancelled.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Held> {
+        if let Some((_, held)) = self.current.take_if(|(current, _)| *current == key) {
+            return Some(held);
         }
-        self.held.get(&id).is_some_and(|held| held.is_of(incoming)) && self.held.remove(&id).is_some()
+        self.find(key)?;
+        self.held.remove(&key.id)
+    }
+
+    fn find(&mut self, key: Key) -> Option<&mut Held> {
+        match &mut self.current {
+            Some((current, held)) if *current == key => Some(held),
+            _ => self.held.get_mut(&key.id).filter(|held| held.number == key.number),
+        }
     }
 
     /// Nobody waits for this request any more. Gives what ends it, if it was started.
     pub(super) fn cancel(&mut self, id: u64) -> Option<Held> {
-        if let Some((_, incoming)) = self.current.take_if(|(current, _)| *current == id) {
-            return Some(Held { incoming, abort: None });
+        if let Some((_, held)) = self.current.take_if(|(current, _)| current.id == id) {
+            return Some(held);
         }
         let held = self.held.remove(&id);
         if held.is_none() && !self.has_none() {
@@ -195,11 +236,11 @@ impl Requests {
 
     /// Nobody waits for anything any more. Gives what ends those that were started.
     pub(super) fn cancel_all(&mut self) -> Vec<Held> {
-        let current = self.current.take().map(|(_, incoming)| Held { incoming, abort: None });
+        let current = self.current.take().map(|(_, held)| held);
         let started = current.into_iter().chain(self.held.drain().map(|(_, held)| held)).collect();
         // Those that nobody waits for may run.
-        self.ready.retain(|(_, job)| job.one_way);
-        for (_, arrival) in &mut self.in_order {
+        self.ready.retain(|job| job.one_way);
+        for arrival in &mut self.in_order {
             if let Arrival::Whole(job) = arrival
                 && !job.one_way
             {
@@ -226,14 +267,15 @@ impl Requests {
 }
 
 impl Held {
-    /// Whether it is the request that came as this, and not another one of the same id.
-    fn is_of(&self, incoming: &Arc<Incoming>) -> bool {
-        Arc::ptr_eq(&self.incoming, incoming)
+    fn new(key: Key) -> Self {
+        Self { number: key.number, ..Self::default() }
     }
 
     /// Tells whoever runs it that nobody waits.
     pub(super) fn cancel(self) {
-        self.incoming.cancel();
+        if let Some(incoming) = self.incoming {
+            incoming.cancel();
+        }
         if let Some(abort) = self.abort {
             abort.abort();
         }
@@ -248,7 +290,11 @@ mod tests {
     use daffi_core::payload::Codec;
 
     use super::*;
-    use crate::{callback::Outcome, caller::Caller, executor::Executor};
+    use crate::{
+        callback::Outcome,
+        caller::Caller,
+        executor::{Executor, Home, Origin},
+    };
 
     /// Nothing runs here.
     struct Nowhere;
@@ -268,7 +314,11 @@ mod tests {
     }
 
     fn request(id: u64) -> Arrival {
-        Arrival::Whole(Job {
+        Arrival::Whole(job(id))
+    }
+
+    fn job(id: u64) -> Job {
+        Job {
             id,
             callback: 0,
             one_way: false,
@@ -277,17 +327,17 @@ mod tests {
             fingerprint: 0,
             deadline: None,
             timeout_us: 0,
-            caller: "caller".into(),
+            origin: Arc::new(Origin { home: Arc::new(Nowhere), caller: "caller".into() }),
             body: Bytes::new(),
-        })
+            number: 0,
+        }
     }
 
     /// The ids of all requests that are to run, none of which is quick.
     fn placed(requests: &mut Requests) -> Vec<u64> {
-        let home: Arc<dyn Home> = Arc::new(Nowhere);
-        std::iter::from_fn(|| match requests.next(|_| false, &home)? {
+        std::iter::from_fn(|| match requests.next(|_| false)? {
             Next::Place(job) => Some(job.id),
-            Next::Run(_) => None,
+            Next::Run(_) | Next::Drop(_) => None,
         })
         .collect()
     }
@@ -316,6 +366,46 @@ mod tests {
         assert!(requests.cancel(2).is_none());
         requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [1, 2]);
+    }
+
+    #[test]
+    fn requests_that_come_together_are_in_order_and_each_can_be_cancelled() {
+        let mut requests = Requests::default();
+        for _ in 0..2 {
+            requests.push(request(1), false);
+            let mut jobs: VecDeque<_> = (2..=4).map(job).collect();
+            requests.push_all(&mut jobs);
+            assert!(jobs.is_empty());
+            assert!(requests.cancel(3).is_none());
+            // Another one of its id, after the link was lost.
+            requests.push_all(&mut [job(3)].into());
+            assert_eq!(placed(&mut requests), [1, 2, 4, 3]);
+        }
+        requests.close();
+        requests.push_all(&mut [job(1)].into());
+        assert!(!requests.has_work());
+    }
+
+    #[test]
+    fn whoever_runs_is_told_of_its_cancellation_and_has_no_outcome() {
+        let mut requests = Requests::default();
+        requests.push_all(&mut [job(1), job(2)].into());
+        let mut begin = || match requests.next(|_| true) {
+            // Dropping it is for executors.
+            Some(Next::Run(run)) => std::mem::ManuallyDrop::new(run).key().unwrap(),
+            _ => unreachable!(),
+        };
+        // The first goes on where another thread was the I/O thread.
+        let (first, second) = (begin(), begin());
+        let incoming = Incoming::new("caller".into(), None);
+        assert!(requests.tell(first, &incoming));
+        requests.cancel(1).unwrap().cancel();
+        assert!(incoming.is_cancelled());
+        assert!(!requests.tell(first, &incoming), "whoever asks later hears it then");
+        assert!(requests.remove(first).is_none());
+        assert!(requests.has(second));
+        assert!(requests.remove(second).is_some());
+        assert!(requests.cancel(2).is_none());
     }
 
     #[test]

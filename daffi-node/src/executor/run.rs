@@ -12,33 +12,38 @@ use daffi_core::{
     fault::{Fault, FaultKind},
     host,
     limits::CHUNK_BYTES,
-    payload::Codec,
+    payload::{Codec, Encoded},
 };
 
-use super::{Executor, Home, Job, panics};
+use super::{Executor, Job, Key, Origin, panics};
 use crate::{
-    callback::{BoxFuture, Handler, Invocation, Outcome},
+    callback::{BoxFuture, Function, Handler, Invocation, Outcome},
     context::{AtPlace, Context, Incoming, Place, at_place},
+    registry::Entry,
 };
 
 /// One run of one callback. Dropping it before its outcome counts as cancelled.
 pub(crate) struct Run {
-    home: Arc<dyn Home>,
     job: Job,
-    incoming: Arc<Incoming>,
+    /// By what it can be cancelled, until it no longer can.
+    key: Option<Key>,
 }
 
 impl Run {
-    pub(super) fn new(home: Arc<dyn Home>, job: Job, incoming: Arc<Incoming>) -> Self {
-        Self { home, job, incoming }
+    pub(super) fn new(job: Job) -> Self {
+        Self { key: job.key(), job }
     }
 
-    pub(super) fn home(&self) -> &Arc<dyn Home> {
-        &self.home
+    pub(super) fn origin(&self) -> &Arc<Origin> {
+        &self.job.origin
+    }
+
+    pub(super) fn key(&self) -> Option<Key> {
+        self.key
     }
 
     fn executor(&self) -> &Executor {
-        self.home.executor()
+        self.job.origin.home.executor()
     }
 
     pub(super) fn callback(&self) -> u32 {
@@ -58,124 +63,140 @@ impl Run {
 
     /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits. The thread has
     /// its role, and is in the runtime of the workers, already.
-    pub(super) fn in_place(self) {
-        let Some(entry) = self.executor().registry.get(self.job.callback) else { return };
+    pub(super) fn in_place(self, entry: &Entry) {
+        if self.is_expired() {
+            return self.refuse();
+        }
         match entry.callback.handler() {
-            Handler::Sync(_) => self.sync(),
-            Handler::Async(_) => self.first_poll(),
+            Handler::Sync(function) => self.sync(function),
+            Handler::Async(function) => self.first_poll(function),
         }
     }
 
-    /// Runs an `fn` callback, here and now.
-    pub(super) fn sync(mut self) {
-        if let Some(fault) = self.refusal() {
-            return self.refuse(fault);
+    /// Runs an `fn` callback on a thread of the pool, which this is.
+    pub(super) fn on_pool(self, entry: &Entry) {
+        if let Handler::Sync(function) = entry.callback.handler()
+            && let Some(run) = self.after_waiting()
+        {
+            run.sync(function);
         }
-        let invocation = self.invocation();
-        let Some(entry) = self.executor().registry.get(self.job.callback) else { return };
-        let Handler::Sync(function) = entry.callback.handler() else { return };
+    }
+
+    /// Runs an `async fn` callback on the workers.
+    pub(super) fn on_workers(self) {
+        if let Some(run) = self.after_waiting() {
+            let timed = run.says_how_quick();
+            Task { run: Some(run), future: None, timed }.spawn();
+        }
+    }
+
+    fn sync(mut self, function: &Function<Outcome>) {
         let place = self.place();
-        let call = AssertUnwindSafe(|| at_place(place, || function(invocation)));
+        let call = AssertUnwindSafe(|| at_place(place, || self.call(function)));
         let outcome = catch_unwind(call).unwrap_or_else(|panic| Err(panics::fault(panic)));
         self.finish(outcome);
     }
 
     /// Begins an `async fn` callback here; the workers go on with it if it waits.
-    fn first_poll(self) {
-        if let Some(fault) = self.refusal() {
-            return self.refuse(fault);
-        }
-        let mut task = Task { run: Some(self), future: None, timed: false };
-        let mut context = TaskContext::from_waker(Waker::noop());
+    fn first_poll(mut self, function: &Function<BoxFuture<Outcome>>) {
+        let place = self.place();
         // Whatever wakes it meanwhile is seen in the first poll on the workers.
-        if Pin::new(&mut task).poll(&mut context).is_pending() {
-            task.spawn();
-        }
-    }
-
-    /// Runs an `async fn` callback on the workers.
-    pub(super) fn future(self) {
-        match self.refusal() {
-            Some(fault) => self.refuse(fault),
-            None => {
-                let timed = self.says_how_quick();
-                Task { run: Some(self), future: None, timed }.spawn();
+        let mut context = TaskContext::from_waker(Waker::noop());
+        let begin = || {
+            let mut future = self.call(function);
+            match future.as_mut().poll(&mut context) {
+                Poll::Ready(outcome) => Ok(outcome),
+                Poll::Pending => Err(future),
             }
+        };
+        match catch_unwind(AssertUnwindSafe(|| at_place(place, begin))) {
+            Ok(Ok(outcome)) => self.finish(outcome),
+            Ok(Err(future)) => {
+                let future = Some(AtPlace { place, future });
+                Task { run: Some(self), future, timed: false }.spawn();
+            }
+            Err(panic) => self.finish(Err(panics::fault(panic))),
         }
     }
 
-    /// Why the callback is not to run at all any more.
-    fn refusal(&self) -> Option<Box<Fault>> {
-        if self.incoming.is_cancelled() {
-            Some(Fault::new(FaultKind::Cancelled, "the call was cancelled before it ran").into())
-        } else if self.is_expired() {
-            let fault = Fault::new(FaultKind::Expired, "the call's time ran out before it ran");
-            Some(fault.number(self.job.timeout_us).into())
-        } else {
-            None
+    /// This run, unless it was cancelled while it waited, or its time ran out.
+    fn after_waiting(self) -> Option<Self> {
+        if self.key.is_some() && !self.is_there() {
+            return None;
         }
+        if self.is_expired() {
+            self.refuse();
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Calls what gives the outcome, or a future of it.
+    fn call<T>(&mut self, function: &Function<T>) -> T {
+        let invocation = Invocation { body: std::mem::take(&mut self.job.body), codec: self.codec() };
+        function.call(invocation, || self.context())
+    }
+
+    /// What the callback may ask about its call.
+    fn context(&self) -> Context {
+        let Job { hops, deadline, origin, .. } = &self.job;
+        let incoming = Incoming::new(origin.caller.clone(), *deadline);
+        if let Some(key) = self.key
+            && !self.executor().requests.lock().tell(key, &incoming)
+        {
+            incoming.cancel();
+        }
+        Context::new(origin.home.clone().caller(*hops, *deadline), incoming)
     }
 
     fn place(&self) -> Place {
         Place { hops: self.job.hops, executor: self.executor().id() }
     }
 
-    fn invocation(&mut self) -> Invocation {
-        let Job { hops, deadline, body, .. } = &mut self.job;
-        let call = self.home.clone().caller(*hops, *deadline);
-        let context = Context::new(call, self.incoming.clone());
-        Invocation { body: std::mem::take(body), codec: self.codec(), context }
-    }
-
     fn codec(&self) -> Codec {
         Codec::from_byte(self.job.codec).expect("it was checked before the run was made")
     }
 
-    /// The callback does not run.
-    fn refuse(self, fault: Box<Fault>) {
+    /// The callback does not run, since its caller's time is up.
+    fn refuse(mut self) {
+        let fault = Fault::new(FaultKind::Expired, "the call's time ran out before it ran");
         if self.job.one_way {
             tracing::warn!(reason = fault.message, "a call that nobody waits for was not run");
         } else if self.withdraw() {
-            self.answer(Err(fault));
+            self.answer(Err(fault.number(self.job.timeout_us).into()));
         }
     }
 
     fn answer(&self, outcome: Outcome) {
-        self.home.outcome(self.job.id, self.codec(), outcome);
+        self.job.origin.home.outcome(self.job.id, self.codec(), outcome);
     }
 
-    fn finish(self, outcome: Outcome) {
-        let outcome = outcome.and_then(|body| {
-            let (size, limit) = (body.len() as u64, self.executor().payload_bytes_max);
-            if size <= limit {
-                return Ok(body);
-            }
-            Err(Fault::new(FaultKind::TooLarge, "the result is too large").number(size).limit(limit).into())
-        });
+    fn finish(mut self, mut outcome: Outcome) {
+        let (size, limit) = (outcome.as_ref().map_or(0, Encoded::len), self.executor().payload_bytes_max);
+        if size as u64 > limit {
+            let fault = Fault::new(FaultKind::TooLarge, "the result is too large");
+            outcome = Err(fault.number(size as u64).limit(limit).into());
+        }
         if self.job.one_way {
             if let Err(fault) = outcome {
                 let entry = self.executor().registry.get(self.job.callback);
                 let callback = entry.map(|entry| entry.callback.name());
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
-            return;
-        }
-        if outcome.as_ref().is_ok_and(|body| body.len() > CHUNK_BYTES) {
+        } else if outcome.as_ref().is_ok_and(|body| body.len() > CHUNK_BYTES) {
             // The rest leaves in chunks later on. A cancellation that comes before the rest is known to the link has
             // to find the request, or the rest would wait for ever.
             if self.is_there() && !self.is_expired() {
                 self.answer(outcome);
                 if !self.withdraw() {
-                    self.home.forget(self.job.id);
+                    self.job.origin.home.forget(self.job.id);
                 }
             }
         } else if self.withdraw() && !self.is_expired() {
             self.answer(outcome);
         }
     }
-}
 
-impl Run {
     /// Whether the caller's time is up. Its own clock tells it so, and it began to run before this one: an answer would
     /// come too late, or just in time to pass for a result what a callback left undone because `is_cancelled()`.
     fn is_expired(&self) -> bool {
@@ -184,21 +205,21 @@ impl Run {
 
     /// Takes this run out of the requests that can be cancelled, and says whether it was there: otherwise its caller
     /// must not get an outcome.
-    fn withdraw(&self) -> bool {
-        self.executor().requests.lock().remove(self.job.id, &self.incoming)
+    fn withdraw(&mut self) -> bool {
+        // What it holds may be the user's, and is dropped without the lock.
+        let held = self.key.take().and_then(|key| self.executor().requests.lock().remove(key));
+        held.is_some()
     }
 
     /// Whether this run is among the requests that can be cancelled.
     fn is_there(&self) -> bool {
-        self.executor().requests.lock().has(self.job.id, &self.incoming)
+        self.key.is_some_and(|key| self.executor().requests.lock().has(key))
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if !self.job.one_way {
-            self.withdraw();
-        }
+        self.withdraw();
         self.executor().leave(self.job.callback);
     }
 }
@@ -216,11 +237,11 @@ impl Task {
     /// Has the workers go on with it.
     fn spawn(self) {
         let Some(run) = &self.run else { return };
-        let (home, id, incoming) = (run.home.clone(), run.job.id, run.incoming.clone());
-        let executor = home.executor();
+        let (origin, key) = (run.origin().clone(), run.key);
+        let executor = origin.home.executor();
         let Some(workers) = &executor.worker_handle else { return };
         let abort = workers.spawn(self).abort_handle();
-        let unwanted = executor.requests.lock().continues(id, &incoming, abort);
+        let unwanted = key.and_then(|key| executor.requests.lock().continues(key, abort));
         if let Some(task) = unwanted {
             task.abort();
         }
@@ -238,19 +259,18 @@ impl Future for Task {
             let future = match future {
                 Some(future) => future,
                 None => {
-                    let invocation = running.invocation();
-                    let Some(entry) = running.executor().registry.get(running.job.callback) else {
+                    let (origin, place) = (running.origin().clone(), running.place());
+                    let entry = origin.home.executor().registry.get(running.callback());
+                    let Some(Handler::Async(function)) = entry.map(|entry| entry.callback.handler()) else {
                         return Poll::Pending;
                     };
-                    let Handler::Async(function) = entry.callback.handler() else { return Poll::Pending };
-                    let place = running.place();
-                    future.insert(AtPlace { place, future: at_place(place, || function(invocation)) })
+                    future.insert(AtPlace { place, future: at_place(place, || running.call(function)) })
                 }
             };
             Pin::new(future).poll(context)
         }));
         if clock.is_some()
-            && let Some(entry) = running.executor().registry.get(running.job.callback)
+            && let Some(entry) = running.executor().registry.get(running.callback())
         {
             entry.pace.ran(clock, true);
         }
@@ -283,7 +303,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::{callback::Callback, caller::Caller, executor::Arrival, registry::Registry};
+    use crate::{
+        callback::Callback,
+        caller::Caller,
+        executor::{Arrival, Home},
+        registry::Registry,
+    };
 
     /// Where each result is cancelled just as it leaves.
     struct Hasty {
@@ -309,7 +334,7 @@ mod tests {
         }
     }
 
-    fn job() -> Job {
+    fn job(home: Arc<dyn Home>) -> Job {
         Job {
             id: 7,
             callback: 0,
@@ -319,8 +344,9 @@ mod tests {
             fingerprint: 0,
             deadline: None,
             timeout_us: 0,
-            caller: "caller".into(),
+            origin: Arc::new(Origin { home, caller: "caller".into() }),
             body: Bytes::new(),
+            number: 0,
         }
     }
 
@@ -333,7 +359,8 @@ mod tests {
         let executor = Executor::new(registry, &Limits::default(), "test", reactor.handle().clone()).unwrap();
         let executor = Arc::new(executor);
         let (forgotten_in, forgotten) = mpsc::channel();
-        executor.run(job(), Arc::new(Hasty { executor: executor.clone(), forgotten: forgotten_in }));
+        let home = Arc::new(Hasty { executor: executor.clone(), forgotten: forgotten_in });
+        executor.run(job(home));
         assert_eq!(forgotten.recv_timeout(Duration::from_secs(10)), Ok(7));
         executor.stop();
     }
@@ -349,11 +376,13 @@ mod tests {
         let registry = Registry::new(vec![callback]).unwrap();
         let reactor = Reactor::start("test").unwrap();
         let executor = Executor::new(registry, &Limits::default(), "test", reactor.handle().clone()).unwrap();
+        let executor = Arc::new(executor);
+        let home = Arc::new(Hasty { executor: executor.clone(), forgotten: mpsc::channel().0 });
         let deadline = Instant::now() + Duration::from_secs(10);
         assert!(executor.drain(0, deadline));
-        executor.arrived(Arrival::Whole(job()));
+        executor.arrived(Arrival::Whole(job(home)));
         assert!(executor.drain(0, Instant::now()), "it has been taken");
-        executor.work(|| unreachable!("there is nothing to run"), || {});
+        executor.work(|| unreachable!("there is nothing to run"));
         executor.stop();
     }
 }

@@ -1,0 +1,88 @@
+//! Where requests come from.
+
+use std::{fmt, hash::BuildHasher as _, sync::Arc};
+
+use foldhash::fast::FixedState;
+
+use super::Home;
+
+/// Where a request came from, shared by those of one caller.
+pub(crate) struct Origin {
+    /// The node that it came to.
+    pub(crate) home: Arc<dyn Home>,
+    /// The name of the node that calls.
+    pub(crate) caller: Arc<str>,
+}
+
+/// Who has called lately, so that not every request needs memory for its origin.
+#[derive(Debug, Default)]
+pub(crate) struct Origins {
+    /// Each at the place that its name gives it. Another one that has the same place takes it.
+    recent: Box<[Option<Arc<Origin>>; RECENT]>,
+    /// The place of whoever called last: most likely who calls next.
+    last: usize,
+}
+
+const RECENT: usize = 32;
+
+impl Origins {
+    /// Where a request by `caller` to `home`, which is always the same, comes from.
+    pub(crate) fn of<H: Home>(&mut self, caller: &str, home: &Arc<H>) -> Arc<Origin> {
+        let is_of = |origin: &&Arc<Origin>| *origin.caller == *caller;
+        if let Some(origin) = self.recent[self.last].as_ref().filter(is_of) {
+            return origin.clone();
+        }
+        self.last = FixedState::default().hash_one(caller) as usize % RECENT;
+        let place = &mut self.recent[self.last];
+        if let Some(origin) = place.as_ref().filter(is_of) {
+            return origin.clone();
+        }
+        place.insert(Arc::new(Origin { home: home.clone(), caller: caller.into() })).clone()
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin").field("caller", &self.caller).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use daffi_core::payload::Codec;
+
+    use super::*;
+    use crate::{callback::Outcome, caller::Caller, executor::Executor};
+
+    struct Nowhere;
+
+    impl Home for Nowhere {
+        fn executor(&self) -> &Arc<Executor> {
+            unreachable!()
+        }
+
+        fn outcome(&self, _: u64, _: Codec, _: Outcome) {}
+
+        fn forget(&self, _: u64) {}
+
+        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
+            Caller::detached()
+        }
+    }
+
+    #[test]
+    fn each_request_has_its_caller_however_many_there_are() {
+        let home = Arc::new(Nowhere);
+        let mut origins = Origins::default();
+        let first = origins.of("caller 0", &home);
+        assert!(Arc::ptr_eq(&first, &origins.of("caller 0", &home)));
+        for round in 0..3 {
+            for number in 0..2 * RECENT {
+                let name = format!("caller {}", number * (round + 1));
+                assert_eq!(*origins.of(&name, &home).caller, *name);
+            }
+        }
+    }
+}
