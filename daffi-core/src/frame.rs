@@ -145,6 +145,14 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// The bytes, if they are in one piece, as those are that came in.
+    pub fn piece(&self) -> Option<&'a [u8]> {
+        match self.0 {
+            Content::Piece(bytes, _) => Some(bytes),
+            Content::Pieces(_) => None,
+        }
+    }
+
     /// A copy of the bytes, which keeps nothing else.
     pub fn copied(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(self.len());

@@ -76,11 +76,21 @@ impl Admission {
         true
     }
 
+    /// How many calls are in.
+    pub(crate) fn going_on(&self) -> usize {
+        self.admitted.load(Ordering::Relaxed)
+    }
+
     /// Gives the calls that wait to `send`, as far as there are places. After each call that came or ended.
+    #[inline]
     pub(crate) fn go_on(&self, send: impl Fn(Admitted, usize)) {
-        if self.queued_count.load(Ordering::SeqCst) == 0 {
-            return;
+        if self.queued_count.load(Ordering::SeqCst) > 0 {
+            self.let_in(send);
         }
+    }
+
+    #[cold]
+    fn let_in(&self, send: impl Fn(Admitted, usize)) {
         let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
         if asked > 1 {
             // The thread that is at it, which may be this one, looks again.

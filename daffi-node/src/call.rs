@@ -164,7 +164,7 @@ impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> IntoFuture fo
 
     fn into_future(self) -> CallFuture<R> {
         CallFuture {
-            flight: self.ready(Kind::Call, Manner::Attended).map(|ready| CancelOnDrop(ready.start())),
+            flight: self.ready(Kind::Call, Manner::Attended).map(|ready| CancelOnDrop::new(ready.start())),
             place: None,
             result: PhantomData,
         }
@@ -187,11 +187,11 @@ impl<R: DeserializeOwned + 'static> Future for CallFuture<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         let Self { flight, place, .. } = &mut *self;
         let flight = match flight {
-            Ok(flight) => &flight.0,
+            Ok(flight) => flight,
             Err(error) => return Poll::Ready(Err(error.clone())),
         };
         let answer = ready!(flight.poll(context, place))?;
-        Poll::Ready(decode(flight.pending.callback(), &answer.one()))
+        Poll::Ready(decode(flight.flight.pending.callback(), &answer.one()))
     }
 }
 
@@ -348,9 +348,10 @@ impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAY
     /// # Cancel safety
     /// Dropping the future cancels the call on every node.
     pub async fn broadcast_results_async(self) -> Result<BTreeMap<String, Result<R>>> {
-        let flight = CancelOnDrop(self.ready(Kind::Broadcast { results: true }, Manner::Attended)?.start());
-        let answer = flight.0.outcome().await?;
-        Ok(results(flight.0.pending.callback(), answer))
+        let ready = self.ready(Kind::Broadcast { results: true }, Manner::Attended)?;
+        let CancelOnDrop { flight, .. } = &CancelOnDrop::new(ready.start());
+        let answer = flight.outcome().await?;
+        Ok(results(flight.pending.callback(), answer))
     }
 }
 
@@ -384,7 +385,10 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
         let waits = !matches!(kind, Kind::OneWay | Kind::Ask(_));
         let timeout = self.timeout.or(node.default_timeout).filter(|_| waits);
         let parent = self.caller.parent_deadline().filter(|_| waits);
-        let deadline = deadline(timeout, self.eta, parent);
+        let deadline = match (timeout, parent) {
+            (None, None) => None,
+            _ => deadline(timeout, self.eta, parent),
+        };
         if deadline.is_some_and(|deadline| deadline.after.is_zero()) {
             return Err(Error::Timeout {
                 callback: callback.into_owned(),
@@ -417,9 +421,6 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
 
 /// When the time is up: `timeout` after the call is sent, or when the callback that makes it has to be done itself.
 fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Instant>) -> Option<Deadline> {
-    if timeout.is_none() && parent.is_none() {
-        return None;
-    }
     let now = host::now();
     // A time that cannot be counted to never comes.
     let own = timeout.and_then(|after| {

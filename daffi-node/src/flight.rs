@@ -12,6 +12,7 @@ use daffi_core::{Error, Result};
 
 use crate::{
     in_flight::{CallId, Deadline},
+    kept::Kept,
     latch::Place,
     node::Node,
     outgoing::Outgoing,
@@ -35,7 +36,11 @@ pub(crate) struct Outcome<'a> {
 
 /// A started call that is cancelled when this is dropped before its outcome.
 #[derive(Debug)]
-pub(crate) struct CancelOnDrop(pub(crate) Flight);
+pub(crate) struct CancelOnDrop {
+    pub(crate) flight: Flight,
+    /// Its outcome was given to whoever polls.
+    over: bool,
+}
 
 impl Flight {
     /// Starts a call; the I/O thread watches its deadline.
@@ -133,11 +138,24 @@ impl Drop for Outcome<'_> {
     }
 }
 
+impl CancelOnDrop {
+    pub(crate) fn new(flight: Flight) -> Self {
+        Self { flight, over: false }
+    }
+
+    /// See [`Flight::poll`].
+    pub(crate) fn poll(&mut self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<Result<Answer>> {
+        let polled = self.flight.poll(context, place);
+        self.over = polled.is_ready();
+        polled
+    }
+}
+
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.node.wake_others();
-        if !self.0.pending.outcome.is_set() {
-            self.0.cancel();
+        self.flight.node.wake_others();
+        if !self.over && !self.flight.pending.outcome.is_set() {
+            self.flight.cancel();
         }
     }
 }
@@ -148,7 +166,7 @@ impl Answer {
         match self {
             Self::One(payload) => payload,
             // A broadcast's answer never comes to a call for one.
-            Self::Many(_) => Payload { codec: 0, body: bytes::Bytes::new() },
+            Self::Many(_) => Payload { codec: 0, body: Kept::default() },
         }
     }
 }

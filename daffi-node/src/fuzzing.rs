@@ -63,7 +63,7 @@ impl Arguments {
     /// # Errors
     /// More or less came than was announced.
     pub fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Bytes>, &'static str> {
-        Ok(self.0.add(chunk)?.map(|payload| payload.body))
+        Ok(self.0.add(chunk)?.map(|payload| payload.body.into_bytes()))
     }
 
     /// How many bytes more may be sent, if it is time to say so.
@@ -109,8 +109,10 @@ impl Results {
     pub fn outcome(&self) -> Option<Result<Vec<Result<Bytes>>>> {
         let answer = self.pending.outcome.get()?;
         Some(answer.map(|answer| match answer {
-            Answer::One(payload) => vec![Ok(payload.body)],
-            Answer::Many(parts) => parts.into_values().map(|part| part.map(|part| part.body)).collect(),
+            Answer::One(payload) => vec![Ok(payload.body.into_bytes())],
+            Answer::Many(parts) => {
+                parts.into_values().map(|part| part.map(|part| part.body.into_bytes())).collect()
+            }
         }))
     }
 }

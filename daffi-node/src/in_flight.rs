@@ -5,13 +5,13 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use daffi_core::host;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::pending::Pending;
 
@@ -19,7 +19,8 @@ use crate::pending::Pending;
 #[derive(Debug)]
 pub(crate) struct InFlight {
     shards: [Mutex<Shard>; SHARDS],
-    count: AtomicUsize,
+    /// Which shards have deadlines, a bit for each. Written with the shard's lock held.
+    with_deadlines: AtomicU16,
 }
 
 /// The id of a call: shard, place and generation, so that an answer finds its place without searching and a late one
@@ -43,6 +44,7 @@ impl Deadline {
 }
 
 const SHARDS: usize = 16;
+const _: () = assert!(SHARDS <= u16::BITS as usize, "`with_deadlines` has a bit for each");
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 const PLACE_BITS: u32 = 28;
 
@@ -63,7 +65,7 @@ struct Place {
 
 impl InFlight {
     pub(crate) fn new() -> Self {
-        Self { shards: Default::default(), count: AtomicUsize::new(0) }
+        Self { shards: Default::default(), with_deadlines: AtomicU16::new(0) }
     }
 
     /// Adds a call. One with a deadline here is found by [`expired`](Self::expired) when it has passed.
@@ -80,8 +82,8 @@ impl InFlight {
         let id = CallId::new(number, index, place.generation);
         if let Some(deadline) = deadline {
             shard.deadlines.insert((deadline.at, id));
+            self.look_at_deadlines(number, &shard);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
         id
     }
 
@@ -98,11 +100,11 @@ impl InFlight {
         if !which(call) {
             return None;
         }
-        let removed = shard.remove(id);
-        if removed.is_some() {
-            self.count.fetch_sub(1, Ordering::Relaxed);
+        let (call, deadline) = shard.remove(id)?;
+        if deadline.is_some() {
+            self.look_at_deadlines(id.shard(), &shard);
         }
-        removed.map(|(call, _)| call)
+        Some(call)
     }
 
     /// The call of this id, which stays.
@@ -116,8 +118,7 @@ impl InFlight {
     /// Takes out the calls whose deadline has passed.
     pub(crate) fn expired(&self, now: Instant) -> Vec<(CallId, Arc<Pending>, Duration)> {
         let mut expired = Vec::new();
-        for shard in &self.shards {
-            let mut shard = shard.lock();
+        for (number, mut shard) in self.shards_with_deadlines() {
             while let Some(&(at, id)) = shard.deadlines.first()
                 && at <= now
             {
@@ -125,14 +126,14 @@ impl InFlight {
                     expired.push((id, call, deadline.after));
                 }
             }
+            self.look_at_deadlines(number, &shard);
         }
-        self.count.fetch_sub(expired.len(), Ordering::Relaxed);
         expired
     }
 
     /// When the next deadline passes.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.shards.iter().filter_map(|shard| shard.lock().deadlines.first().map(|(at, _)| *at)).min()
+        self.shards_with_deadlines().filter_map(|(_, shard)| shard.deadlines.first().map(|(at, _)| *at)).min()
     }
 
     /// Takes out every call that `which` picks.
@@ -147,14 +148,38 @@ impl InFlight {
             for id in chosen {
                 removed.extend(shard.remove(id).map(|(call, _)| (id, call)));
             }
+            self.look_at_deadlines(number, &shard);
         }
-        self.count.fetch_sub(removed.len(), Ordering::Relaxed);
         removed
     }
 
-    /// How many calls are in flight.
+    /// How many calls there are.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn len(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        let of_shard =
+            |shard: &Mutex<Shard>| shard.lock().places.iter().filter(|place| place.call.is_some()).count();
+        self.shards.iter().map(of_shard).sum()
+    }
+
+    /// The shards that have deadlines; most turns find none. A deadline that is added meanwhile may be overlooked, but not
+    /// by a look that comes after whoever added it has asked for one.
+    fn shards_with_deadlines(&self) -> impl Iterator<Item = (usize, MutexGuard<'_, Shard>)> {
+        let with_deadlines = self.with_deadlines.load(Ordering::SeqCst);
+        let shards = self.shards.iter().enumerate();
+        shards
+            .filter(move |(number, _)| with_deadlines & (1 << number) != 0)
+            .map(|(number, shard)| (number, shard.lock()))
+    }
+
+    /// Notes whether a shard has deadlines.
+    fn look_at_deadlines(&self, number: usize, shard: &Shard) {
+        let bit = 1 << number;
+        let noted = self.with_deadlines.load(Ordering::Relaxed) & bit != 0;
+        match (noted, shard.deadlines.is_empty()) {
+            (false, false) => self.with_deadlines.fetch_or(bit, Ordering::SeqCst),
+            (true, true) => self.with_deadlines.fetch_and(!bit, Ordering::SeqCst),
+            _ => return,
+        };
     }
 }
 

@@ -267,7 +267,7 @@ impl Inbound {
                     if let Some(bytes) = assembly.take_credit().filter(|_| !job.one_way) {
                         self.credit(chunk.id, chunk.reply, chunk.part, bytes);
                     }
-                    job.body = payload.body;
+                    job.body = payload.body.into_bytes();
                     self.arrived(Arrival::Whole(job));
                 }
             }

@@ -66,8 +66,8 @@ impl<T> Latch<T> {
         if let Some((_, waker)) = first {
             wake(waker);
         }
-        for (_, waker) in more.into_iter().flatten() {
-            wake(waker);
+        if let Some(more) = more {
+            more.into_values().for_each(wake);
         }
         true
     }

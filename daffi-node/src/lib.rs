@@ -38,6 +38,7 @@ pub use global::Global;
 
 mod in_flight;
 mod inbound;
+mod kept;
 mod latch;
 mod link;
 

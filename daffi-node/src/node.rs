@@ -132,6 +132,11 @@ impl Node {
         deadline: Option<Deadline>,
         eta: Option<Duration>,
     ) -> CallId {
+        // Before anybody else knows of the call.
+        let going_on = if eta.is_none() { self.admission.enter() } else { None };
+        if going_on.is_some() {
+            pending.begin_admitted();
+        }
         let id = self.calls.insert(pending.clone(), deadline);
         if self.stopped.load(Ordering::SeqCst) {
             self.fail(id, |pending| Error::Stopped { callback: pending.callback().to_owned() });
@@ -140,10 +145,14 @@ impl Node {
         if let Some(deadline) = deadline {
             self.watch(deadline.at);
         }
-        match eta {
-            Some(_) if !self.has_room_to_delay() => self.fail(id, |_| self.overloaded()),
-            Some(eta) => self.delay(eta, Some(id), call.clone(), false),
-            None => self.admit(pending, id, call),
+        match (eta, going_on) {
+            (Some(_), _) if !self.has_room_to_delay() => self.fail(id, |_| self.overloaded()),
+            (Some(eta), _) => self.delay(eta, Some(id), call.clone(), false),
+            (None, Some(going_on)) => {
+                self.send_in_flight(pending, id, call, going_on);
+                self.admit_queued();
+            }
+            (None, None) => self.admit(pending, id, call),
         }
         id
     }
@@ -167,7 +176,7 @@ impl Node {
     }
 
     fn send_one_way(&self, call: &Outgoing) -> Result<()> {
-        let flush = Flush::with(self.calls.len());
+        let flush = Flush::with(self.admission.going_on());
         if call.is_large() {
             // A payload in chunks needs an id of its own, which no other call has after it either.
             let pending = Arc::new(Pending::new(call.name.clone(), None));
@@ -204,6 +213,7 @@ impl Node {
     }
 
     /// Sends what waits until fewer are in flight, as far as there are places.
+    #[inline]
     fn admit_queued(&self) {
         let send =
             |call: Admitted, going_on| self.send_admitted(&call.pending, call.id, &call.call, going_on);
@@ -441,7 +451,7 @@ impl Node {
             let Some(Reverse(Delayed { id, call, again, .. })) = due else { return };
             match id.map(|id| (id, self.calls.get(id))) {
                 Some((id, Some(pending))) if again => {
-                    self.send_in_flight(&pending, id, &call, self.calls.len())
+                    self.send_in_flight(&pending, id, &call, self.admission.going_on())
                 }
                 Some((id, Some(pending))) => self.admit(&pending, id, &call),
                 // It was cancelled.
@@ -536,7 +546,7 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node")
             .field("name", &self.name)
-            .field("calls", &self.calls.len())
+            .field("admission", &self.admission)
             .field("link", &self.link)
             .finish_non_exhaustive()
     }

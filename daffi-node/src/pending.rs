@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use daffi_core::{
     Error, Result,
     fault::Fault,
@@ -18,6 +17,7 @@ use daffi_core::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    kept::Kept,
     latch::Latch,
     sync::{
         Mutex,
@@ -67,7 +67,7 @@ pub(crate) enum Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Payload {
     pub(crate) codec: u8,
-    pub(crate) body: Bytes,
+    pub(crate) body: Kept,
 }
 
 /// What has come so far.
@@ -135,7 +135,7 @@ const ASSEMBLY_GROWTH: usize = 16;
 impl Payload {
     /// A result that came in one frame.
     pub(crate) fn whole(reply: &Reply<'_>) -> Self {
-        Self { codec: reply.codec, body: reply.body.to_bytes() }
+        Self { codec: reply.codec, body: Kept::new(&reply.body) }
     }
 }
 
@@ -253,6 +253,11 @@ impl Pending {
             false => Some(stages & !SENT),
         };
         self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
+    }
+
+    /// It counts against the limit. For a call that nobody else knows of yet.
+    pub(crate) fn begin_admitted(&self) {
+        self.stages.store(ADMITTED, Ordering::Relaxed);
     }
 
     /// It counts against the limit from now on; says whether it does, which it does not once it is over.
@@ -467,7 +472,7 @@ impl Pending {
 pub(crate) fn decode<R: DeserializeOwned + 'static>(callback: &str, payload: &Payload) -> Result<R> {
     let Payload { codec, body } = payload;
     let decoded = match Codec::from_byte(*codec) {
-        Some(codec) => codec.decode_from(body).map(|Whole(value)| value).map_err(|error| error.to_string()),
+        Some(codec) => body.decode(codec).map(|Whole(value)| value).map_err(|error| error.to_string()),
         None => Err(format!("the callee used codec {codec}, which is not known here")),
     };
     decoded.map_err(|reason| Error::Decode { what: "result", callback: callback.to_owned(), reason })
@@ -494,6 +499,7 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use daffi_core::payload::Bytes as Uncopied;
 
     use super::*;
@@ -550,6 +556,6 @@ mod tests {
         assert_eq!(allocations.pop(), Some(total));
         assert!(allocations.iter().sum::<usize>() <= total / 8, "{allocations:?}");
         let result: Uncopied = decode("f", &payload).unwrap();
-        assert!(result == value && is_within(&result, &payload.body));
+        assert!(result == value && is_within(&result, &payload.body.into_bytes()));
     }
 }

@@ -49,8 +49,9 @@ impl Inquiry {
         let deadline = Deadline::after(timeout);
         loop {
             let (pending, outgoing) = self.parts();
-            let flight = CancelOnDrop(Flight::start(self.node.clone(), pending, &outgoing, deadline, None));
-            match flight.0.outcome().await {
+            let flight =
+                CancelOnDrop::new(Flight::start(self.node.clone(), pending, &outgoing, deadline, None));
+            match flight.flight.outcome().await {
                 Err(Error::ControllerLost { .. }) => {}
                 answer => return Self::answered(answer),
             }

@@ -21,7 +21,8 @@ use crate::sync::{
 #[derive(Default)]
 pub(crate) struct Sleepers {
     /// Whether there are any, for whoever just looks. Written under the lock. A task that was woken on their behalf sees
-    /// it, as they were here before; whoever else does not leaves them to that one.
+    /// it, as they were here before; whoever else does not leaves them to that one. For the turn it is `SeqCst`, which a
+    /// reactor's bell asks for.
     any: AtomicBool,
     state: Mutex<State>,
 }
@@ -70,7 +71,7 @@ impl Sleepers {
 
     /// Wakes those that nobody has woken for a while; says when there will be some.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
-        if !self.any.load(Ordering::Relaxed) {
+        if !self.any.load(Ordering::SeqCst) {
             return None;
         }
         {
@@ -100,13 +101,13 @@ impl Sleepers {
             return false;
         }
         state.wakers.append(wakers);
-        self.any.store(true, Ordering::Relaxed);
+        self.any.store(true, Ordering::SeqCst);
         true
     }
 
     fn take(&self) -> Vec<Waker> {
         let mut state = self.state.lock();
-        self.any.store(false, Ordering::Relaxed);
+        self.any.store(false, Ordering::SeqCst);
         state.due = None;
         std::mem::take(&mut state.wakers)
     }

@@ -13,13 +13,20 @@ pub(super) struct Bell {
 
 impl Bell {
     /// Asks for a turn. A thread that does not lead [`rouse`](Self::rouse)s the one that does then.
+    ///
+    /// What the turn is for has to be published under a lock that the turn takes too, or with `SeqCst`. Then a mark that is
+    /// there already is enough: whoever sees it has published before it is answered, and the turn after that looks.
     pub(super) fn mark(&self) {
-        self.marked.store(true, Ordering::SeqCst);
+        // While much is going on it is there nearly always, and looking is much cheaper.
+        if !self.is_marked() {
+            self.marked.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Ends the wait of the thread that leads with `wake`, where it waits.
     pub(super) fn rouse(&self, wake: impl FnOnce()) {
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+        // The look is in one order with the mark, as `sleep` is; the swap is for whoever is first.
+        if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
             wake();
         }
     }
