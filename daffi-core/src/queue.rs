@@ -13,7 +13,7 @@ use crate::{
 /// copy costs more than the extra slice.
 const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 
-/// Bodies from this size on wait as slices of what was read together with them, which is eight times as much at most.
+/// Bodies from this size on wait as slices of what was read together with them, which is about eight times as much at most.
 /// Chunks are twice as large, and to copy them costs those that move data most.
 const PART_BYTES_MIN: usize = CHUNK_BYTES / 2;
 

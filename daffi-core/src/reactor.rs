@@ -6,6 +6,8 @@
 
 mod bell;
 
+mod buffers;
+
 mod driver;
 use driver::{Driver, Patience, Stay, survive};
 

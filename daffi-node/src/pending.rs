@@ -11,6 +11,7 @@ use daffi_core::{
     Error, Result,
     fault::Fault,
     frame::{Body, Chunk, Failure, Reply, Targets},
+    limits::STREAM_WINDOW_BYTES,
     payload::{Codec, Whole},
     signature::Signature,
 };
@@ -125,9 +126,10 @@ enum Step {
     Wait(Progress),
 }
 
-/// The first allocation for a payload that comes in chunks. Announcing a large one costs a peer nothing, so it gets
-/// no more than this before it sends.
-const ASSEMBLY_BYTES_AT_FIRST: usize = 1024 * 1024;
+/// The first allocation for a payload that comes in chunks: what a sender may send of it before it is asked for more, so
+/// that 1 MiB of a user's fits with what a codec writes around it. Announcing a large one costs a peer nothing, so it
+/// gets no more than this before it sends.
+const ASSEMBLY_BYTES_AT_FIRST: usize = STREAM_WINDOW_BYTES;
 
 /// And the next one is so many times what has come, so that little is copied in growing.
 const ASSEMBLY_GROWTH: usize = 16;

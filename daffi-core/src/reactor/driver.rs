@@ -9,10 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use mio::{Events, Poll, Token};
 
-use super::{Acceptor, Command, Connection, Service, Shared};
+use super::{
+    Acceptor, Command, Connection, Service, Shared,
+    buffers::{Buffers, Filled},
+};
 use crate::{
     host,
     limits::{FRAME_TIMEOUT, WRITE_TIMEOUT},
@@ -23,10 +25,6 @@ use crate::{
 /// Everything that wants turns. Shared, so that it can be worked through without the driver.
 pub(super) type Services = Arc<Vec<Arc<dyn Service>>>;
 
-/// What one read brings at most, and the size of the buffer that all connections share.
-const READ_BYTES: usize = 256 * 1024;
-/// Below this much room in the buffer a new one is taken.
-const READ_BYTES_MIN: usize = 64 * 1024;
 /// How many connections are accepted in a row while others wait.
 const ACCEPTS_IN_A_ROW: usize = 64;
 /// How long accepting rests when the process has no file descriptor left.
@@ -46,7 +44,7 @@ pub(super) struct Driver {
     patience: Patience,
     /// Listeners that rest until then, because accepting failed.
     resting: Vec<(Instant, Token)>,
-    buffer: BytesMut,
+    buffers: Buffers,
 }
 
 struct Open {
@@ -101,7 +99,7 @@ impl Driver {
             swept: host::now(),
             patience,
             resting: Vec::new(),
-            buffer: BytesMut::new(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -251,7 +249,7 @@ impl Driver {
     fn read(&mut self, token: Token) {
         let Some(open) = self.connections.get_mut(&token) else { return };
         // Once, and then it is the others' turn: what one read brings may be work for milliseconds.
-        match open.read(&mut self.buffer) {
+        match open.read(&mut self.buffers) {
             Ok(Read::Drained) => {}
             Ok(Read::Ready) => self.ready.push(token),
             Err(reason) => {
@@ -275,6 +273,7 @@ impl Driver {
             return (!self.connections.is_empty()).then_some(self.swept + every);
         }
         self.swept = now;
+        self.buffers.forget();
         let mut suspects = false;
         let mut late = Vec::new();
         for (token, open) in &mut self.connections {
@@ -344,16 +343,11 @@ impl Open {
     }
 
     /// Reads once and passes on what came.
-    fn read(&mut self, buffer: &mut BytesMut) -> Result<Read, String> {
-        let kept = self.partial.len();
-        if buffer.len() < kept + READ_BYTES_MIN {
-            refill(buffer, kept);
-        }
-        buffer[..kept].copy_from_slice(&self.partial);
-        let room = buffer.len() - kept;
-        let read = match self.outbox.stream().read(&mut buffer[kept..]) {
-            Ok(0) => return Err("the peer closed the connection".to_owned()),
-            Ok(read) => read,
+    fn read(&mut self, buffers: &mut Buffers) -> Result<Read, String> {
+        let filled = buffers.fill(&self.partial, |room| self.outbox.stream().read(room));
+        let (batch, is_full) = match filled {
+            Ok(Filled { read: 0, .. }) => return Err("the peer closed the connection".to_owned()),
+            Ok(Filled { batch, is_full, .. }) => (batch, is_full),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.to_the_end = false;
                 return Ok(Read::Drained);
@@ -361,7 +355,6 @@ impl Open {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Read::Ready),
             Err(error) => return Err(error.to_string()),
         };
-        let batch = buffer.split_to(kept + read).freeze();
         // What came is lost, and so is the connection; the others go on.
         let received = survive(|| self.connection.received(&batch));
         let used = received.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))?;
@@ -377,7 +370,7 @@ impl Open {
         }
         // A read that does not fill the buffer has emptied the socket: epoll and kqueue tell of what comes later.
         // Elsewhere the poll wants to see `WouldBlock` first.
-        Ok(if read < room && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready })
+        Ok(if !is_full && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready })
     }
 }
 
@@ -389,16 +382,6 @@ const SLOW: &str = "slow consumer: it does not read what waits for it";
 
 /// How much room for a partial frame an idle connection keeps.
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
-
-/// Makes `buffer` at least `kept` plus one full read long, in the old memory if nobody refers to it any more.
-fn refill(buffer: &mut BytesMut, kept: usize) {
-    let size = kept + READ_BYTES;
-    buffer.clear();
-    if !buffer.try_reclaim(size) {
-        *buffer = BytesMut::with_capacity(size);
-    }
-    buffer.resize(size, 0);
-}
 
 /// Runs what may run other people's code, such as a waker or a subscriber of the log: its panic is theirs, and must
 /// not end the thread that everything waits for.

@@ -1,0 +1,178 @@
+//! What sockets are read into.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES};
+
+/// Buffers for reading, which all connections share. Each is cleared once, when it is allocated, and read into again as
+/// soon as nobody refers to what it held.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    free: Option<BytesMut>,
+    /// Buffers that frames lie in, the latest last. At the limit the oldest is left to those who refer to it.
+    lent: Vec<Bytes>,
+}
+
+/// What a read brought.
+#[derive(Debug)]
+pub(super) struct Filled {
+    /// What was there before, and behind it what was read.
+    pub(super) batch: Bytes,
+    /// How much was read.
+    pub(super) read: usize,
+    /// There was no room for more.
+    pub(super) is_full: bool,
+}
+
+/// The size of a buffer: four chunks, and a few small frames between them. As what was left of a frame lies in it as well, a
+/// read in the middle of a large payload ends little behind a chunk, and there is little of the next one to be copied.
+const BUFFER_BYTES: usize = 260 * 1024;
+
+/// From this size on a batch is passed on where it was read. Below, it is copied, which costs no more than clearing another
+/// buffer would: so whoever keeps a part of it keeps about eight times what was read at most, and small reads go to
+/// the same place each time. Nor do values and outboxes keep slices that are smaller.
+const LENT_BYTES_MIN: usize = 32 * 1024;
+
+/// How many buffers are kept in sight: those that chunks of large payloads wait in while a socket takes no more.
+const LENT_MAX: usize = 16;
+
+const _: () = assert!(HEAD_BYTES + FRAME_BYTES_MAX <= BUFFER_BYTES / 2);
+const _: () = assert!(4 * (HEAD_BYTES + CHUNK_BYTES) < BUFFER_BYTES);
+
+impl Buffers {
+    /// Reads behind `partial`, the beginning of a frame.
+    ///
+    /// # Errors
+    /// What `read` says.
+    pub(super) fn fill(
+        &mut self,
+        partial: &[u8],
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Filled> {
+        let mut buffer = self.take();
+        let (before, room) = buffer.split_at_mut(partial.len());
+        let read = match read(room) {
+            Ok(read) => read,
+            Err(error) => {
+                self.free = Some(buffer);
+                return Err(error);
+            }
+        };
+        before.copy_from_slice(partial);
+        let (is_full, length) = (read == room.len(), partial.len() + read);
+        let batch = if length < LENT_BYTES_MIN {
+            let batch = Bytes::copy_from_slice(&buffer[..length]);
+            self.free = Some(buffer);
+            batch
+        } else {
+            self.lend(buffer.freeze(), length)
+        };
+        Ok(Filled { batch, read, is_full })
+    }
+
+    /// Leaves buffers to those who refer to them, and frees the others: memory is given back after a burst.
+    pub(super) fn forget(&mut self) {
+        self.lent.clear();
+    }
+
+    fn take(&mut self) -> BytesMut {
+        if let Some(free) = self.free.take() {
+            return free;
+        }
+        // The latest is most likely in the processor's cache.
+        let unused = self.lent.iter().rposition(Bytes::is_unique);
+        let again = unused.and_then(|at| self.lent.remove(at).try_into_mut().ok());
+        again.unwrap_or_else(|| BytesMut::zeroed(BUFFER_BYTES))
+    }
+
+    fn lend(&mut self, buffer: Bytes, length: usize) -> Bytes {
+        let batch = buffer.slice(..length);
+        if self.lent.len() == LENT_MAX {
+            self.lent.remove(0);
+        }
+        self.lent.push(buffer);
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(buffers: &mut Buffers, partial: &[u8], length: usize) -> Filled {
+        let read = |room: &mut [u8]| {
+            let length = length.min(room.len());
+            room[..length].fill(7);
+            Ok(length)
+        };
+        buffers.fill(partial, read).unwrap()
+    }
+
+    /// What is left of the last frame goes before what is read next, so all reads of a large payload end alike.
+    #[test]
+    fn little_of_a_large_payload_is_cut_in_two() {
+        let mut buffers = Buffers::default();
+        let (frame, credit) = (HEAD_BYTES + 4 + CHUNK_BYTES, HEAD_BYTES + 8);
+        let mut partial = 0;
+        for _ in 0..20 {
+            let length = fill(&mut buffers, &vec![7; partial], BUFFER_BYTES).batch.len();
+            partial = length - 4 * (frame + credit);
+            assert!(partial < frame / 16, "{partial} bytes are copied");
+        }
+    }
+
+    #[test]
+    fn what_is_read_comes_behind_what_was_there() {
+        let mut buffers = Buffers::default();
+        for length in [1, 1000, LENT_BYTES_MIN, BUFFER_BYTES - 3, BUFFER_BYTES] {
+            let Filled { batch, read, is_full } = fill(&mut buffers, &[1, 2, 3], length);
+            assert_eq!(read, length.min(BUFFER_BYTES - 3));
+            assert_eq!(is_full, length >= BUFFER_BYTES - 3);
+            assert_eq!(batch[..3], [1, 2, 3]);
+            assert!(batch.len() == 3 + read && batch[3..].iter().all(|byte| *byte == 7));
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_read_into_again_once_nobody_refers_to_it() {
+        let mut buffers = Buffers::default();
+        let first = fill(&mut buffers, &[], BUFFER_BYTES).batch;
+        let at = first.as_ptr();
+        let part = first.slice(1000..2000);
+        drop(first);
+        let second = fill(&mut buffers, &[], BUFFER_BYTES).batch;
+        assert_ne!(second.as_ptr(), at, "a part of it is in use");
+        drop(part);
+        let third = fill(&mut buffers, &[], BUFFER_BYTES).batch;
+        assert_eq!(third.as_ptr(), at);
+        assert!(third.len() == BUFFER_BYTES && second.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn small_reads_are_kept_for_what_they_are_and_go_to_one_buffer() {
+        let mut buffers = Buffers::default();
+        let kept: Vec<_> = (0..100).map(|_| fill(&mut buffers, &[], 100).batch).collect();
+        assert!(buffers.lent.is_empty() && buffers.free.is_some());
+        assert!(kept.iter().all(|batch| batch.len() == 100));
+    }
+
+    #[test]
+    fn no_more_buffers_are_remembered_than_may_be() {
+        let mut buffers = Buffers::default();
+        let kept: Vec<_> = (0..2 * LENT_MAX).map(|_| fill(&mut buffers, &[], BUFFER_BYTES).batch).collect();
+        assert_eq!(buffers.lent.len(), LENT_MAX);
+        drop(kept);
+        fill(&mut buffers, &[], BUFFER_BYTES);
+        assert_eq!(buffers.lent.len(), LENT_MAX);
+    }
+
+    #[test]
+    fn a_read_that_fails_takes_nothing_away() {
+        let mut buffers = Buffers::default();
+        let refused = buffers.fill(&[1], |_| Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(buffers.free.is_some());
+    }
+}
