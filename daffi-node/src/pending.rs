@@ -75,7 +75,11 @@ pub(crate) struct Payload {
 #[derive(Debug)]
 enum Gathering {
     One(Option<Box<Assembly>>),
-    Broadcast { results: bool, targets: Option<Parts> },
+    /// Apart, as there are few of these: all others take up less.
+    Broadcast {
+        results: bool,
+        targets: Option<Box<Parts>>,
+    },
 }
 
 #[derive(Debug)]
@@ -387,7 +391,7 @@ impl Pending {
             let nodes: Vec<_> = frame.nodes.lines().map(str::to_owned).collect();
             let missing = nodes.len();
             let answers = vec![None; missing];
-            *targets = Some(Parts { nodes, answers, missing, assemblies: HashMap::new() });
+            *targets = Some(Box::new(Parts { nodes, answers, missing, assemblies: HashMap::new() }));
             Step::Wait(Progress::Open)
         });
         if out_of_turn { Err(OutOfTurn) } else { Ok(progress) }
