@@ -383,7 +383,7 @@ fn stopping_ends_what_waits_for_its_eta() {
 #[test]
 fn a_timeout_counts_from_the_sending() {
     let hanging = hanging();
-    let (eta, timeout) = (Duration::from_millis(1500), Duration::from_millis(1000));
+    let (eta, timeout) = (Duration::from_millis(2500), Duration::from_millis(2000));
     let begin = Instant::now();
     let late = hanging.hang() & BG.timeout(timeout).eta(eta);
     let quick = hanging.a.call.by_name::<i64, _>("double", (4i64,)) & BG.timeout(timeout).eta(eta);

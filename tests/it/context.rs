@@ -186,7 +186,7 @@ fn nested_calls_have_what_is_left_of_the_time() {
     let _leaf = net.node("leaf").async_callback("hang", hang).start().unwrap();
     let _middle = net.patient("middle").callback("onwards", onwards).start().unwrap();
     let a = net.patient("caller").start().unwrap();
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_secs(2);
     for own in [None, Some(BOUND)] {
         // Both run out of time together, and either may be first to see it.
         let _ = a.call.by_name::<(), _>("onwards", (own,)) & FG.timeout(timeout);
@@ -194,7 +194,7 @@ fn nested_calls_have_what_is_left_of_the_time() {
         assert!(matches!(error, Error::Timeout { after, .. } if after <= timeout), "{error}");
     }
     // It may have less of its own.
-    let own = Duration::from_millis(50);
+    let own = Duration::from_secs(1);
     (a.call.by_name::<(), _>("onwards", (Some(own),)) & FG.timeout(BOUND)).unwrap();
     assert!(matches!(next(&errors), Error::Timeout { after, .. } if after == own));
     dropped.wait(3);

@@ -24,7 +24,7 @@ fn every_node_has_its_own_result() {
     let g = world.builder("caller").callback("varied", |_: u64| String::new()).start().unwrap();
     frozen.freeze();
     let call = nonce();
-    let timeout = Duration::from_millis(1_500);
+    let timeout = Duration::from_secs(3);
     let begun = Instant::now();
     let results = thread::scope(|scope| {
         let broadcast = scope.spawn(|| g.call.varied(call) & BROADCAST.timeout(timeout).return_result());

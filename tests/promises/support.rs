@@ -300,6 +300,8 @@ impl World {
     ) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let prefix = prefix.iter().map(|word| (*word).to_owned()).collect();
+        // It may have to be built, for longer than any test takes.
+        controller_program();
         let watchdog = Watchdog::new(3 * PATIENCE);
         let mut world =
             Self { controller: None, address, options, prefix, heartbeat, directory, _watchdog: watchdog };
