@@ -415,7 +415,7 @@ impl Router {
             Frame::Reply(reply) => self.reply(from, reply, now, out),
             Frame::Failure(failure) => self.failure(from, failure, now, out),
             Frame::Cancel { id } => self.cancel(from, *id, now, out),
-            Frame::Chunk(chunk) if chunk.reply => self.reply_chunk(from, chunk, now, out),
+            Frame::Chunk(chunk) if chunk.reply => self.reply_chunk(from, chunk, out),
             Frame::Chunk(chunk) => self.request_chunk(from, chunk, now, out),
             Frame::Credit { id, reply, part, bytes } => {
                 peer.control.credit(now.mono)?;

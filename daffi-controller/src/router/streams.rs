@@ -156,7 +156,6 @@ impl Router {
         &mut self,
         from: PeerId,
         chunk: &Chunk<'_>,
-        now: Now,
         out: &mut impl Outbound,
     ) -> Result<(), Breach> {
         let Some(callee) = self.peers.get_mut(from.0) else { return Ok(()) };
@@ -176,13 +175,9 @@ impl Router {
             // Its route ended with the REPLY.
             Origin::Task(_) => return Ok(()),
         };
-        if out.send(to, &Frame::Chunk(Chunk { id, part, ..chunk.clone() }), false).is_err() {
-            // Not `Overloaded`, which promises that the callback did not run.
-            let message = "its result was lost, because the caller's queue is at the limit";
-            let fault = Fault::new(FaultKind::Failed, message).on(&*callee.name);
-            self.abandon(from, chunk.id, Box::new(fault), now, out);
-            return Ok(());
-        }
+        // It must go like any other result: the callback has run, and nobody could have it run again. A caller that is gone has
+        // no more use for it.
+        let _ = out.send(to, &Frame::Chunk(Chunk { id, part, ..chunk.clone() }), true);
         if let Some(caller) = self.peers.get_mut(to.0) {
             caller.control.credits += 1;
         }
