@@ -135,7 +135,7 @@ impl Tamper {
             (Bug::Panics, ..) if random.chance(1) => panic!("{PANIC}"),
             (Bug::Forgotten, 0, Frame::Cancel { .. }) => Vec::new(),
             (Bug::Unreachable, 1, Frame::Request(_) | Frame::Chunk(Chunk { reply: false, .. }))
-                if connection % 4 == 0 =>
+                if connection.is_multiple_of(4) =>
             {
                 Vec::new()
             }
