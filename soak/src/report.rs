@@ -157,6 +157,25 @@ fn grown(title: &str, samples: &[Sample]) -> Vec<String> {
     grown.collect()
 }
 
+fn process(title: &str, samples: &[Sample]) -> (String, Value) {
+    let mut line = format!("  {title:<24}");
+    let mut value = json!({ "process": title, "samples": samples.len() });
+    for Quantity { name, digits, of, .. } in QUANTITIES {
+        if let Some(Trend { first, last, most, per_hour }) = trend(samples, true, of) {
+            let _ = write!(line, "{first:>8.digits$}{last:>8.digits$}{most:>8.digits$}{per_hour:>+8.1}/h");
+        } else {
+            let _ = write!(line, "{:>34}", "-");
+        }
+        for (when, quiet) in [("quiet", true), ("always", false)] {
+            if let Some(Trend { first, last, most, per_hour }) = trend(samples, quiet, of) {
+                value[name][when] =
+                    json!({ "first": first, "last": last, "most": most, "per_hour": per_hour });
+            }
+        }
+    }
+    (line, value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,23 +201,4 @@ mod tests {
         let told = grown("steady callee-0", &samples(9.0, Some(3.0)));
         assert!(told.len() == 1 && told[0].contains("callee-0: held_mib has grown"), "{told:?}");
     }
-}
-
-fn process(title: &str, samples: &[Sample]) -> (String, Value) {
-    let mut line = format!("  {title:<24}");
-    let mut value = json!({ "process": title, "samples": samples.len() });
-    for Quantity { name, digits, of, .. } in QUANTITIES {
-        if let Some(Trend { first, last, most, per_hour }) = trend(samples, true, of) {
-            let _ = write!(line, "{first:>8.digits$}{last:>8.digits$}{most:>8.digits$}{per_hour:>+8.1}/h");
-        } else {
-            let _ = write!(line, "{:>34}", "-");
-        }
-        for (when, quiet) in [("quiet", true), ("always", false)] {
-            if let Some(Trend { first, last, most, per_hour }) = trend(samples, quiet, of) {
-                value[name][when] =
-                    json!({ "first": first, "last": last, "most": most, "per_hour": per_hour });
-            }
-        }
-    }
-    (line, value)
 }
