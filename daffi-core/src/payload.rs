@@ -99,13 +99,18 @@ impl Codec {
             Self::Bincode => encode::append(value, &mut out, Some(&mut apart))?,
             Self::Json => json::append(value, &mut out)?,
         }
-        if out.len() > SCRATCH_BYTES_MAX || !apart.is_empty() {
-            return Ok(Encoded::new(&out.into(), apart));
+        if out.len() > SCRATCH_BYTES_MAX {
+            let bytes = bytes::Bytes::from(out);
+            return Ok(if apart.is_empty() { bytes.into() } else { Encoded::new(&bytes, apart) });
         }
-        let copied = Encoded::copied(&out);
+        let encoded = if apart.is_empty() {
+            Encoded::copied(&out)
+        } else {
+            Encoded::new(&bytes::Bytes::copy_from_slice(&out), apart)
+        };
         out.clear();
         SCRATCH.set(out);
-        Ok(copied)
+        Ok(encoded)
     }
 
     /// Appends `value` as bytes to `out`, which is as it was after an error.
