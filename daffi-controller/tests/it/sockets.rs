@@ -247,7 +247,8 @@ fn whoever_floods_is_told_and_closed_after_five_seconds_and_others_go_on() {
     let (server, address) = start(|_| ());
     let mut callee = RawNode::join(&address, "callee", &["f"]);
     let mut caller = RawNode::join(&address, "caller", &[]);
-    let kinds: [(&str, fn(u64) -> Frame<'static>); 4] = [
+    type Kind = (&'static str, fn(u64) -> Frame<'static>);
+    let kinds: [Kind; 4] = [
         ("ping", |id| Frame::Ping { id }),
         ("cancel", |id| Frame::Cancel { id }),
         ("register", nothing_to_register),
