@@ -21,6 +21,7 @@ pub mod heartbeat;
 #[doc(hidden)]
 pub mod host;
 
+pub mod lent;
 pub mod limits;
 pub use limits::Limits;
 

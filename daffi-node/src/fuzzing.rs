@@ -8,7 +8,9 @@ use daffi_core::{
 };
 
 use crate::{
-    pending::{Answer, Assembly, Pending, Progress},
+    assembly::Assembly,
+    memory::Memory,
+    pending::{Answer, Pending, Progress},
     streams::{StreamId, Streams},
 };
 
@@ -50,12 +52,13 @@ impl Sending {
 
 /// Arguments that come in chunks, at the callee.
 #[derive(Debug)]
-pub struct Arguments(Assembly);
+pub struct Arguments(Assembly, Memory);
 
 impl Arguments {
     /// `total` bytes of which the first came.
     pub fn new(total: u32, first: &[u8]) -> Self {
-        Self(Assembly::new(0, total, &Body::borrowed(first)))
+        let memory = Memory::default();
+        Self(Assembly::new(0, total, &Body::borrowed(first), &memory), memory)
     }
 
     /// Adds what came; gives them when they are whole.
@@ -63,7 +66,7 @@ impl Arguments {
     /// # Errors
     /// More or less came than was announced.
     pub fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Bytes>, &'static str> {
-        Ok(self.0.add(chunk)?.map(|payload| payload.body.into_bytes()))
+        Ok(self.0.add(chunk, &self.1)?.map(|payload| payload.body.into_bytes()))
     }
 
     /// How many bytes more may be sent, if it is time to say so.
@@ -76,6 +79,7 @@ impl Arguments {
 #[derive(Debug)]
 pub struct Results {
     pending: Pending,
+    memory: Memory,
     limit: u64,
 }
 
@@ -87,14 +91,14 @@ impl Results {
             true => Pending::broadcast(callback, None, true),
             false => Pending::new(callback, None),
         };
-        Self { pending, limit }
+        Self { pending, memory: Memory::default(), limit }
     }
 
     /// Takes a frame; gives the credit that is to be sent for it.
     pub fn take(&self, frame: Frame<'_>) -> Option<u32> {
         let progress = match frame {
-            Frame::Reply(reply) => self.pending.reply(&reply, self.limit),
-            Frame::Chunk(chunk) => self.pending.chunk(&chunk, self.limit),
+            Frame::Reply(reply) => self.pending.reply(&reply, self.limit, &self.memory),
+            Frame::Chunk(chunk) => self.pending.chunk(&chunk, self.limit, &self.memory),
             Frame::Failure(failure) => self.pending.failure(failure),
             Frame::Targets(targets) => self.pending.targets(&targets).ok()?,
             _ => return None,

@@ -20,12 +20,13 @@ use daffi_core::{
 use parking_lot::Mutex;
 
 use crate::{
+    assembly::Assembly,
     connection::send_registration,
     executor::{Arrival, Job, Origins},
     in_flight::CallId,
     link::{Flush, Port},
     node::{FAREWELL, Node},
-    pending::{Assembly, OutOfTurn, Payload, Pending, Progress},
+    pending::{OutOfTurn, Payload, Pending, Progress},
     streams::StreamId,
 };
 
@@ -131,11 +132,15 @@ impl Inbound {
                     Some(pending) => {
                         pending.succeed(Payload::whole(&reply), |waker| self.to_wake.push(waker));
                     }
-                    None => self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit)),
+                    None => self.answer(reply.id, true, reply.part, |pending| {
+                        pending.reply(&reply, limit, &self.node.memory)
+                    }),
                 }
             }
             Frame::Reply(reply) => {
-                self.answer(reply.id, true, reply.part, |pending| pending.reply(&reply, limit));
+                self.answer(reply.id, true, reply.part, |pending| {
+                    pending.reply(&reply, limit, &self.node.memory)
+                });
             }
             Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}
             Frame::Failure(failure) => {
@@ -143,7 +148,9 @@ impl Inbound {
             }
             Frame::Targets(targets) => self.targets(&targets)?,
             Frame::Chunk(chunk) if chunk.reply => {
-                self.answer(chunk.id, true, chunk.part, |pending| pending.chunk(&chunk, limit));
+                self.answer(chunk.id, true, chunk.part, |pending| {
+                    pending.chunk(&chunk, limit, &self.node.memory)
+                });
             }
             Frame::Chunk(chunk) => self.chunk(&chunk),
             Frame::Cancel { id } => {
@@ -208,7 +215,7 @@ impl Inbound {
             number: 0,
         };
         if more {
-            let mut assembly = Assembly::new(codec, total, &request.body);
+            let mut assembly = Assembly::new(codec, total, &request.body, &self.node.memory);
             if let Some(bytes) = assembly.take_credit() {
                 self.credit(id, false, 0, bytes);
             }
@@ -255,7 +262,7 @@ impl Inbound {
             }
             return;
         };
-        match assembly.add(chunk) {
+        match assembly.add(chunk, &self.node.memory) {
             Ok(None) => {
                 if let Some(bytes) = assembly.take_credit() {
                     self.credit(chunk.id, chunk.reply, chunk.part, bytes);

@@ -74,9 +74,9 @@ impl Default for Kept {
     }
 }
 
-impl From<Vec<u8>> for Kept {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Many(bytes.into())
+impl From<Bytes> for Kept {
+    fn from(bytes: Bytes) -> Self {
+        Self::Many(bytes)
     }
 }
 

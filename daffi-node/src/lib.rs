@@ -4,6 +4,7 @@
 //! `link`, `executor`, `blocking`. The API: `global`, `builder`, `call`, `modifier`, `async_result`, `scheduled_task`.
 
 mod admission;
+mod assembly;
 
 mod async_result;
 pub use async_result::{AsyncResult, ResultFuture};
@@ -41,6 +42,8 @@ mod inbound;
 mod kept;
 mod latch;
 mod link;
+
+mod memory;
 
 pub mod modifier;
 pub use modifier::{BG, BROADCAST, FG, NO_RETURN, PERIOD};

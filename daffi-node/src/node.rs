@@ -31,6 +31,7 @@ use crate::{
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
+    memory::Memory,
     outgoing::{Kind, Outgoing},
     pending::Pending,
     settling::{self, Settling},
@@ -60,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) settling: Settling,
     /// Tasks whose calls are over and that are still to be woken.
     pub(crate) sleepers: Sleepers,
+    /// For payloads that come in chunks.
+    pub(crate) memory: Memory,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
     /// The number of the call that was delayed last.
     delayed_last: AtomicU64,
@@ -112,6 +115,7 @@ impl Node {
             admission: Admission::new(limits.calls_in_flight_max),
             settling: Settling::default(),
             sleepers: Sleepers::default(),
+            memory: Memory::default(),
             delayed: Mutex::default(),
             delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
@@ -483,7 +487,8 @@ impl Service for Node {
         let settling = self.settling.turn(now);
         let sleepers = self.sleepers.turn(now);
         let executor = self.executor.turn(now);
-        let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, executor];
+        let memory = self.memory.turn(now);
+        let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, memory, executor];
         let next = next.into_iter().flatten().min();
         if let Some(next) = next {
             self.wakes_at.store(self.nanos(next), Ordering::SeqCst);

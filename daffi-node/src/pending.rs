@@ -10,16 +10,17 @@ use std::{
 use daffi_core::{
     Error, Result,
     fault::Fault,
-    frame::{Body, Chunk, Failure, Reply, Targets},
-    limits::STREAM_WINDOW_BYTES,
+    frame::{Chunk, Failure, Reply, Targets},
     payload::{Codec, Whole},
     signature::Signature,
 };
 use serde::de::DeserializeOwned;
 
 use crate::{
+    assembly::Assembly,
     kept::Kept,
     latch::Latch,
+    memory::Memory,
     sync::{
         Mutex,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -90,20 +91,6 @@ struct Parts {
     assemblies: HashMap<u32, Assembly>,
 }
 
-/// A payload that comes in chunks. It grows with what comes, not with what was announced.
-#[derive(Debug)]
-pub(crate) struct Assembly {
-    codec: u8,
-    total: usize,
-    bytes: Vec<u8>,
-    /// How much came; more than what is kept if it is not wanted.
-    received: usize,
-    /// It exceeds the limit, so it is counted and not kept.
-    exceeds: bool,
-    /// What came since the sender was last told to go on.
-    uncredited: usize,
-}
-
 /// Whether anything is still missing.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -115,6 +102,13 @@ pub(crate) enum Progress {
     Credit(u32),
     /// The outcome is there, and the rest of what comes is not wanted.
     Refused,
+}
+
+impl Progress {
+    /// After more of a payload came.
+    fn of(assembly: &mut Assembly) -> Self {
+        assembly.take_credit().map_or(Self::Open, Self::Credit)
+    }
 }
 
 /// What came has no place in this call.
@@ -130,69 +124,10 @@ enum Step {
     Wait(Progress),
 }
 
-/// The first allocation for a payload that comes in chunks: what a sender may send of it before it is asked for more, so
-/// that 1 MiB of a user's fits with what a codec writes around it. Announcing a large one costs a peer nothing, so it
-/// gets no more than this before it sends.
-const ASSEMBLY_BYTES_AT_FIRST: usize = STREAM_WINDOW_BYTES;
-
-/// And the next one is so many times what has come, so that little is copied in growing.
-const ASSEMBLY_GROWTH: usize = 16;
-
 impl Payload {
     /// A result that came in one frame.
     pub(crate) fn whole(reply: &Reply<'_>) -> Self {
         Self { codec: reply.codec, body: Kept::new(&reply.body) }
-    }
-}
-
-impl Assembly {
-    pub(crate) fn new(codec: u8, total: u32, first: &Body<'_>) -> Self {
-        let (total, received) = (total as usize, first.len());
-        let mut bytes = Vec::with_capacity(total.min(ASSEMBLY_BYTES_AT_FIRST));
-        first.append_to(&mut bytes);
-        Self { codec, total, bytes, received, exceeds: false, uncredited: received }
-    }
-
-    /// For a payload that exceeds the limit and comes all the same.
-    fn exceeding(total: u32, first: &Body<'_>) -> Self {
-        let (total, received) = (total as usize, first.len());
-        Self { codec: 0, total, bytes: Vec::new(), received, exceeds: true, uncredited: received }
-    }
-
-    /// Adds what came; gives the payload when it is whole.
-    ///
-    /// # Errors
-    /// More or less came than was announced.
-    pub(crate) fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Payload>, &'static str> {
-        let length = self.received + chunk.body.len();
-        let fits = if chunk.more { length < self.total } else { length == self.total };
-        if !fits {
-            return Err("its size is not the announced one");
-        }
-        self.received = length;
-        if !self.exceeds {
-            if self.bytes.capacity() < length {
-                let capacity = self.total.min(length.saturating_mul(ASSEMBLY_GROWTH));
-                self.bytes.reserve_exact(capacity - self.bytes.len());
-            }
-            chunk.body.append_to(&mut self.bytes);
-        }
-        self.uncredited += chunk.body.len();
-        if chunk.more {
-            return Ok(None);
-        }
-        Ok(Some(Payload { codec: self.codec, body: std::mem::take(&mut self.bytes).into() }))
-    }
-
-    /// How many bytes more the sender may send now, as so many have come: all of them, however few. What a receiver keeps
-    /// to itself is on its way for the sender, whose payloads share a window: those of many payloads would use it up, and
-    /// none would go on.
-    pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        (self.uncredited > 0).then(|| std::mem::take(&mut self.uncredited) as u32)
-    }
-
-    fn progress(&mut self) -> Progress {
-        self.take_credit().map_or(Progress::Open, Progress::Credit)
     }
 }
 
@@ -303,17 +238,17 @@ impl Pending {
     }
 
     /// Takes a result, of `limit` bytes at most.
-    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64) -> Progress {
+    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64, memory: &Memory) -> Progress {
         let exceeds = u64::from(reply.total) > limit;
         let too_large = || self.too_large(reply.total as usize, limit);
-        let begun = || Assembly::new(reply.codec, reply.total, &reply.body);
+        let begun = || Assembly::new(reply.codec, reply.total, &reply.body, memory);
         let whole = || Payload::whole(reply);
         self.advance(|gathering| {
             match gathering {
                 Gathering::One(_) if exceeds => return Step::Refuse(too_large()),
                 Gathering::One(_) if !reply.more => return Step::Finish(Ok(Answer::One(whole()))),
                 Gathering::One(assembly) => {
-                    return Step::Wait(assembly.insert(Box::new(begun())).progress());
+                    return Step::Wait(Progress::of(assembly.insert(Box::new(begun()))));
                 }
                 Gathering::Broadcast { targets: Some(parts), .. } if reply.more => {
                     // One of a node that was not asked would be kept for nobody.
@@ -323,7 +258,7 @@ impl Pending {
                     // The others' results are wanted, and only all of them can be cancelled.
                     let exceeding = || Assembly::exceeding(reply.total, &reply.body);
                     let mut assembly = if exceeds { exceeding() } else { begun() };
-                    let progress = assembly.progress();
+                    let progress = Progress::of(&mut assembly);
                     parts.assemblies.insert(reply.part, assembly);
                     return Step::Wait(progress);
                 }
@@ -337,15 +272,15 @@ impl Pending {
     }
 
     /// Takes more of a result, of `limit` bytes at most.
-    pub(crate) fn chunk(&self, chunk: &Chunk<'_>, limit: u64) -> Progress {
+    pub(crate) fn chunk(&self, chunk: &Chunk<'_>, limit: u64, memory: &Memory) -> Progress {
         let broken = |problem| Error::Decode {
             what: "result",
             callback: self.callback.to_string(),
             reason: format!("the payload is broken: {problem}"),
         };
         self.advance(|gathering| match gathering {
-            Gathering::One(Some(assembly)) => match assembly.add(chunk) {
-                Ok(None) => Step::Wait(assembly.progress()),
+            Gathering::One(Some(assembly)) => match assembly.add(chunk, memory) {
+                Ok(None) => Step::Wait(Progress::of(assembly)),
                 Ok(Some(payload)) => Step::Finish(Ok(Answer::One(payload))),
                 Err(problem) => Step::Finish(Err(broken(problem))),
             },
@@ -353,9 +288,9 @@ impl Pending {
                 let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else {
                     return Step::Wait(Progress::Open);
                 };
-                let answer = match assembly.add(chunk) {
-                    Ok(None) => return Step::Wait(assembly.progress()),
-                    Ok(Some(_)) if assembly.exceeds => Err(self.too_large(assembly.total, limit)),
+                let answer = match assembly.add(chunk, memory) {
+                    Ok(None) => return Step::Wait(Progress::of(assembly)),
+                    Ok(Some(_)) if assembly.exceeds() => Err(self.too_large(assembly.total(), limit)),
                     Ok(Some(payload)) => Ok(payload),
                     Err(problem) => Err(broken(problem)),
                 };
@@ -505,18 +440,13 @@ impl Parts {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use daffi_core::payload::Bytes as Uncopied;
+    use daffi_core::{frame::Body, payload::Bytes as Uncopied};
 
     use super::*;
 
     fn is_within(inner: &[u8], outer: &[u8]) -> bool {
         let (inner, outer) = (inner.as_ptr_range(), outer.as_ptr_range());
         outer.start <= inner.start && inner.end <= outer.end
-    }
-
-    fn chunk(bytes: &Bytes, at: usize, more: bool) -> Chunk<'_> {
-        Chunk { id: 1, reply: true, more, part: 0, body: Body::borrowed(&bytes[at..]) }
     }
 
     #[test]
@@ -535,33 +465,5 @@ mod tests {
         assert!(result == value && is_within(&result, &read));
         let vector: Vec<u8> = decode("f", &Payload::whole(&reply)).unwrap();
         assert_eq!(vector, *value);
-    }
-
-    #[test]
-    fn a_result_in_chunks_is_where_it_was_put_together() {
-        let value = Uncopied::from(vec![7; 10_000_000]);
-        let sent = Codec::Bincode.encode(&value).unwrap();
-        let (step, total) = (65_536, sent.len());
-        let mut assembly = Assembly::new(0, total as u32, &Body::borrowed(&sent[..step]));
-        let mut allocations = vec![assembly.bytes.capacity()];
-        let mut at = step;
-        let payload = loop {
-            let end = total.min(at + step);
-            let part = sent.slice(..end);
-            let payload = assembly.add(&chunk(&part, at, end < total)).unwrap();
-            at = end;
-            if let Some(payload) = payload {
-                break payload;
-            }
-            if allocations.last() != Some(&assembly.bytes.capacity()) {
-                allocations.push(assembly.bytes.capacity());
-                assert!(assembly.bytes.capacity() <= at * ASSEMBLY_GROWTH, "more than was sent warrants");
-            }
-        };
-        // The last one is all of it, and what the others copied is little.
-        assert_eq!(allocations.pop(), Some(total));
-        assert!(allocations.iter().sum::<usize>() <= total / 8, "{allocations:?}");
-        let result: Uncopied = decode("f", &payload).unwrap();
-        assert!(result == value && is_within(&result, &payload.body.into_bytes()));
     }
 }

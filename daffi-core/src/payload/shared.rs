@@ -33,7 +33,8 @@ pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 /// * Sent, it goes from where it lies to the socket. Up to 4 KiB are copied, which is cheaper.
 /// * Received, it is a slice of what came in, and keeps that in memory: of up to 260 KiB that were read together, or of
 ///   the whole payload if that is larger than 64 KiB. Below 32 KiB it is copied instead. Whoever keeps a small part of it
-///   for long makes a copy of that part.
+///   for long makes a copy of that part. Once the last slice is dropped, the memory is used for what is received next, or given back
+///   within two seconds.
 ///
 /// Other codecs see it as they see `bytes::Bytes`: as bytes, in JSON an array of numbers.
 ///
@@ -98,7 +99,8 @@ impl From<Bytes> for bytes::Bytes {
 }
 
 impl From<Bytes> for Vec<u8> {
-    /// Without a copy if nothing else refers to them.
+    /// Without a copy if nothing else refers to them. To what was received daffi itself may refer for a second or two, in order to
+    /// use the memory again: where a `Vec` is wanted, receiving one is as good.
     fn from(bytes: Bytes) -> Self {
         bytes.0.into()
     }

@@ -4,15 +4,18 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES};
+use crate::{
+    lent::Lent,
+    limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES},
+};
 
 /// Buffers for reading, which all connections share. Each is cleared once, when it is allocated, and read into again as
 /// soon as nobody refers to what it held.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     free: Option<BytesMut>,
-    /// Buffers that frames lie in, the latest last. At the limit the oldest is left to those who refer to it.
-    lent: Vec<Bytes>,
+    /// Buffers that frames lie in.
+    lent: Lent,
 }
 
 /// What a read brought.
@@ -35,8 +38,8 @@ const BUFFER_BYTES: usize = 260 * 1024;
 /// the same place each time. Nor do values and outboxes keep slices that are smaller.
 const LENT_BYTES_MIN: usize = 32 * 1024;
 
-/// How many buffers are kept in sight: those that chunks of large payloads wait in while a socket takes no more.
-const LENT_MAX: usize = 16;
+/// How much is kept in sight: buffers that chunks of large payloads wait in while a socket takes no more.
+const LENT_BYTES_MAX: usize = 16 * BUFFER_BYTES;
 
 const _: () = assert!(HEAD_BYTES + FRAME_BYTES_MAX <= BUFFER_BYTES / 2);
 const _: () = assert!(4 * (HEAD_BYTES + CHUNK_BYTES) < BUFFER_BYTES);
@@ -81,18 +84,12 @@ impl Buffers {
         if let Some(free) = self.free.take() {
             return free;
         }
-        // The latest is most likely in the processor's cache.
-        let unused = self.lent.iter().rposition(Bytes::is_unique);
-        let again = unused.and_then(|at| self.lent.remove(at).try_into_mut().ok());
-        again.unwrap_or_else(|| BytesMut::zeroed(BUFFER_BYTES))
+        self.lent.take(|_| true).unwrap_or_else(|| BytesMut::zeroed(BUFFER_BYTES))
     }
 
     fn lend(&mut self, buffer: Bytes, length: usize) -> Bytes {
         let batch = buffer.slice(..length);
-        if self.lent.len() == LENT_MAX {
-            self.lent.remove(0);
-        }
-        self.lent.push(buffer);
+        self.lent.lend(buffer, LENT_BYTES_MAX);
         batch
     }
 }
@@ -156,16 +153,6 @@ mod tests {
         let kept: Vec<_> = (0..100).map(|_| fill(&mut buffers, &[], 100).batch).collect();
         assert!(buffers.lent.is_empty() && buffers.free.is_some());
         assert!(kept.iter().all(|batch| batch.len() == 100));
-    }
-
-    #[test]
-    fn no_more_buffers_are_remembered_than_may_be() {
-        let mut buffers = Buffers::default();
-        let kept: Vec<_> = (0..2 * LENT_MAX).map(|_| fill(&mut buffers, &[], BUFFER_BYTES).batch).collect();
-        assert_eq!(buffers.lent.len(), LENT_MAX);
-        drop(kept);
-        fill(&mut buffers, &[], BUFFER_BYTES);
-        assert_eq!(buffers.lent.len(), LENT_MAX);
     }
 
     #[test]
