@@ -44,6 +44,8 @@ struct Stream {
     rest: Encoded,
     credit: usize,
     on_its_way: usize,
+    /// How much more of it goes before it is another one's turn.
+    turn_left: usize,
     /// Its receiver has credit for the last of it as well, so that it counts until it has arrived. That of a result, or of
     /// a request without one, has not: the controller forgets those when they are whole.
     to_the_end: bool,
@@ -60,6 +62,10 @@ const NARROW_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
 /// How many bytes of large payloads go after another call before the window is wide again.
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
+/// How much of one payload goes before it is another one's turn: with a chunk at a time all payloads would be in memory at
+/// both ends from first to last, and in no cache.
+const TURN_BYTES: usize = 4 * CHUNK_BYTES;
+
 impl Streams {
     /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
     /// here. Says how many bytes go with that frame: none while as many of others are on their way as may be.
@@ -69,7 +75,7 @@ impl Streams {
         let first = if state.on_their_way < self.window() { CHUNK_BYTES } else { 0 };
         let _sent = rest.split_to(first);
         let credit = STREAM_WINDOW_BYTES - first;
-        let stream = Stream { rest, credit, on_its_way: first, to_the_end };
+        let stream = Stream { rest, credit, on_its_way: first, turn_left: TURN_BYTES, to_the_end };
         state.on_their_way += first;
         state.streams.insert(id, stream);
         self.count.store(state.streams.len(), Ordering::Release);
@@ -140,7 +146,7 @@ impl Streams {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// Sends chunks, one of each payload in turn, while `has_room` says so and receivers take them.
+    /// Sends chunks, some of each payload in turn, while `has_room` says so and receivers take them.
     pub(crate) fn pump(
         &self,
         has_room: impl Fn() -> bool,
@@ -156,6 +162,11 @@ impl Streams {
             let more = !stream.rest.is_empty();
             stream.credit -= body.len();
             stream.on_its_way += body.len();
+            stream.turn_left = stream.turn_left.saturating_sub(body.len());
+            let turn_is_over = stream.turn_left == 0;
+            if turn_is_over {
+                stream.turn_left = TURN_BYTES;
+            }
             let goes_on = more && stream.credit > 0;
             let is_over = !more && !stream.to_the_end;
             state.on_their_way += body.len();
@@ -169,8 +180,10 @@ impl Streams {
                 // The link is gone; whoever notices it ends the call.
                 return;
             }
-            if goes_on {
+            if goes_on && turn_is_over {
                 state.ready.push_back(id);
+            } else if goes_on {
+                state.ready.push_front(id);
             } else if is_over {
                 state.remove(id, &self.count);
             }
@@ -242,10 +255,11 @@ mod tests {
     #[test]
     fn payloads_take_turns_and_end_with_their_last_byte() {
         let streams = Streams::default();
-        let body = zeros(2 * CHUNK_BYTES + 5);
+        let body = zeros(TURN_BYTES + CHUNK_BYTES + 5);
         start(&streams, FIRST, &body);
         start(&streams, SECOND, &body);
-        let expected = [(1, CHUNK_BYTES, true), (2, CHUNK_BYTES, true), (1, 5, false), (2, 5, false)];
+        let turn = |call| vec![(call, CHUNK_BYTES, true); TURN_BYTES / CHUNK_BYTES];
+        let expected = [turn(1), turn(2), vec![(1, 5, false), (2, 5, false)]].concat();
         assert_eq!(pump(&streams), expected);
         assert_eq!(
             streams.state.lock().on_their_way,
