@@ -519,6 +519,23 @@ pub struct Chunk<'a> {
     pub body: Body<'a>,
 }
 
+/// A CHUNK frame whose head has come, and not all of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BegunChunk<'a> {
+    /// As in [`Chunk`].
+    pub id: u64,
+    /// As in [`Chunk`].
+    pub reply: bool,
+    /// As in [`Chunk`].
+    pub more: bool,
+    /// As in [`Chunk`].
+    pub part: u32,
+    /// How many bytes its body has when it is complete.
+    pub length: usize,
+    /// Those that have come.
+    pub body: &'a [u8],
+}
+
 /// What a node asks the controller itself.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -48,8 +48,33 @@ pub trait Connection: Send {
     /// Why the connection is to be closed.
     fn received(&mut self, batch: &Bytes) -> Result<usize, String>;
 
+    /// What comes next, as far as that is known. What belongs to a [place](Expected::Rest) is read there instead of into a
+    /// buffer, and [`placed`](Self::placed) is called instead of [`received`](Self::received).
+    fn expected(&mut self) -> Expected<'_> {
+        Expected::Frames
+    }
+
+    /// So many bytes were read to where they belong.
+    ///
+    /// # Errors
+    /// Why the connection is to be closed.
+    fn placed(&mut self, _bytes: usize) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The connection is gone, for this reason. Nothing is called after it.
     fn closed(&mut self, reason: &str);
+}
+
+/// What comes next on a connection.
+#[derive(Debug)]
+pub enum Expected<'a> {
+    /// Frames.
+    Frames,
+    /// Probably a large frame whose rest has a place of its own, so that it is better to see how it begins first.
+    LargeFrame,
+    /// The rest of a frame, which belongs here. It is not empty.
+    Rest(&'a mut [u8]),
 }
 
 /// Takes connections that come in on a listener.

@@ -1,5 +1,7 @@
 //! Payloads that come in chunks, until they are whole.
 
+use std::{mem, ops::Range};
+
 use bytes::Bytes;
 use daffi_core::{
     frame::{Body, Chunk},
@@ -13,6 +15,7 @@ use crate::{memory::Memory, pending::Payload};
 pub(crate) struct Assembly {
     codec: u8,
     total: usize,
+    /// What came, and behind it what is not written to yet: zeros, or what this memory held before. Empty while it is lent.
     bytes: Vec<u8>,
     /// How much came; more than what is kept if it is not wanted.
     received: usize,
@@ -32,10 +35,11 @@ const GROWTH: usize = 16;
 
 impl Assembly {
     pub(crate) fn new(codec: u8, total: u32, first: &Body<'_>, memory: &Memory) -> Self {
-        let (total, received) = (total as usize, first.len());
-        let mut bytes = memory.take(total.min(BYTES_AT_FIRST));
-        first.append_to(&mut bytes);
-        Self { codec, total, bytes, received, exceeds: false, uncredited: received }
+        let total = total as usize;
+        let bytes = memory.take(total.min(BYTES_AT_FIRST));
+        let mut assembly = Self { codec, total, bytes, received: 0, exceeds: false, uncredited: 0 };
+        assembly.append(first);
+        assembly
     }
 
     /// For a payload that exceeds the limit and comes all the same.
@@ -53,26 +57,79 @@ impl Assembly {
         chunk: &Chunk<'_>,
         memory: &Memory,
     ) -> Result<Option<Payload>, &'static str> {
-        let length = self.received + chunk.body.len();
-        let fits = if chunk.more { length < self.total } else { length == self.total };
-        if !fits {
+        if !self.fits(chunk.body.len(), chunk.more) {
             return Err("its size is not the announced one");
         }
-        self.received = length;
-        if !self.exceeds {
-            if self.bytes.capacity() < length {
-                let capacity = self.total.min(length.saturating_mul(GROWTH));
-                self.bytes.reserve_exact(capacity - self.bytes.len());
+        self.append(&chunk.body);
+        Ok(self.whole_unless(chunk.more, memory))
+    }
+
+    /// Lends its memory, so that a chunk of this length is read to its place; says which part of it that is. Not if the chunk does
+    /// not fit, or is not wanted.
+    pub(crate) fn lend(&mut self, length: usize, more: bool) -> Option<(Vec<u8>, Range<usize>)> {
+        if self.exceeds || !self.fits(length, more) {
+            return None;
+        }
+        let place = self.received..self.received + length;
+        self.reserve(place.end);
+        if self.bytes.len() < place.end {
+            self.bytes.resize(place.end, 0);
+        }
+        Some((mem::take(&mut self.bytes), place))
+    }
+
+    /// Takes back what was lent, with the chunk in it; gives the payload when it is whole.
+    pub(crate) fn take_back(
+        &mut self,
+        bytes: Vec<u8>,
+        length: usize,
+        more: bool,
+        memory: &Memory,
+    ) -> Option<Payload> {
+        self.bytes = bytes;
+        self.received += length;
+        self.uncredited += length;
+        self.whole_unless(more, memory)
+    }
+
+    /// Whether a chunk of this length can come next.
+    fn fits(&self, length: usize, more: bool) -> bool {
+        let received = self.received + length;
+        if more { received < self.total } else { received == self.total }
+    }
+
+    fn append(&mut self, body: &Body<'_>) {
+        let before = self.received;
+        self.received += body.len();
+        self.uncredited += body.len();
+        if self.exceeds {
+            return;
+        }
+        self.reserve(self.received);
+        match self.bytes.get_mut(before..self.received).zip(body.piece()) {
+            Some((place, bytes)) => place.copy_from_slice(bytes),
+            None => {
+                self.bytes.truncate(before);
+                body.append_to(&mut self.bytes);
             }
-            chunk.body.append_to(&mut self.bytes);
         }
-        self.uncredited += chunk.body.len();
-        if chunk.more {
-            return Ok(None);
+    }
+
+    fn reserve(&mut self, length: usize) {
+        if self.bytes.capacity() < length {
+            let capacity = self.total.min(length.saturating_mul(GROWTH));
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
-        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+    }
+
+    fn whole_unless(&mut self, more: bool, memory: &Memory) -> Option<Payload> {
+        if more {
+            return None;
+        }
+        self.bytes.truncate(self.received);
+        let bytes = Bytes::from(mem::take(&mut self.bytes));
         memory.keep(bytes.clone());
-        Ok(Some(Payload { codec: self.codec, body: bytes.into() }))
+        Some(Payload { codec: self.codec, body: bytes.into() })
     }
 
     /// How large it is as a whole.
@@ -89,7 +146,7 @@ impl Assembly {
     /// to itself is on its way for the sender, whose payloads share a window: those of many payloads would use it up, and
     /// none would go on.
     pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        (self.uncredited > 0).then(|| std::mem::take(&mut self.uncredited) as u32)
+        (self.uncredited > 0).then(|| mem::take(&mut self.uncredited) as u32)
     }
 }
 
@@ -131,5 +188,32 @@ mod tests {
         let result: Uncopied = decode("f", &payload).unwrap();
         let (inner, outer) = (result.as_ptr_range(), payload.body.into_bytes().as_ptr_range());
         assert!(result == value && outer.start <= inner.start && inner.end <= outer.end);
+    }
+
+    /// Whether memory is fresh or was used before, and whichever of them are read to their places.
+    #[test]
+    fn chunks_may_be_read_to_their_places() {
+        let sent: Bytes = (0..3_000_000u32).map(|byte| byte as u8).collect();
+        let (step, memory) = (65_536, Memory::default());
+        for placed in [|_| true, |_| false, |number| number % 3 == 0] {
+            let mut assembly = Assembly::new(0, sent.len() as u32, &Body::borrowed(&sent[..step]), &memory);
+            let mut payload = None;
+            for (number, at) in (step..sent.len()).step_by(step).enumerate() {
+                let end = sent.len().min(at + step);
+                let more = end < sent.len();
+                let too_long = sent.len() - at + usize::from(!more);
+                assert_eq!(assembly.lend(too_long, more), None);
+                if placed(number) {
+                    let (mut lent, place) = assembly.lend(end - at, more).unwrap();
+                    assert_eq!(place, at..end);
+                    lent[place].copy_from_slice(&sent[at..end]);
+                    payload = assembly.take_back(lent, end - at, more, &memory);
+                } else {
+                    payload = assembly.add(&chunk(&sent.slice(..end), at, more), &memory).unwrap();
+                }
+                assert_eq!(payload.is_some(), !more);
+            }
+            assert!(payload.unwrap().body.into_bytes() == sent);
+        }
     }
 }

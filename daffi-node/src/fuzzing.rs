@@ -98,7 +98,9 @@ impl Results {
     pub fn take(&self, frame: Frame<'_>) -> Option<u32> {
         let progress = match frame {
             Frame::Reply(reply) => self.pending.reply(&reply, self.limit, &self.memory),
-            Frame::Chunk(chunk) => self.pending.chunk(&chunk, self.limit, &self.memory),
+            Frame::Chunk(chunk) => {
+                self.pending.chunk(chunk.part, self.limit, |assembly| assembly.add(&chunk, &self.memory))
+            }
             Frame::Failure(failure) => self.pending.failure(failure),
             Frame::Targets(targets) => self.pending.targets(&targets).ok()?,
             _ => return None,

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     mem,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     task::Waker,
 };
@@ -12,10 +13,10 @@ use daffi_core::{
     Error,
     controller::{FramePort, PortError},
     fault::{Fault, FaultKind},
-    frame::{Chunk, Failure, Frame, Refuse, RefuseCode, Request, Targets},
+    frame::{BegunChunk, Chunk, Failure, Frame, Refuse, RefuseCode, Request, Targets},
     host,
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
-    reactor::Connection,
+    reactor::{Connection, Expected},
 };
 use parking_lot::Mutex;
 
@@ -25,6 +26,7 @@ use crate::{
     executor::{Arrival, Job, Origins},
     in_flight::CallId,
     link::{Flush, Port},
+    memory::Memory,
     node::{FAREWELL, Node},
     pending::{OutOfTurn, Payload, Pending, Progress},
     streams::StreamId,
@@ -41,9 +43,35 @@ pub(crate) struct Inbound {
     /// Requests that came one after the other, for callbacks that keep no order: the executor gets them together.
     gathered: VecDeque<Job>,
     origins: Origins,
+    /// A chunk that is being read to where it belongs.
+    placing: Option<Placing>,
+    /// A payload goes on, so most likely a chunk comes next.
+    goes_on: bool,
     /// Tasks whose calls are over, and that are woken when all that has come is looked at.
     to_wake: Vec<Waker>,
 }
+
+/// A chunk that is being read to where it belongs, and where that is.
+#[derive(Debug)]
+struct Placing {
+    head: ChunkHead,
+    memory: Vec<u8>,
+    /// What is still to be read.
+    missing: Range<usize>,
+}
+
+/// All of a chunk but its bytes.
+#[derive(Debug, Clone, Copy)]
+struct ChunkHead {
+    id: u64,
+    reply: bool,
+    more: bool,
+    part: u32,
+    length: usize,
+}
+
+/// From so many missing bytes on a chunk is read to its place.
+const PLACED_BYTES_MIN: usize = 8 * 1024;
 
 /// How far the connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +93,8 @@ impl Inbound {
             requests: HashMap::new(),
             gathered: VecDeque::new(),
             origins: Origins::default(),
+            placing: None,
+            goes_on: false,
             to_wake: Vec::new(),
         }
     }
@@ -79,9 +109,30 @@ impl Inbound {
                     self.handle(frame)?;
                     at = next;
                 }
+                None if self.phase == Phase::Up && self.place(batch, at) => return Ok(batch.len()),
                 None => return Ok(at),
             }
         }
+    }
+
+    /// Has the rest of a chunk read to where it belongs, if one begins at `at`; says whether it does.
+    fn place(&mut self, batch: &[u8], at: usize) -> bool {
+        let Some(chunk) = Frame::begun_chunk(batch, at) else { return false };
+        let BegunChunk { id, reply, more, part, length, body } = chunk;
+        if length - body.len() < PLACED_BYTES_MIN {
+            return false;
+        }
+        let lend = |assembly: &mut Assembly| assembly.lend(length, more);
+        let lent = match reply {
+            true => self.node.calls.get(CallId(id)).and_then(|pending| pending.lend(part, lend)),
+            false => self.requests.get_mut(&id).and_then(|(_, assembly)| lend(assembly)),
+        };
+        let Some((mut memory, place)) = lent else { return false };
+        let missing = place.start + body.len()..place.end;
+        memory[place.start..missing.start].copy_from_slice(body);
+        let head = ChunkHead { id, reply, more, part, length };
+        self.placing = Some(Placing { head, memory, missing });
+        true
     }
 
     /// Takes what came. Whoever calls this hands the requests over after the last of them.
@@ -138,6 +189,7 @@ impl Inbound {
                 }
             }
             Frame::Reply(reply) => {
+                self.goes_on |= reply.more;
                 self.answer(reply.id, true, reply.part, |pending| {
                     pending.reply(&reply, limit, &self.node.memory)
                 });
@@ -147,12 +199,11 @@ impl Inbound {
                 self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
             Frame::Targets(targets) => self.targets(&targets)?,
-            Frame::Chunk(chunk) if chunk.reply => {
-                self.answer(chunk.id, true, chunk.part, |pending| {
-                    pending.chunk(&chunk, limit, &self.node.memory)
-                });
+            Frame::Chunk(chunk) => {
+                let Chunk { id, reply, more, part, .. } = chunk;
+                let head = ChunkHead { id, reply, more, part, length: chunk.body.len() };
+                self.chunk(head, |assembly, memory| assembly.add(&chunk, memory));
             }
-            Frame::Chunk(chunk) => self.chunk(&chunk),
             Frame::Cancel { id } => {
                 match self.requests.remove(&id) {
                     Some((job, _)) => self.arrived(Arrival::Dropped(job)),
@@ -215,6 +266,7 @@ impl Inbound {
             number: 0,
         };
         if more {
+            self.goes_on = true;
             let mut assembly = Assembly::new(codec, total, &request.body, &self.node.memory);
             if let Some(bytes) = assembly.take_credit() {
                 self.credit(id, false, 0, bytes);
@@ -254,32 +306,44 @@ impl Inbound {
         }
     }
 
-    fn chunk(&mut self, chunk: &Chunk<'_>) {
-        let Some((_, assembly)) = self.requests.get_mut(&chunk.id) else {
+    /// More of a payload came; `add` adds it to what has come.
+    fn chunk(
+        &mut self,
+        chunk: ChunkHead,
+        add: impl FnOnce(&mut Assembly, &Memory) -> Result<Option<Payload>, &'static str>,
+    ) {
+        let ChunkHead { id, reply, more, part, length } = chunk;
+        self.goes_on |= more;
+        if reply {
+            let limit = self.node.limits.payload_bytes_max;
+            let add = |assembly: &mut Assembly| add(assembly, &self.node.memory);
+            return self.answer(id, true, part, |pending| pending.chunk(part, limit, add));
+        }
+        let Some((_, assembly)) = self.requests.get_mut(&id) else {
             // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
-            if chunk.more {
-                self.credit(chunk.id, chunk.reply, chunk.part, chunk.body.len() as u32);
+            if more {
+                self.credit(id, reply, part, length as u32);
             }
             return;
         };
-        match assembly.add(chunk, &self.node.memory) {
+        match add(assembly, &self.node.memory) {
             Ok(None) => {
                 if let Some(bytes) = assembly.take_credit() {
-                    self.credit(chunk.id, chunk.reply, chunk.part, bytes);
+                    self.credit(id, reply, part, bytes);
                 }
             }
             Ok(Some(payload)) => {
-                if let Some((mut job, mut assembly)) = self.requests.remove(&chunk.id) {
+                if let Some((mut job, mut assembly)) = self.requests.remove(&id) {
                     // Its sender has room for others. Of one that calls for no result nobody knows any more.
                     if let Some(bytes) = assembly.take_credit().filter(|_| !job.one_way) {
-                        self.credit(chunk.id, chunk.reply, chunk.part, bytes);
+                        self.credit(id, reply, part, bytes);
                     }
                     job.body = payload.body.into_bytes();
                     self.arrived(Arrival::Whole(job));
                 }
             }
             Err(problem) => {
-                if let Some((job, _)) = self.requests.remove(&chunk.id) {
+                if let Some((job, _)) = self.requests.remove(&id) {
                     let (id, one_way) = (job.id, job.one_way);
                     self.arrived(Arrival::Dropped(job));
                     let fault =
@@ -342,10 +406,31 @@ impl Inbound {
 
 impl Connection for Inbound {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
+        self.goes_on = false;
         let used = self.handle_all(batch);
         self.hand_over();
         self.node.wake_tasks(mem::take(&mut self.to_wake));
         used
+    }
+
+    fn expected(&mut self) -> Expected<'_> {
+        match &mut self.placing {
+            Some(Placing { memory, missing, .. }) => Expected::Rest(&mut memory[missing.clone()]),
+            None if self.goes_on => Expected::LargeFrame,
+            None => Expected::Frames,
+        }
+    }
+
+    fn placed(&mut self, bytes: usize) -> Result<(), String> {
+        if let Some(placing) = &mut self.placing {
+            placing.missing.start += bytes;
+        }
+        if let Some(Placing { head, memory, .. }) = self.placing.take_if(|placing| placing.missing.is_empty())
+        {
+            let ChunkHead { length, more, .. } = head;
+            self.chunk(head, |assembly, kept| Ok(assembly.take_back(memory, length, more, kept)));
+        }
+        Ok(())
     }
 
     fn closed(&mut self, reason: &str) {

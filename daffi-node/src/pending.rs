@@ -10,7 +10,7 @@ use std::{
 use daffi_core::{
     Error, Result,
     fault::Fault,
-    frame::{Chunk, Failure, Reply, Targets},
+    frame::{Failure, Reply, Targets},
     payload::{Codec, Whole},
     signature::Signature,
 };
@@ -271,31 +271,47 @@ impl Pending {
         })
     }
 
-    /// Takes more of a result, of `limit` bytes at most.
-    pub(crate) fn chunk(&self, chunk: &Chunk<'_>, limit: u64, memory: &Memory) -> Progress {
+    /// Lends the memory of a result that comes in chunks, if there is one of this part.
+    pub(crate) fn lend<T>(&self, part: u32, lend: impl FnOnce(&mut Assembly) -> Option<T>) -> Option<T> {
+        match &mut *self.gathering.lock() {
+            Some(Gathering::One(Some(assembly))) => lend(assembly),
+            Some(Gathering::Broadcast { targets: Some(parts), .. }) => {
+                parts.assemblies.get_mut(&part).and_then(lend)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes more of a result, of `limit` bytes at most; `add` adds it to what has come.
+    pub(crate) fn chunk(
+        &self,
+        part: u32,
+        limit: u64,
+        add: impl FnOnce(&mut Assembly) -> Result<Option<Payload>, &'static str>,
+    ) -> Progress {
         let broken = |problem| Error::Decode {
             what: "result",
             callback: self.callback.to_string(),
             reason: format!("the payload is broken: {problem}"),
         };
         self.advance(|gathering| match gathering {
-            Gathering::One(Some(assembly)) => match assembly.add(chunk, memory) {
+            Gathering::One(Some(assembly)) => match add(assembly) {
                 Ok(None) => Step::Wait(Progress::of(assembly)),
                 Ok(Some(payload)) => Step::Finish(Ok(Answer::One(payload))),
                 Err(problem) => Step::Finish(Err(broken(problem))),
             },
             Gathering::Broadcast { targets: Some(parts), .. } => {
-                let Some(assembly) = parts.assemblies.get_mut(&chunk.part) else {
+                let Some(assembly) = parts.assemblies.get_mut(&part) else {
                     return Step::Wait(Progress::Open);
                 };
-                let answer = match assembly.add(chunk, memory) {
+                let answer = match add(assembly) {
                     Ok(None) => return Step::Wait(Progress::of(assembly)),
                     Ok(Some(_)) if assembly.exceeds() => Err(self.too_large(assembly.total(), limit)),
                     Ok(Some(payload)) => Ok(payload),
                     Err(problem) => Err(broken(problem)),
                 };
-                parts.assemblies.remove(&chunk.part);
-                parts.answered(chunk.part, answer)
+                parts.assemblies.remove(&part);
+                parts.answered(part, answer)
             }
             _ => Step::Wait(Progress::Open),
         })

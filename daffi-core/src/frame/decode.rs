@@ -5,8 +5,8 @@ use std::str;
 use bytes::Bytes;
 
 use super::{
-    Body, Chunk, Failure, Frame, Hello, MAGIC, Offer, Offers, ProtocolError, Question, Refuse, RefuseCode,
-    Register, Reply, Request, Schedule, Targets, Times, Timing, Welcome,
+    BegunChunk, Body, Chunk, Failure, Frame, Hello, MAGIC, Offer, Offers, ProtocolError, Question, Refuse,
+    RefuseCode, Register, Reply, Request, Schedule, Targets, Times, Timing, Welcome,
     layout::{Head, ask, flag, kind, name_of},
 };
 use crate::{
@@ -45,6 +45,22 @@ impl<'a> Frame<'a> {
         }
         .map(Some)
         .map_err(|problem| problem.of(head.kind))
+    }
+
+    /// What begins at `at` in `batch`, where [`decode`](Self::decode) says that more is needed, if it is a chunk.
+    pub fn begun_chunk(batch: &'a [u8], at: usize) -> Option<BegunChunk<'a>> {
+        let (head, content) = batch.get(at..)?.split_first_chunk::<HEAD_BYTES>()?;
+        let head = Head::parse(head);
+        let (part, body) = content.split_first_chunk()?;
+        let length = (head.length as usize).checked_sub(part.len())?;
+        (head.kind == kind::CHUNK && body.len() < length).then(|| BegunChunk {
+            id: head.id,
+            reply: head.has(flag::REPLY),
+            more: head.has(flag::MORE),
+            part: u32::from_le_bytes(*part),
+            length,
+            body,
+        })
     }
 
     #[inline(never)]

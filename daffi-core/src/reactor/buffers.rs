@@ -31,7 +31,7 @@ pub(super) struct Filled {
 
 /// The size of a buffer: four chunks, and a few small frames between them. As what was left of a frame lies in it as well, a
 /// read in the middle of a large payload ends little behind a chunk, and there is little of the next one to be copied.
-const BUFFER_BYTES: usize = 260 * 1024;
+pub(super) const BUFFER_BYTES: usize = 260 * 1024;
 
 /// From this size on a batch is passed on where it was read. Below, it is copied, which costs no more than clearing another
 /// buffer would: so whoever keeps a part of it keeps about eight times what was read at most, and small reads go to
@@ -45,17 +45,18 @@ const _: () = assert!(HEAD_BYTES + FRAME_BYTES_MAX <= BUFFER_BYTES / 2);
 const _: () = assert!(4 * (HEAD_BYTES + CHUNK_BYTES) < BUFFER_BYTES);
 
 impl Buffers {
-    /// Reads behind `partial`, the beginning of a frame.
+    /// Reads behind `partial`, the beginning of a frame, so that it is `bytes_max` with it at most.
     ///
     /// # Errors
     /// What `read` says.
     pub(super) fn fill(
         &mut self,
         partial: &[u8],
+        bytes_max: usize,
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<Filled> {
         let mut buffer = self.take();
-        let (before, room) = buffer.split_at_mut(partial.len());
+        let (before, room) = buffer[..bytes_max].split_at_mut(partial.len());
         let read = match read(room) {
             Ok(read) => read,
             Err(error) => {
@@ -104,7 +105,7 @@ mod tests {
             room[..length].fill(7);
             Ok(length)
         };
-        buffers.fill(partial, read).unwrap()
+        buffers.fill(partial, BUFFER_BYTES, read).unwrap()
     }
 
     /// What is left of the last frame goes before what is read next, so all reads of a large payload end alike.
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn a_read_that_fails_takes_nothing_away() {
         let mut buffers = Buffers::default();
-        let refused = buffers.fill(&[1], |_| Err(io::ErrorKind::WouldBlock.into()));
+        let refused = buffers.fill(&[1], BUFFER_BYTES, |_| Err(io::ErrorKind::WouldBlock.into()));
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert!(buffers.free.is_some());
     }

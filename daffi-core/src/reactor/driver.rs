@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use mio::{Events, Poll, Token};
 
 use super::{
-    Acceptor, Command, Connection, Service, Shared,
-    buffers::{Buffers, Filled},
+    Acceptor, Command, Connection, Expected, Service, Shared,
+    buffers::{BUFFER_BYTES, Buffers, Filled},
 };
 use crate::{
     host,
@@ -342,25 +343,57 @@ impl Open {
             || self.partial_since.is_some_and(|since| now >= since + patience.frame)
     }
 
-    /// Reads once and passes on what came.
+    /// Reads as much as a connection may at a time, and passes on what came.
     fn read(&mut self, buffers: &mut Buffers) -> Result<Read, String> {
-        let filled = buffers.fill(&self.partial, |room| self.outbox.stream().read(room));
-        let (batch, is_full) = match filled {
+        let mut bytes = 0;
+        loop {
+            let (more, read) = self.read_once(buffers)?;
+            bytes += read;
+            // What is read to its place comes in smaller reads; together they are a batch like any other.
+            let is_batch = bytes >= BUFFER_BYTES
+                || matches!(expected(&self.partial, &mut *self.connection), Expected::Frames);
+            if is_batch || matches!(more, Read::Drained) {
+                return Ok(more);
+            }
+        }
+    }
+
+    /// Reads once and passes on what came; says how much that was.
+    fn read_once(&mut self, buffers: &mut Buffers) -> Result<(Read, usize), String> {
+        let stream = self.outbox.stream();
+        let mut placed = false;
+        let filled = match expected(&self.partial, &mut *self.connection) {
+            Expected::Rest(place) => {
+                placed = true;
+                let room = place.len();
+                stream.read(place).map(|read| Filled { batch: Bytes::new(), read, is_full: read == room })
+            }
+            Expected::LargeFrame => {
+                buffers.fill(&self.partial, LARGE_FRAME_BEGIN_BYTES, |room| stream.read(room))
+            }
+            Expected::Frames => buffers.fill(&self.partial, BUFFER_BYTES, |room| stream.read(room)),
+        };
+        let Filled { batch, read, is_full } = match filled {
             Ok(Filled { read: 0, .. }) => return Err("the peer closed the connection".to_owned()),
-            Ok(Filled { batch, is_full, .. }) => (batch, is_full),
+            Ok(filled) => filled,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.to_the_end = false;
-                return Ok(Read::Drained);
+                return Ok((Read::Drained, 0));
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Read::Ready),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok((Read::Ready, 0)),
             Err(error) => return Err(error.to_string()),
         };
         // What came is lost, and so is the connection; the others go on.
-        let received = survive(|| self.connection.received(&batch));
-        let used = received.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))?;
-        self.partial.clear();
-        self.partial.extend_from_slice(&batch[used..]);
-        if self.partial.is_empty() {
+        let passed_on = survive(|| match placed {
+            true => self.connection.placed(read).map(|()| 0),
+            false => self.connection.received(&batch),
+        });
+        let used = passed_on.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))?;
+        if !placed {
+            self.partial.clear();
+            self.partial.extend_from_slice(&batch[used..]);
+        }
+        if self.partial.is_empty() && !matches!(self.connection.expected(), Expected::Rest(_)) {
             self.partial_since = None;
         } else if used > 0 || self.partial_since.is_none() {
             self.partial_since = Some(host::now());
@@ -370,9 +403,19 @@ impl Open {
         }
         // A read that does not fill the buffer has emptied the socket: epoll and kqueue tell of what comes later.
         // Elsewhere the poll wants to see `WouldBlock` first.
-        Ok(if !is_full && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready })
+        let is_drained = !is_full && cfg!(unix) && !self.to_the_end;
+        Ok((if is_drained { Read::Drained } else { Read::Ready }, read))
     }
 }
+
+/// What comes next on a connection, behind the beginning of a frame if there is one.
+fn expected<'a>(partial: &[u8], connection: &'a mut dyn Connection) -> Expected<'a> {
+    if partial.is_empty() { connection.expected() } else { Expected::Frames }
+}
+
+/// How much is read first where a large frame is expected whose rest belongs elsewhere: enough for how it begins and for a few small
+/// frames before it, and little to be copied.
+const LARGE_FRAME_BEGIN_BYTES: usize = 1024;
 
 /// How often connections are looked at while a peer may be about not to go on.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);

@@ -31,8 +31,57 @@ impl Connection for InThrees {
     }
 }
 
+/// Takes frames of a length and so many bytes, each read to a place of its own.
+struct Places {
+    events: Sender<Event>,
+    place: Vec<u8>,
+    missing: std::ops::Range<usize>,
+}
+
+impl Places {
+    fn is_whole(&mut self) {
+        if self.missing.is_empty() {
+            self.events.send(Event::Received(std::mem::take(&mut self.place))).unwrap();
+        }
+    }
+}
+
+impl Connection for Places {
+    fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
+        assert!(self.missing.is_empty(), "the rest of a frame is not read to its place");
+        let mut at = 0;
+        while let Some(length) = batch.get(at) {
+            let came = &batch[at + 1..batch.len().min(at + 1 + usize::from(*length))];
+            self.place = vec![0; usize::from(*length)];
+            self.place[..came.len()].copy_from_slice(came);
+            self.missing = came.len()..self.place.len();
+            at += 1 + came.len();
+            self.is_whole();
+        }
+        Ok(batch.len())
+    }
+
+    fn expected(&mut self) -> Expected<'_> {
+        match self.missing.is_empty() {
+            true => Expected::LargeFrame,
+            false => Expected::Rest(&mut self.place[self.missing.clone()]),
+        }
+    }
+
+    fn placed(&mut self, bytes: usize) -> Result<(), String> {
+        self.missing.start += bytes;
+        self.is_whole();
+        Ok(())
+    }
+
+    fn closed(&mut self, reason: &str) {
+        self.events.send(Event::Closed(reason.to_owned())).unwrap();
+    }
+}
+
 struct Server {
     handle: Handle,
+    places: bool,
     events: Sender<Event>,
     outboxes: Sender<Arc<Outbox>>,
 }
@@ -42,7 +91,10 @@ impl Acceptor for Server {
         let events = self.events.clone();
         let outbox = self
             .handle
-            .add_connection(stream, 1 << 20, Budget::new(1 << 20), |_| Box::new(InThrees(events)))
+            .add_connection(stream, 1 << 20, Budget::new(1 << 20), |_| match self.places {
+                true => Box::new(Places { events, place: Vec::new(), missing: 0..0 }),
+                false => Box::new(InThrees(events)),
+            })
             .unwrap();
         self.outboxes.send(outbox).unwrap();
     }
@@ -61,12 +113,17 @@ fn fixture() -> Fixture {
 }
 
 fn with_patience(patience: Patience) -> Fixture {
+    with(patience, false)
+}
+
+fn with(patience: Patience, places: bool) -> Fixture {
     let reactor = Reactor::start_with("test", patience).unwrap();
     let (listener, address) = Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).unwrap();
     let Address::Tcp { port, .. } = address else { unreachable!() };
     let (events_in, events) = channel();
     let (outboxes_in, outboxes) = channel();
-    let server = Server { handle: reactor.handle().clone(), events: events_in, outboxes: outboxes_in };
+    let server =
+        Server { handle: reactor.handle().clone(), places, events: events_in, outboxes: outboxes_in };
     let guard = reactor.handle().add_listener(listener, Box::new(server)).unwrap();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let outbox = outboxes.recv().unwrap();
@@ -114,6 +171,36 @@ fn a_frame_that_is_begun_and_not_completed_ends_the_connection() {
     let Ok(Event::Closed(reason)) = fixture.events.recv_timeout(SOON) else { panic!("it is not closed") };
     assert_eq!(reason, "a frame was not complete after 200ms");
     assert_eq!(fixture.client.read(&mut [0; 8]).unwrap_or(0), 0);
+}
+
+#[test]
+fn what_belongs_to_a_place_is_read_there_however_it_is_cut() {
+    let frames: Vec<Vec<u8>> = (1..=255).map(|length| (0..length).collect()).collect();
+    let bytes: Vec<u8> =
+        frames.iter().flat_map(|frame| [&[frame.len() as u8], &frame[..]].concat()).collect();
+    for step in [1, 7, 1000, bytes.len()] {
+        let mut fixture = with(Patience::default(), true);
+        for part in bytes.chunks(step) {
+            fixture.client.write_all(part).unwrap();
+        }
+        fixture.client.shutdown(std::net::Shutdown::Write).unwrap();
+        for frame in &frames {
+            let Ok(Event::Received(received)) = fixture.events.recv_timeout(SOON) else {
+                panic!("in steps of {step}")
+            };
+            assert_eq!(received, *frame);
+        }
+        assert!(matches!(fixture.events.recv_timeout(SOON), Ok(Event::Closed(_))));
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_fill_its_place_ends_the_connection() {
+    let short = Duration::from_millis(200);
+    let mut fixture = with(Patience { frame: short, ..Patience::default() }, true);
+    fixture.client.write_all(&[200, 1, 2, 3]).unwrap();
+    let Ok(Event::Closed(reason)) = fixture.events.recv_timeout(SOON) else { panic!("it is not closed") };
+    assert_eq!(reason, "a frame was not complete after 200ms");
 }
 
 #[test]

@@ -42,6 +42,41 @@ fn every_truncation_waits_for_more() {
     }
 }
 
+/// So that the rest of it can be read to where it belongs.
+#[test]
+fn a_chunk_that_has_begun_is_known_by_its_head() {
+    let mut chunks = 0;
+    for bytes in samples() {
+        let chunk = match whole(&bytes).unwrap() {
+            Frame::Chunk(chunk) => {
+                Some((chunk.id, chunk.reply, chunk.more, chunk.part, chunk.body.to_bytes()))
+            }
+            _ => None,
+        };
+        for end in 0..=bytes.len() {
+            let begun = Frame::begun_chunk(&bytes[..end], 0);
+            let (Some((id, reply, more, part, body)), HEAD_AND_PART..) = (&chunk, end) else {
+                assert_eq!(begun, None, "{end} of {bytes:02x?}");
+                continue;
+            };
+            let came = end - HEAD_AND_PART;
+            let expected = BegunChunk {
+                id: *id,
+                reply: *reply,
+                more: *more,
+                part: *part,
+                length: body.len(),
+                body: &body[..came],
+            };
+            assert_eq!(begun, (came < body.len()).then_some(expected));
+            chunks += 1;
+        }
+    }
+    assert!(chunks > 0);
+}
+
+const HEAD_AND_PART: usize = HEAD_BYTES + 4;
+
 /// A frame whose announced length is shorter than its layout needs: the content ends early at every offset.
 #[test]
 fn every_truncated_content_is_malformed_or_a_shorter_frame() {
