@@ -519,21 +519,27 @@ pub struct Chunk<'a> {
     pub body: Body<'a>,
 }
 
-/// A CHUNK frame whose head has come, and not all of its body.
+/// All of a CHUNK frame but its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BegunChunk<'a> {
-    /// As in [`Chunk`].
+pub struct ChunkHead {
+    /// The id of the call.
     pub id: u64,
-    /// As in [`Chunk`].
+    /// Whether the payload is a reply's rather than a request's.
     pub reply: bool,
-    /// As in [`Chunk`].
+    /// Whether yet more follows.
     pub more: bool,
-    /// As in [`Chunk`].
+    /// For a broadcast's reply, whose it is; 0 else.
     pub part: u32,
-    /// How many bytes its body has when it is complete.
+    /// How many bytes there are.
     pub length: usize,
-    /// Those that have come.
-    pub body: &'a [u8],
+}
+
+impl Chunk<'_> {
+    /// All of it but its bytes.
+    pub fn head(&self) -> ChunkHead {
+        let Self { id, reply, more, part, ref body } = *self;
+        ChunkHead { id, reply, more, part, length: body.len() }
+    }
 }
 
 /// What a node asks the controller itself.

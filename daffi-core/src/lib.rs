@@ -8,6 +8,7 @@ mod address;
 pub use address::{Address, AddressError};
 
 pub mod answer;
+pub mod buffer_pool;
 
 pub mod controller;
 
@@ -21,7 +22,6 @@ pub mod heartbeat;
 #[doc(hidden)]
 pub mod host;
 
-pub mod lent;
 pub mod limits;
 pub use limits::Limits;
 

@@ -26,6 +26,10 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// controller holds for a callee that is slower than its caller.
 pub const STREAM_WINDOW_BYTES: usize = 16 * CHUNK_BYTES;
 
+/// How much memory of large payloads a node keeps at most for those that come next: as much as is on its way on one link at a time,
+/// several times over, since most payloads are used for longer than they are on their way.
+pub const POOL_BYTES_MAX: usize = 256 * CHUNK_BYTES;
+
 /// Under a fuzzer chunks and windows are smaller alike, so that it tries so many times more payloads a second.
 const FUZZING_DIVISOR: usize = if cfg!(fuzzing) { 32 } else { 1 };
 
@@ -92,8 +96,14 @@ pub struct Limits {
     /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
     /// `Error::Overloaded`.
     pub calls_in_flight_max: usize,
+    /// The most bytes of arguments above 4 KiB that calls in the background hold until they are sent, together. Default
+    /// 1 GiB. One more of these is `Error::Overloaded`. Whoever waits for a call holds its arguments anyway.
+    pub calls_waiting_bytes_max: usize,
     /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,
+    /// The most bytes of arguments above 4 KiB that a node holds for requests, those still coming with all that was
+    /// announced. Default 1 GiB. One more is `Error::Overloaded`, unless it is the only one.
+    pub requests_held_bytes_max: usize,
     /// The most threads that run `fn` callbacks of one node, not counting those that wait inside daffi.
     /// Default 512.
     pub threads_max: usize,
@@ -121,7 +131,9 @@ impl Default for Limits {
             queue_bytes_max: 8 * 1024 * 1024,
             queue_total_bytes_max: 256 * 1024 * 1024,
             calls_in_flight_max: 65_536,
+            calls_waiting_bytes_max: 1 << 30,
             requests_held_max: 65_536,
+            requests_held_bytes_max: 1 << 30,
             threads_max: 512,
             callbacks_max: 65_536,
             tasks_max: 100_000,

@@ -42,7 +42,8 @@ use crate::{
 /// What happens on one connection. Called on the reactor's thread alone, except for the end of a connection that came
 /// too late for the reactor.
 pub trait Connection: Send {
-    /// Bytes came in. Says how many of them were used; the rest comes again with more behind it.
+    /// Bytes came in. Says how many of them were used; the rest comes again with more behind it, unless it has gone to a place
+    /// that is [expected](Self::expected) to be filled then.
     ///
     /// # Errors
     /// Why the connection is to be closed.
@@ -54,12 +55,9 @@ pub trait Connection: Send {
         Expected::Frames
     }
 
-    /// So many bytes were read to where they belong.
-    ///
-    /// # Errors
-    /// Why the connection is to be closed.
-    fn placed(&mut self, _bytes: usize) -> Result<(), String> {
-        Ok(())
+    /// So many bytes were read to the place that was expected to be filled, which has that much less room from now on.
+    fn placed(&mut self, bytes: usize) {
+        debug_assert_eq!(bytes, 0, "no place was given");
     }
 
     /// The connection is gone, for this reason. Nothing is called after it.
@@ -73,7 +71,7 @@ pub enum Expected<'a> {
     Frames,
     /// Probably a large frame whose rest has a place of its own, so that it is better to see how it begins first.
     LargeFrame,
-    /// The rest of a frame, which belongs here. It is not empty.
+    /// The rest of a frame, which belongs here: at least one byte.
     Rest(&'a mut [u8]),
 }
 

@@ -8,128 +8,159 @@ use daffi_core::{
     limits::STREAM_WINDOW_BYTES,
 };
 
-use crate::{memory::Memory, pending::Payload};
+use crate::{payload_pool::PayloadPool, pending::Payload};
 
 /// A payload that comes in chunks. It grows with what comes, not with what was announced.
 #[derive(Debug)]
 pub(crate) struct Assembly {
     codec: u8,
     total: usize,
-    /// What came, and behind it what is not written to yet: zeros, or what this memory held before. Empty while it is lent.
-    bytes: Vec<u8>,
-    /// How much came; more than what is kept if it is not wanted.
     received: usize,
-    /// It exceeds the limit, so it is counted and not kept.
-    exceeds: bool,
+    buffer: Buffer,
     /// What came since the sender was last told to go on.
     uncredited: usize,
 }
 
+/// What a payload is put together in.
+#[derive(Debug)]
+enum Buffer {
+    /// What came, and behind it what is not written to yet: zeros, or what this memory held before.
+    Here(Vec<u8>),
+    /// It is taken out, so that a chunk of this length is read to its place, and more comes behind that or not.
+    Detached { length: usize, more: bool },
+    /// There is none, since the payload exceeds the limit and is only counted.
+    Unwanted,
+}
+
 /// The first allocation for a payload that comes in chunks: what a sender may send of it before it is asked for more, so
 /// that 1 MiB of a user's fits with what a codec writes around it. Announcing a large one costs a peer nothing, so it
-/// gets no more than this before it sends.
+/// gets no more than this before it sends, or twice that where there is such a buffer.
 const BYTES_AT_FIRST: usize = STREAM_WINDOW_BYTES;
 
 /// And the next one is so many times what has come, so that little is copied in growing.
 const GROWTH: usize = 16;
 
+/// More or less came than was announced.
+const MISFIT: &str = "its size is not the announced one";
+
 impl Assembly {
-    pub(crate) fn new(codec: u8, total: u32, first: &Body<'_>, memory: &Memory) -> Self {
+    pub(crate) fn new(codec: u8, total: u32, first: &Body<'_>, pool: &PayloadPool) -> Self {
         let total = total as usize;
-        let bytes = memory.take(total.min(BYTES_AT_FIRST));
-        let mut assembly = Self { codec, total, bytes, received: 0, exceeds: false, uncredited: 0 };
-        assembly.append(first);
+        let buffer = Buffer::Here(pool.take(total.min(BYTES_AT_FIRST)));
+        let mut assembly = Self { codec, total, received: 0, buffer, uncredited: 0 };
+        assembly.append(first, pool);
         assembly
     }
 
     /// For a payload that exceeds the limit and comes all the same.
     pub(crate) fn exceeding(total: u32, first: &Body<'_>) -> Self {
         let (total, received) = (total as usize, first.len());
-        Self { codec: 0, total, bytes: Vec::new(), received, exceeds: true, uncredited: received }
+        Self { codec: 0, total, received, buffer: Buffer::Unwanted, uncredited: received }
     }
 
     /// Adds what came; gives the payload when it is whole.
     ///
     /// # Errors
-    /// More or less came than was announced.
+    /// More or less came than was announced, or while something else was coming.
     pub(crate) fn add(
         &mut self,
         chunk: &Chunk<'_>,
-        memory: &Memory,
+        pool: &PayloadPool,
     ) -> Result<Option<Payload>, &'static str> {
         if !self.fits(chunk.body.len(), chunk.more) {
-            return Err("its size is not the announced one");
+            return Err(MISFIT);
         }
-        self.append(&chunk.body);
-        Ok(self.whole_unless(chunk.more, memory))
+        self.append(&chunk.body, pool);
+        Ok(self.whole_unless(chunk.more, pool))
     }
 
-    /// Lends its memory, so that a chunk of this length is read to its place; says which part of it that is. Not if the chunk does
-    /// not fit, or is not wanted.
-    pub(crate) fn lend(&mut self, length: usize, more: bool) -> Option<(Vec<u8>, Range<usize>)> {
-        if self.exceeds || !self.fits(length, more) {
-            return None;
-        }
-        let place = self.received..self.received + length;
-        self.reserve(place.end);
-        if self.bytes.len() < place.end {
-            self.bytes.resize(place.end, 0);
-        }
-        Some((mem::take(&mut self.bytes), place))
-    }
-
-    /// Takes back what was lent, with the chunk in it; gives the payload when it is whole.
-    pub(crate) fn take_back(
+    /// Takes the buffer out, so that a chunk is read to its place; says which part of it that is. Not if the chunk does not fit, or
+    /// is not wanted.
+    pub(crate) fn detach(
         &mut self,
-        bytes: Vec<u8>,
         length: usize,
         more: bool,
-        memory: &Memory,
-    ) -> Option<Payload> {
-        self.bytes = bytes;
-        self.received += length;
-        self.uncredited += length;
-        self.whole_unless(more, memory)
+        pool: &PayloadPool,
+    ) -> Option<(Vec<u8>, Range<usize>)> {
+        let place = self.received..self.received + length;
+        if !self.fits(length, more) {
+            return None;
+        }
+        self.reserve(place.end, pool);
+        let Buffer::Here(buffer) = &mut self.buffer else { return None };
+        let mut buffer = mem::take(buffer);
+        self.buffer = Buffer::Detached { length, more };
+        if buffer.len() < place.end {
+            buffer.resize(place.end, 0);
+        }
+        Some((buffer, place))
+    }
+
+    /// Puts the buffer back, with the chunk in it; gives the payload when it is whole.
+    ///
+    /// # Errors
+    /// It is not this one's.
+    pub(crate) fn attach(
+        &mut self,
+        buffer: Vec<u8>,
+        pool: &PayloadPool,
+    ) -> Result<Option<Payload>, &'static str> {
+        let Buffer::Detached { length, more } = self.buffer else { return Err(MISFIT) };
+        self.buffer = Buffer::Here(buffer);
+        self.count(length);
+        Ok(self.whole_unless(more, pool))
     }
 
     /// Whether a chunk of this length can come next.
     fn fits(&self, length: usize, more: bool) -> bool {
         let received = self.received + length;
-        if more { received < self.total } else { received == self.total }
+        let fits = if more { received < self.total } else { received == self.total };
+        fits && !matches!(self.buffer, Buffer::Detached { .. })
     }
 
-    fn append(&mut self, body: &Body<'_>) {
+    fn append(&mut self, body: &Body<'_>, pool: &PayloadPool) {
         let before = self.received;
-        self.received += body.len();
-        self.uncredited += body.len();
-        if self.exceeds {
-            return;
-        }
-        self.reserve(self.received);
-        match self.bytes.get_mut(before..self.received).zip(body.piece()) {
+        self.count(body.len());
+        self.reserve(self.received, pool);
+        let Buffer::Here(buffer) = &mut self.buffer else { return };
+        match buffer.get_mut(before..self.received).zip(body.piece()) {
             Some((place, bytes)) => place.copy_from_slice(bytes),
             None => {
-                self.bytes.truncate(before);
-                body.append_to(&mut self.bytes);
+                buffer.truncate(before);
+                body.append_to(buffer);
             }
         }
     }
 
-    fn reserve(&mut self, length: usize) {
-        if self.bytes.capacity() < length {
-            let capacity = self.total.min(length.saturating_mul(GROWTH));
-            self.bytes.reserve_exact(capacity - self.bytes.len());
+    fn count(&mut self, length: usize) {
+        self.received += length;
+        self.uncredited += length;
+    }
+
+    fn reserve(&mut self, length: usize, pool: &PayloadPool) {
+        let Buffer::Here(buffer) = &mut self.buffer else { return };
+        if buffer.capacity() >= length {
+            return;
+        }
+        let capacity = self.total.min(length.saturating_mul(GROWTH));
+        match pool.find(capacity) {
+            Some(mut larger) => {
+                larger[..buffer.len()].copy_from_slice(buffer);
+                pool.put(mem::replace(buffer, larger));
+            }
+            None => buffer.reserve_exact(capacity - buffer.len()),
         }
     }
 
-    fn whole_unless(&mut self, more: bool, memory: &Memory) -> Option<Payload> {
+    fn whole_unless(&mut self, more: bool, pool: &PayloadPool) -> Option<Payload> {
         if more {
             return None;
         }
-        self.bytes.truncate(self.received);
-        let bytes = Bytes::from(mem::take(&mut self.bytes));
-        memory.keep(bytes.clone());
-        Some(Payload { codec: self.codec, body: bytes.into() })
+        let body = match &mut self.buffer {
+            Buffer::Here(buffer) => pool.put(mem::take(buffer)).slice(..self.received),
+            Buffer::Detached { .. } | Buffer::Unwanted => Bytes::new(),
+        };
+        Some(Payload { codec: self.codec, body: body.into() })
     }
 
     /// How large it is as a whole.
@@ -139,7 +170,7 @@ impl Assembly {
 
     /// Whether it exceeds the limit.
     pub(crate) fn exceeds(&self) -> bool {
-        self.exceeds
+        matches!(self.buffer, Buffer::Unwanted)
     }
 
     /// How many bytes more the sender may send now, as so many have come: all of them, however few. What a receiver keeps
@@ -157,6 +188,11 @@ mod tests {
     use super::*;
     use crate::pending::decode;
 
+    fn capacity(assembly: &Assembly) -> usize {
+        let Buffer::Here(buffer) = &assembly.buffer else { panic!("{assembly:?}") };
+        buffer.capacity()
+    }
+
     fn chunk(bytes: &Bytes, at: usize, more: bool) -> Chunk<'_> {
         Chunk { id: 1, reply: true, more, part: 0, body: Body::borrowed(&bytes[at..]) }
     }
@@ -165,21 +201,21 @@ mod tests {
     fn a_result_in_chunks_is_where_it_was_put_together() {
         let value = Uncopied::from(vec![7; 10_000_000]);
         let sent = Codec::Bincode.encode(&value).unwrap();
-        let (step, total, memory) = (65_536, sent.len(), Memory::default());
-        let mut assembly = Assembly::new(0, total as u32, &Body::borrowed(&sent[..step]), &memory);
-        let mut allocations = vec![assembly.bytes.capacity()];
+        let (step, total, pool) = (65_536, sent.len(), PayloadPool::default());
+        let mut assembly = Assembly::new(0, total as u32, &Body::borrowed(&sent[..step]), &pool);
+        let mut allocations = vec![capacity(&assembly)];
         let mut at = step;
         let payload = loop {
             let end = total.min(at + step);
             let part = sent.slice(..end);
-            let payload = assembly.add(&chunk(&part, at, end < total), &memory).unwrap();
+            let payload = assembly.add(&chunk(&part, at, end < total), &pool).unwrap();
             at = end;
             if let Some(payload) = payload {
                 break payload;
             }
-            if allocations.last() != Some(&assembly.bytes.capacity()) {
-                allocations.push(assembly.bytes.capacity());
-                assert!(assembly.bytes.capacity() <= at * GROWTH, "more than was sent warrants");
+            if allocations.last() != Some(&capacity(&assembly)) {
+                allocations.push(capacity(&assembly));
+                assert!(capacity(&assembly) <= at * GROWTH, "more than was sent warrants");
             }
         };
         // The last one is all of it, and what the others copied is little.
@@ -194,22 +230,25 @@ mod tests {
     #[test]
     fn chunks_may_be_read_to_their_places() {
         let sent: Bytes = (0..3_000_000u32).map(|byte| byte as u8).collect();
-        let (step, memory) = (65_536, Memory::default());
+        let (step, pool) = (65_536, PayloadPool::default());
         for placed in [|_| true, |_| false, |number| number % 3 == 0] {
-            let mut assembly = Assembly::new(0, sent.len() as u32, &Body::borrowed(&sent[..step]), &memory);
+            let mut assembly = Assembly::new(0, sent.len() as u32, &Body::borrowed(&sent[..step]), &pool);
             let mut payload = None;
             for (number, at) in (step..sent.len()).step_by(step).enumerate() {
                 let end = sent.len().min(at + step);
                 let more = end < sent.len();
                 let too_long = sent.len() - at + usize::from(!more);
-                assert_eq!(assembly.lend(too_long, more), None);
+                assert_eq!(assembly.detach(too_long, more, &pool), None);
+                let part = sent.slice(..end);
                 if placed(number) {
-                    let (mut lent, place) = assembly.lend(end - at, more).unwrap();
+                    let (mut buffer, place) = assembly.detach(end - at, more, &pool).unwrap();
                     assert_eq!(place, at..end);
-                    lent[place].copy_from_slice(&sent[at..end]);
-                    payload = assembly.take_back(lent, end - at, more, &memory);
+                    assert!(assembly.add(&chunk(&part, at, more), &pool).is_err(), "that is coming already");
+                    buffer[place].copy_from_slice(&sent[at..end]);
+                    payload = assembly.attach(buffer, &pool).unwrap();
                 } else {
-                    payload = assembly.add(&chunk(&sent.slice(..end), at, more), &memory).unwrap();
+                    payload = assembly.add(&chunk(&part, at, more), &pool).unwrap();
+                    assert!(!more || assembly.attach(Vec::new(), &pool).is_err(), "nothing was taken out");
                 }
                 assert_eq!(payload.is_some(), !more);
             }

@@ -27,6 +27,7 @@ use crate::{
     blocking::block,
     caller::Caller,
     flight::{CancelOnDrop, Flight},
+    held_bytes::Full,
     in_flight::Deadline,
     latch::Place,
     modifier::{
@@ -396,6 +397,12 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
                 sent: false,
             });
         }
+        let attended = matches!(manner, Manner::Attended) && !matches!(kind, Kind::OneWay);
+        let hold = match node.waiting_bytes.hold(body.len()) {
+            Ok(hold) => hold.filter(|_| !attended),
+            Err(Full) if attended => None,
+            Err(Full) => return Err(Error::Overloaded { node: node.name.clone() }),
+        };
         let outgoing = Outgoing {
             hops: self.caller.hops(&callback)?,
             node: target,
@@ -404,6 +411,7 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
             name: callback.clone(),
             kind,
             body,
+            hold,
         };
         let pending = match outgoing.kind {
             Kind::Broadcast { results } => Pending::broadcast(callback, signature, results),

@@ -1,5 +1,7 @@
 //! What fuzz targets reach of this crate: payloads in chunks, on their way in and out. Not part of the API.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use daffi_core::{
     Result,
@@ -9,8 +11,8 @@ use daffi_core::{
 
 use crate::{
     assembly::Assembly,
-    memory::Memory,
-    pending::{Answer, Pending, Progress},
+    payload_pool::PayloadPool,
+    pending::{Answer, Payload, Pending, Progress},
     streams::{StreamId, Streams},
 };
 
@@ -24,7 +26,7 @@ pub struct Sending(Streams);
 impl Sending {
     /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent; says how many bytes go with that.
     pub fn start(&self, call: u64, reply: bool, body: &Bytes) -> usize {
-        let first = self.0.begin(StreamId { call, reply }, &body.clone().into(), !reply);
+        let first = self.0.begin(StreamId { call, reply }, &body.clone().into(), !reply, None);
         self.0.go_on(StreamId { call, reply });
         first
     }
@@ -50,28 +52,51 @@ impl Sending {
     }
 }
 
+/// Memory that payloads lie in one after the other.
+#[derive(Debug, Default, Clone)]
+pub struct Pool(Arc<PayloadPool>);
+
 /// Arguments that come in chunks, at the callee.
 #[derive(Debug)]
-pub struct Arguments(Assembly, Memory);
+pub struct Arguments {
+    assembly: Assembly,
+    pool: Pool,
+}
 
 impl Arguments {
     /// `total` bytes of which the first came.
-    pub fn new(total: u32, first: &[u8]) -> Self {
-        let memory = Memory::default();
-        Self(Assembly::new(0, total, &Body::borrowed(first), &memory), memory)
+    pub fn new(pool: &Pool, total: u32, first: &[u8]) -> Self {
+        Self { assembly: Assembly::new(0, total, &Body::borrowed(first), &pool.0), pool: pool.clone() }
     }
 
-    /// Adds what came; gives them when they are whole.
+    /// Adds what came, read to its place or not; gives them when they are whole.
     ///
     /// # Errors
     /// More or less came than was announced.
-    pub fn add(&mut self, chunk: &Chunk<'_>) -> Result<Option<Bytes>, &'static str> {
-        Ok(self.0.add(chunk, &self.1)?.map(|payload| payload.body.into_bytes()))
+    pub fn add(&mut self, chunk: &Chunk<'_>, placed: bool) -> Result<Option<Bytes>, &'static str> {
+        let whole = add(&mut self.assembly, chunk, placed, &self.pool.0)?;
+        Ok(whole.map(|payload| payload.body.into_bytes()))
     }
 
     /// How many bytes more may be sent, if it is time to say so.
     pub fn take_credit(&mut self) -> Option<u32> {
-        self.0.take_credit()
+        self.assembly.take_credit()
+    }
+}
+
+fn add(
+    assembly: &mut Assembly,
+    chunk: &Chunk<'_>,
+    placed: bool,
+    pool: &PayloadPool,
+) -> Result<Option<Payload>, &'static str> {
+    let bytes = chunk.body.piece().unwrap_or_default();
+    match placed.then(|| assembly.detach(bytes.len(), chunk.more, pool)).flatten() {
+        Some((mut buffer, place)) => {
+            buffer[place].copy_from_slice(bytes);
+            assembly.attach(buffer, pool)
+        }
+        None => assembly.add(chunk, pool),
     }
 }
 
@@ -79,27 +104,29 @@ impl Arguments {
 #[derive(Debug)]
 pub struct Results {
     pending: Pending,
-    memory: Memory,
+    pool: Pool,
     limit: u64,
 }
 
 impl Results {
     /// Of a call to one node, or to several; of so many bytes at most.
-    pub fn new(broadcast: bool, limit: u64) -> Self {
+    pub fn new(pool: &Pool, broadcast: bool, limit: u64) -> Self {
         let callback = "f".into();
         let pending = match broadcast {
             true => Pending::broadcast(callback, None, true),
             false => Pending::new(callback, None),
         };
-        Self { pending, memory: Memory::default(), limit }
+        Self { pending, pool: pool.clone(), limit }
     }
 
-    /// Takes a frame; gives the credit that is to be sent for it.
-    pub fn take(&self, frame: Frame<'_>) -> Option<u32> {
+    /// Takes a frame, read to its place or not; gives the credit that is to be sent for it.
+    pub fn take(&self, frame: Frame<'_>, placed: bool) -> Option<u32> {
+        let pool = &self.pool.0;
         let progress = match frame {
-            Frame::Reply(reply) => self.pending.reply(&reply, self.limit, &self.memory),
+            Frame::Reply(reply) => self.pending.reply(&reply, self.limit, pool),
             Frame::Chunk(chunk) => {
-                self.pending.chunk(chunk.part, self.limit, |assembly| assembly.add(&chunk, &self.memory))
+                let add = |assembly: &mut Assembly| add(assembly, &chunk, placed, pool);
+                self.pending.chunk(chunk.part, self.limit, add)
             }
             Frame::Failure(failure) => self.pending.failure(failure),
             Frame::Targets(targets) => self.pending.targets(&targets).ok()?,

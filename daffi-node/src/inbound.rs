@@ -13,7 +13,7 @@ use daffi_core::{
     Error,
     controller::{FramePort, PortError},
     fault::{Fault, FaultKind},
-    frame::{BegunChunk, Chunk, Failure, Frame, Refuse, RefuseCode, Request, Targets},
+    frame::{ChunkHead, Failure, Frame, Refuse, RefuseCode, Request, Targets},
     host,
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::{Connection, Expected},
@@ -26,8 +26,8 @@ use crate::{
     executor::{Arrival, Job, Origins},
     in_flight::CallId,
     link::{Flush, Port},
-    memory::Memory,
     node::{FAREWELL, Node},
+    payload_pool::PayloadPool,
     pending::{OutOfTurn, Payload, Pending, Progress},
     streams::StreamId,
 };
@@ -54,20 +54,10 @@ pub(crate) struct Inbound {
 /// A chunk that is being read to where it belongs, and where that is.
 #[derive(Debug)]
 struct Placing {
-    head: ChunkHead,
-    memory: Vec<u8>,
+    chunk: ChunkHead,
+    buffer: Vec<u8>,
     /// What is still to be read.
     missing: Range<usize>,
-}
-
-/// All of a chunk but its bytes.
-#[derive(Debug, Clone, Copy)]
-struct ChunkHead {
-    id: u64,
-    reply: bool,
-    more: bool,
-    part: u32,
-    length: usize,
 }
 
 /// From so many missing bytes on a chunk is read to its place.
@@ -109,30 +99,34 @@ impl Inbound {
                     self.handle(frame)?;
                     at = next;
                 }
-                None if self.phase == Phase::Up && self.place(batch, at) => return Ok(batch.len()),
-                None => return Ok(at),
+                None => {
+                    if self.phase == Phase::Up {
+                        self.place(batch, at);
+                    }
+                    return Ok(at);
+                }
             }
         }
     }
 
-    /// Has the rest of a chunk read to where it belongs, if one begins at `at`; says whether it does.
-    fn place(&mut self, batch: &[u8], at: usize) -> bool {
-        let Some(chunk) = Frame::begun_chunk(batch, at) else { return false };
-        let BegunChunk { id, reply, more, part, length, body } = chunk;
-        if length - body.len() < PLACED_BYTES_MIN {
-            return false;
+    /// Has the rest of a chunk read to where it belongs, if one begins at `at`.
+    fn place(&mut self, batch: &[u8], at: usize) {
+        let Some((chunk, body)) = Frame::begun_chunk(batch, at) else { return };
+        if chunk.length - body.len() < PLACED_BYTES_MIN {
+            return;
         }
-        let lend = |assembly: &mut Assembly| assembly.lend(length, more);
-        let lent = match reply {
-            true => self.node.calls.get(CallId(id)).and_then(|pending| pending.lend(part, lend)),
-            false => self.requests.get_mut(&id).and_then(|(_, assembly)| lend(assembly)),
+        let detach = |assembly: &mut Assembly| assembly.detach(chunk.length, chunk.more, &self.node.pool);
+        let detached = match chunk.reply {
+            true => {
+                self.node.calls.get(CallId(chunk.id)).and_then(|call| call.with_assembly(chunk.part, detach))
+            }
+            false => self.requests.get_mut(&chunk.id).and_then(|(_, assembly)| detach(assembly)),
         };
-        let Some((mut memory, place)) = lent else { return false };
-        let missing = place.start + body.len()..place.end;
-        memory[place.start..missing.start].copy_from_slice(body);
-        let head = ChunkHead { id, reply, more, part, length };
-        self.placing = Some(Placing { head, memory, missing });
-        true
+        if let Some((mut buffer, place)) = detached {
+            let missing = place.start + body.len()..place.end;
+            buffer[place.start..missing.start].copy_from_slice(body);
+            self.placing = Some(Placing { chunk, buffer, missing });
+        }
     }
 
     /// Takes what came. Whoever calls this hands the requests over after the last of them.
@@ -183,15 +177,16 @@ impl Inbound {
                     Some(pending) => {
                         pending.succeed(Payload::whole(&reply), |waker| self.to_wake.push(waker));
                     }
-                    None => self.answer(reply.id, true, reply.part, |pending| {
-                        pending.reply(&reply, limit, &self.node.memory)
-                    }),
+                    None => {
+                        self.answer(reply.id, true, reply.part, |pending| {
+                            pending.reply(&reply, limit, &self.node.pool)
+                        });
+                    }
                 }
             }
             Frame::Reply(reply) => {
-                self.goes_on |= reply.more;
-                self.answer(reply.id, true, reply.part, |pending| {
-                    pending.reply(&reply, limit, &self.node.memory)
+                self.goes_on = self.answer(reply.id, true, reply.part, |pending| {
+                    pending.reply(&reply, limit, &self.node.pool)
                 });
             }
             Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}
@@ -200,9 +195,7 @@ impl Inbound {
             }
             Frame::Targets(targets) => self.targets(&targets)?,
             Frame::Chunk(chunk) => {
-                let Chunk { id, reply, more, part, .. } = chunk;
-                let head = ChunkHead { id, reply, more, part, length: chunk.body.len() };
-                self.chunk(head, |assembly, memory| assembly.add(&chunk, memory));
+                self.chunk(chunk.head(), |assembly, pool| assembly.add(&chunk, pool));
             }
             Frame::Cancel { id } => {
                 match self.requests.remove(&id) {
@@ -252,6 +245,10 @@ impl Inbound {
             let fault = Fault::new(FaultKind::Overloaded, "as many requests are coming as may be");
             return self.refuse_request(request, fault);
         }
+        let Ok(hold) = self.node.requests_bytes.hold(total as usize) else {
+            let fault = Fault::new(FaultKind::Overloaded, "as many bytes of arguments are held as may be");
+            return self.refuse_request(request, fault);
+        };
         let mut job = Job {
             id,
             callback,
@@ -263,11 +260,12 @@ impl Inbound {
             timeout_us: request.deadline_us,
             origin: self.origins.of(request.node, &self.node),
             body: Bytes::new(),
+            _hold: hold,
             number: 0,
         };
         if more {
             self.goes_on = true;
-            let mut assembly = Assembly::new(codec, total, &request.body, &self.node.memory);
+            let mut assembly = Assembly::new(codec, total, &request.body, &self.node.pool);
             if let Some(bytes) = assembly.take_credit() {
                 self.credit(id, false, 0, bytes);
             }
@@ -310,14 +308,18 @@ impl Inbound {
     fn chunk(
         &mut self,
         chunk: ChunkHead,
-        add: impl FnOnce(&mut Assembly, &Memory) -> Result<Option<Payload>, &'static str>,
+        add: impl FnOnce(&mut Assembly, &PayloadPool) -> Result<Option<Payload>, &'static str>,
     ) {
         let ChunkHead { id, reply, more, part, length } = chunk;
-        self.goes_on |= more;
         if reply {
             let limit = self.node.limits.payload_bytes_max;
-            let add = |assembly: &mut Assembly| add(assembly, &self.node.memory);
-            return self.answer(id, true, part, |pending| pending.chunk(part, limit, add));
+            let add = |assembly: &mut Assembly| add(assembly, &self.node.pool);
+            self.goes_on = self.answer(id, true, part, |pending| pending.chunk(part, limit, add));
+            if !more {
+                // It may have been the last that this node was to do, and what it came in is given back in a turn.
+                self.has_work();
+            }
+            return;
         }
         let Some((_, assembly)) = self.requests.get_mut(&id) else {
             // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
@@ -326,8 +328,9 @@ impl Inbound {
             }
             return;
         };
-        match add(assembly, &self.node.memory) {
+        match add(assembly, &self.node.pool) {
             Ok(None) => {
+                self.goes_on = true;
                 if let Some(bytes) = assembly.take_credit() {
                     self.credit(id, reply, part, bytes);
                 }
@@ -354,21 +357,25 @@ impl Inbound {
         }
     }
 
-    /// Passes what came for a call on to it; frees its place when that was the last.
-    fn answer(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) {
+    /// Passes what came for a call on to it; frees its place when that was the last. Says whether chunks follow that are wanted.
+    fn answer(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) -> bool {
         let id = CallId(id);
         let Some(pending) = self.node.calls.get(id) else {
             if counts {
                 self.node.late_replies.fetch_add(1, Ordering::Relaxed);
             }
-            return;
+            return false;
         };
         match give(&pending) {
             Progress::Done => drop(self.node.take(id)),
             Progress::Refused => self.node.refuse_rest(id),
             Progress::Open => {}
-            Progress::Credit(bytes) => self.credit(id.0, true, part, bytes),
+            Progress::Credit(bytes) => {
+                self.credit(id.0, true, part, bytes);
+                return true;
+            }
         }
+        false
     }
 
     fn credit(&self, id: u64, reply: bool, part: u32, bytes: u32) {
@@ -415,22 +422,22 @@ impl Connection for Inbound {
 
     fn expected(&mut self) -> Expected<'_> {
         match &mut self.placing {
-            Some(Placing { memory, missing, .. }) => Expected::Rest(&mut memory[missing.clone()]),
+            Some(Placing { buffer, missing, .. }) => Expected::Rest(&mut buffer[missing.clone()]),
             None if self.goes_on => Expected::LargeFrame,
             None => Expected::Frames,
         }
     }
 
-    fn placed(&mut self, bytes: usize) -> Result<(), String> {
+    fn placed(&mut self, bytes: usize) {
         if let Some(placing) = &mut self.placing {
             placing.missing.start += bytes;
         }
-        if let Some(Placing { head, memory, .. }) = self.placing.take_if(|placing| placing.missing.is_empty())
+        if let Some(Placing { chunk, buffer, .. }) =
+            self.placing.take_if(|placing| placing.missing.is_empty())
         {
-            let ChunkHead { length, more, .. } = head;
-            self.chunk(head, |assembly, kept| Ok(assembly.take_back(memory, length, more, kept)));
+            self.goes_on = false;
+            self.chunk(chunk, |assembly, pool| assembly.attach(buffer, pool));
         }
-        Ok(())
     }
 
     fn closed(&mut self, reason: &str) {

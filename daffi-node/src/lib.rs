@@ -37,19 +37,19 @@ mod flight;
 mod global;
 pub use global::Global;
 
+mod held_bytes;
 mod in_flight;
 mod inbound;
 mod kept;
 mod latch;
 mod link;
 
-mod memory;
-
 pub mod modifier;
 pub use modifier::{BG, BROADCAST, FG, NO_RETURN, PERIOD};
 
 mod node;
 mod outgoing;
+mod payload_pool;
 mod pending;
 mod question;
 mod registration;

@@ -153,7 +153,7 @@ impl Link {
         let number = id.map_or(0, |id| id.0);
         if call.is_large() {
             let id = StreamId { call: number, reply: false };
-            let first = self.streams.begin(id, &call.body, call.has_result());
+            let first = self.streams.begin(id, &call.body, call.has_result(), call.hold.clone());
             if let Err(error) = call.with_frame(number, first, |frame| port.try_push(frame)) {
                 self.streams.cancel(id);
                 return Err(error);
@@ -184,7 +184,7 @@ impl Link {
         let stream = StreamId { call: id, reply: true };
         let chunk;
         let part = if more {
-            let first = self.streams.begin(stream, &body, false);
+            let first = self.streams.begin(stream, &body, false, None);
             chunk = body.clone().split_to(first);
             &chunk
         } else {

@@ -28,13 +28,14 @@ use crate::{
     caller::Caller,
     connection::Connector,
     executor::{Executor, Home},
+    held_bytes::HeldBytes,
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
-    memory::Memory,
     outgoing::{Kind, Outgoing},
+    payload_pool::PayloadPool,
     pending::Pending,
-    settling::{self, Settling},
+    settling::Settling,
     sleepers::Sleepers,
     streams::StreamId,
 };
@@ -61,8 +62,12 @@ pub(crate) struct Node {
     pub(crate) settling: Settling,
     /// Tasks whose calls are over and that are still to be woken.
     pub(crate) sleepers: Sleepers,
+    /// Arguments of calls that nobody waits for, until they are sent.
+    pub(crate) waiting_bytes: Arc<HeldBytes>,
+    /// Arguments of requests.
+    pub(crate) requests_bytes: Arc<HeldBytes>,
     /// For payloads that come in chunks.
-    pub(crate) memory: Memory,
+    pub(crate) pool: PayloadPool,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
     /// The number of the call that was delayed last.
     delayed_last: AtomicU64,
@@ -115,7 +120,9 @@ impl Node {
             admission: Admission::new(limits.calls_in_flight_max),
             settling: Settling::default(),
             sleepers: Sleepers::default(),
-            memory: Memory::default(),
+            waiting_bytes: HeldBytes::new(limits.calls_waiting_bytes_max),
+            requests_bytes: HeldBytes::new(limits.requests_held_bytes_max),
+            pool: PayloadPool::default(),
             delayed: Mutex::default(),
             delayed_last: AtomicU64::new(0),
             wakes_at: AtomicU64::new(NEVER),
@@ -297,11 +304,11 @@ impl Node {
 
     /// Sends a call again after a while, if it failed because its callee has not returned yet; says whether it does.
     pub(crate) fn try_again(&self, id: CallId, fault: &Fault) -> bool {
-        let Some(call) = self.settling.again(id, fault) else { return false };
+        let Some((call, pause)) = self.settling.again(id, fault, host::now()) else { return false };
         self.link.cancel_stream(StreamId { call: id.0, reply: false });
         if let Some(pending) = self.calls.get(id) {
-            pending.set_sent(false);
-            self.delay(settling::PAUSE, Some(id), call, true);
+            pending.begin_again();
+            self.delay(pause, Some(id), call, true);
         }
         true
     }
@@ -427,6 +434,9 @@ impl Node {
             calls: self.calls.len(),
             requests: self.executor.held(),
             streams: self.link.has_streams(),
+            places: self.admission.going_on(),
+            delayed: self.delayed.lock().len(),
+            argument_bytes: self.waiting_bytes.used() + self.requests_bytes.used(),
             late_replies: self.late_replies.load(Ordering::Relaxed),
         }
     }
@@ -487,8 +497,8 @@ impl Service for Node {
         let settling = self.settling.turn(now);
         let sleepers = self.sleepers.turn(now);
         let executor = self.executor.turn(now);
-        let memory = self.memory.turn(now);
-        let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, memory, executor];
+        let pool = self.pool.turn(now);
+        let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, pool, executor];
         let next = next.into_iter().flatten().min();
         if let Some(next) = next {
             self.wakes_at.store(self.nanos(next), Ordering::SeqCst);

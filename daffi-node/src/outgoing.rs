@@ -10,7 +10,7 @@ use daffi_core::{
     payload::{Codec, Encoded},
 };
 
-use crate::in_flight::CallId;
+use crate::{held_bytes::Hold, in_flight::CallId};
 
 /// A call on its way out.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub(crate) struct Outgoing {
     pub(crate) hops: u8,
     pub(crate) deadline: Option<Instant>,
     pub(crate) body: Encoded,
+    /// Counts its arguments among those that wait, if nobody waits for it.
+    pub(crate) hold: Option<Hold>,
 }
 
 /// What becomes of it.
@@ -63,6 +65,7 @@ impl Outgoing {
             hops: 1,
             deadline: None,
             body: Encoded::default(),
+            hold: None,
         }
     }
 

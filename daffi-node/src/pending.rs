@@ -20,7 +20,7 @@ use crate::{
     assembly::Assembly,
     kept::Kept,
     latch::Latch,
-    memory::Memory,
+    payload_pool::PayloadPool,
     sync::{
         Mutex,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -238,10 +238,10 @@ impl Pending {
     }
 
     /// Takes a result, of `limit` bytes at most.
-    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64, memory: &Memory) -> Progress {
+    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64, pool: &PayloadPool) -> Progress {
         let exceeds = u64::from(reply.total) > limit;
         let too_large = || self.too_large(reply.total as usize, limit);
-        let begun = || Assembly::new(reply.codec, reply.total, &reply.body, memory);
+        let begun = || Assembly::new(reply.codec, reply.total, &reply.body, pool);
         let whole = || Payload::whole(reply);
         self.advance(|gathering| {
             match gathering {
@@ -271,15 +271,27 @@ impl Pending {
         })
     }
 
-    /// Lends the memory of a result that comes in chunks, if there is one of this part.
-    pub(crate) fn lend<T>(&self, part: u32, lend: impl FnOnce(&mut Assembly) -> Option<T>) -> Option<T> {
+    /// Does something with a result that comes in chunks, if there is one of this part.
+    pub(crate) fn with_assembly<T>(
+        &self,
+        part: u32,
+        work: impl FnOnce(&mut Assembly) -> Option<T>,
+    ) -> Option<T> {
         match &mut *self.gathering.lock() {
-            Some(Gathering::One(Some(assembly))) => lend(assembly),
+            Some(Gathering::One(Some(assembly))) => work(assembly),
             Some(Gathering::Broadcast { targets: Some(parts), .. }) => {
-                parts.assemblies.get_mut(&part).and_then(lend)
+                parts.assemblies.get_mut(&part).and_then(work)
             }
             _ => None,
         }
+    }
+
+    /// It did not run and is to be sent again: what has come of a result, if anything, is none of it.
+    pub(crate) fn begin_again(&self) {
+        if let Some(Gathering::One(assembly)) = &mut *self.gathering.lock() {
+            *assembly = None;
+        }
+        self.set_sent(false);
     }
 
     /// Takes more of a result, of `limit` bytes at most; `add` adds it to what has come.

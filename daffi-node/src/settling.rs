@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    ops::RangeInclusive,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -36,8 +37,9 @@ struct State {
 /// How long it takes: the longest that a node waits before it tries again, and some time for doing so.
 const TIME: Duration = backoff::LONGEST.saturating_add(Duration::from_millis(500));
 
-/// How long a call waits before it is sent again.
-pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+/// How long a call waits before it is sent again: half of the time that has passed since the controller came back, within these
+/// bounds. Most nodes return at once, and many calls that wait for one that does not are not to keep the controller busy.
+const PAUSE: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_millis(500);
 
 impl Settling {
     /// The controller is back; says when the time is over.
@@ -66,13 +68,16 @@ impl Settling {
         }
     }
 
-    /// Gives back a call that failed, if it is to be sent again.
-    pub(crate) fn again(&self, id: CallId, fault: &Fault) -> Option<Outgoing> {
+    /// Gives back a call that failed, if it is to be sent again, and says how long that waits.
+    pub(crate) fn again(&self, id: CallId, fault: &Fault, now: Instant) -> Option<(Outgoing, Duration)> {
         let absent = matches!(fault.kind, FaultKind::NoCandidate | FaultKind::NoProcess);
         if !absent || !self.active.load(Ordering::SeqCst) {
             return None;
         }
-        self.state.lock().calls.remove(&id)
+        let mut state = self.state.lock();
+        let call = state.calls.remove(&id)?;
+        let left = state.until?.saturating_duration_since(now);
+        Some((call, (TIME.saturating_sub(left) / 2).clamp(*PAUSE.start(), *PAUSE.end())))
     }
 
     /// Ends it when the time is over; says when that will be.
@@ -117,20 +122,20 @@ mod tests {
     #[test]
     fn who_is_not_back_yet_is_called_again_until_the_time_is_over() {
         let settling = Settling::default();
-        settling.keep(ID, &call());
-        assert!(settling.again(ID, &fault(FaultKind::NoCandidate)).is_none(), "nothing was lost");
-
         let now = Instant::now();
+        settling.keep(ID, &call());
+        assert!(settling.again(ID, &fault(FaultKind::NoCandidate), now).is_none(), "nothing was lost");
+
         let until = settling.begin(now);
         settling.keep(ID, &call());
-        assert!(settling.again(ID, &fault(FaultKind::Panicked)).is_none(), "it ran");
-        assert!(settling.again(ID, &fault(FaultKind::NoProcess)).is_some());
-        assert!(settling.again(ID, &fault(FaultKind::NoProcess)).is_none(), "it has to be sent first");
+        assert!(settling.again(ID, &fault(FaultKind::Panicked), now).is_none(), "it ran");
+        assert!(settling.again(ID, &fault(FaultKind::NoProcess), now).is_some());
+        assert!(settling.again(ID, &fault(FaultKind::NoProcess), now).is_none(), "it has to be sent first");
 
         settling.keep(ID, &call());
         assert_eq!(settling.turn(now), Some(until));
         assert_eq!(settling.turn(until), None);
-        assert!(settling.again(ID, &fault(FaultKind::NoCandidate)).is_none());
+        assert!(settling.again(ID, &fault(FaultKind::NoCandidate), now).is_none());
         settling.keep(ID, &call());
         assert!(settling.state.lock().calls.is_empty());
     }
@@ -138,12 +143,29 @@ mod tests {
     #[test]
     fn what_is_over_is_forgotten() {
         let settling = Settling::default();
-        settling.begin(Instant::now());
+        let now = Instant::now();
+        settling.begin(now);
         settling.keep(ID, &call());
         settling.forget(ID);
-        assert!(settling.again(ID, &fault(FaultKind::NoCandidate)).is_none());
+        assert!(settling.again(ID, &fault(FaultKind::NoCandidate), now).is_none());
         let question = Outgoing::ask(Ask::Processes, "");
         settling.keep(ID, &question);
         assert!(settling.state.lock().calls.is_empty(), "questions are not for nodes");
+    }
+
+    #[test]
+    fn the_longer_it_takes_the_less_often_is_asked() {
+        let settling = Settling::default();
+        let start = Instant::now();
+        settling.begin(start);
+        let (mut now, mut times) = (start, 0);
+        while now < start + TIME {
+            settling.keep(ID, &call());
+            let (_, pause) = settling.again(ID, &fault(FaultKind::NoCandidate), now).unwrap();
+            assert!(PAUSE.contains(&pause));
+            now += pause;
+            times += 1;
+        }
+        assert!((10..=20).contains(&times), "{times}");
     }
 }

@@ -21,6 +21,12 @@ pub struct Sizes {
     pub requests: usize,
     /// Whether large payloads are on their way out.
     pub streams: bool,
+    /// Calls that count against the limit of those in flight.
+    pub places: usize,
+    /// Calls that wait for their time.
+    pub delayed: usize,
+    /// Bytes of arguments that wait to be sent, and that are held for requests.
+    pub argument_bytes: usize,
     /// Answers to calls that were over.
     pub late_replies: u64,
 }

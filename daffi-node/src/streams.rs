@@ -13,6 +13,8 @@ use daffi_core::{
 };
 use parking_lot::Mutex;
 
+use crate::held_bytes::Hold;
+
 /// Which call a payload belongs to, and which of its two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct StreamId {
@@ -33,7 +35,7 @@ pub(crate) struct Streams {
 #[derive(Debug, Default)]
 struct State {
     streams: HashMap<StreamId, Stream>,
-    /// Those whose receivers take more.
+    /// Those whose receivers take more, the one whose turn it is first.
     ready: VecDeque<StreamId>,
     /// How many bytes of all of them are on their way.
     on_their_way: usize,
@@ -49,6 +51,8 @@ struct Stream {
     /// Its receiver has credit for the last of it as well, so that it counts until it has arrived. That of a result, or of
     /// a request without one, has not: the controller forgets those when they are whole.
     to_the_end: bool,
+    /// Counts it until then.
+    _hold: Option<Hold>,
 }
 
 /// How many bytes of one link's large payloads are on their way, so that they fit the queue of a peer behind it.
@@ -69,13 +73,20 @@ const TURN_BYTES: usize = 4 * CHUNK_BYTES;
 impl Streams {
     /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
     /// here. Says how many bytes go with that frame: none while as many of others are on their way as may be.
-    pub(crate) fn begin(&self, id: StreamId, body: &Encoded, to_the_end: bool) -> usize {
+    pub(crate) fn begin(&self, id: StreamId, body: &Encoded, to_the_end: bool, hold: Option<Hold>) -> usize {
         let mut rest = body.clone();
         let mut state = self.state.lock();
         let first = if state.on_their_way < self.window() { CHUNK_BYTES } else { 0 };
         let _sent = rest.split_to(first);
         let credit = STREAM_WINDOW_BYTES - first;
-        let stream = Stream { rest, credit, on_its_way: first, turn_left: TURN_BYTES, to_the_end };
+        let stream = Stream {
+            rest,
+            credit,
+            on_its_way: first,
+            turn_left: TURN_BYTES - first,
+            to_the_end,
+            _hold: hold,
+        };
         state.on_their_way += first;
         state.streams.insert(id, stream);
         self.count.store(state.streams.len(), Ordering::Release);
@@ -102,6 +113,9 @@ impl Streams {
         // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
         let goes_on = waited && stream.credit > 0 && !stream.rest.is_empty();
         let is_over = stream.rest.is_empty() && stream.on_its_way == 0;
+        if goes_on {
+            stream.turn_left = TURN_BYTES;
+        }
         state.on_their_way -= arrived;
         if goes_on {
             state.ready.push_back(id);
@@ -230,14 +244,14 @@ mod tests {
     }
 
     fn start(streams: &Streams, id: StreamId, body: &Encoded) {
-        assert_eq!(streams.begin(id, body, !id.reply), CHUNK_BYTES);
+        assert_eq!(streams.begin(id, body, !id.reply, None), CHUNK_BYTES);
         streams.go_on(id);
     }
 
     #[test]
     fn what_is_taken_before_its_sender_is_back_counts() {
         let streams = Streams::default();
-        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true);
+        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true, None);
         streams.credit(FIRST, CHUNK_BYTES as u32);
         assert!(pump(&streams).is_empty(), "nothing overtakes the first frame");
         streams.go_on(FIRST);
@@ -246,7 +260,7 @@ mod tests {
         assert!(!streams.is_active());
         assert_eq!(streams.state.lock().on_their_way, 0);
         // Nor does one go on that was cancelled meanwhile.
-        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true);
+        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true, None);
         streams.cancel(FIRST);
         streams.go_on(FIRST);
         assert!(pump(&streams).is_empty());
@@ -258,8 +272,11 @@ mod tests {
         let body = zeros(TURN_BYTES + CHUNK_BYTES + 5);
         start(&streams, FIRST, &body);
         start(&streams, SECOND, &body);
-        let turn = |call| vec![(call, CHUNK_BYTES, true); TURN_BYTES / CHUNK_BYTES];
-        let expected = [turn(1), turn(2), vec![(1, 5, false), (2, 5, false)]].concat();
+        let turn = |call, chunks| vec![(call, CHUNK_BYTES, true); chunks];
+        // The first chunk has left with the frame that begins the payload.
+        let first = TURN_BYTES / CHUNK_BYTES - 1;
+        let end = |call| [turn(call, 1), vec![(call, 5, false)]].concat();
+        let expected = [turn(1, first), turn(2, first), end(1), end(2)].concat();
         assert_eq!(pump(&streams), expected);
         assert_eq!(
             streams.state.lock().on_their_way,
@@ -309,7 +326,7 @@ mod tests {
         let streams = Streams::default();
         for call in 0..20 {
             let (id, body) = (StreamId { call, reply: false }, zeros(STREAM_WINDOW_BYTES));
-            streams.begin(id, &body, true);
+            streams.begin(id, &body, true, None);
             streams.go_on(id);
         }
         pump(&streams);
@@ -324,7 +341,7 @@ mod tests {
         let mut arrived = Vec::new();
         for call in 0..300 {
             let id = StreamId { call, reply: false };
-            arrived.push(streams.begin(id, &body, true));
+            arrived.push(streams.begin(id, &body, true, None));
             streams.go_on(id);
         }
         for (call, first) in arrived.iter().enumerate() {

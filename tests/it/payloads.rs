@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{
+        Arc, Barrier,
         atomic::{AtomicBool, Ordering},
         mpsc::channel,
     },
@@ -423,4 +424,72 @@ fn the_limit_holds_on_either_side() {
             assert!(results.remove("b").unwrap().unwrap() == bytes(below));
         }
     }
+}
+
+/// What a node holds for others is bounded in bytes, not in number alone.
+#[test]
+fn a_node_holds_only_so_many_bytes_of_arguments() {
+    let net = Net::new();
+    let (begun, runs) = channel();
+    let release = Arc::new(Barrier::new(4));
+    let gate = release.clone();
+    let limits = Limits { requests_held_bytes_max: 3 * MIB + KIB, ..Limits::default() };
+    let hold = move |bytes: Bytes| {
+        begun.send(()).unwrap();
+        gate.wait();
+        bytes.len()
+    };
+    let _b = callee(net.node("b").limits(limits).callback("hold", hold));
+    let a = net.node("a").start().unwrap();
+    let hold = |size: usize| a.call.by_name::<usize, _>("hold", (bytes(size),));
+    let held: Vec<_> = (0..3).map(|_| hold(MIB) & BG).collect();
+    (0..3).for_each(|_| runs.recv_timeout(BOUND).unwrap());
+    for size in [MIB, 5 * KIB] {
+        let refused = (hold(size) & FG).unwrap_err();
+        assert!(matches!(&refused, Error::Overloaded { node } if node == "b"), "{refused:?}");
+        assert!(!refused.may_have_executed());
+    }
+    assert_eq!((a.call.by_name::<u32, _>("quick", (7u32,)) & FG).unwrap(), 7, "small ones do not count");
+    release.wait();
+    for result in held {
+        assert_eq!(result.get().unwrap(), MIB);
+    }
+    // Room is made when the callback is over, which its caller may hear of first.
+    let begun = Instant::now();
+    loop {
+        match a.call.by_name::<usize, _>("take", (bytes(3 * MIB),)) & FG {
+            Err(Error::Overloaded { .. }) if begun.elapsed() < BOUND => {}
+            taken => break assert_eq!(taken.unwrap(), 3 * MIB),
+        }
+    }
+    // One alone always has room.
+    assert_eq!((a.call.by_name::<usize, _>("take", (bytes(5 * MIB),)) & FG).unwrap(), 5 * MIB);
+}
+
+/// Nor do calls that nobody waits for keep more than so many bytes until they are sent.
+#[test]
+fn calls_in_the_background_keep_only_so_many_bytes() {
+    let mut net = Net::new();
+    let _b = callee(net.node("b"));
+    let limits = Limits { calls_waiting_bytes_max: 2 * MIB + KIB, ..Limits::default() };
+    let a = net.node("a").limits(limits).start().unwrap();
+    assert_eq!((a.call.by_name::<u32, _>("quick", (1u32,)) & FG).unwrap(), 1);
+    net.stop_controller();
+    let take = |size: usize| a.call.by_name::<usize, _>("take", (bytes(size),));
+    let kept: Vec<_> = (0..2).map(|_| take(MIB) & BG).collect();
+    let is_full = |error: &Error| matches!(error, Error::Overloaded { node } if node == "a");
+    assert!(is_full(&(take(MIB) & BG).get().unwrap_err()));
+    assert!(is_full(&(take(MIB) & NO_RETURN).unwrap_err()));
+    let small = take(KIB) & BG;
+    // Whoever waits has the arguments in any case.
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| take(2 * MIB) & FG);
+        net.start_controller(Limits::default());
+        assert_eq!(waits.join().unwrap().unwrap(), 2 * MIB);
+    });
+    for result in kept {
+        assert_eq!(result.get().unwrap(), MIB);
+    }
+    assert_eq!(small.get().unwrap(), KIB);
+    assert_eq!((take(MIB) & BG).get().unwrap(), MIB);
 }

@@ -5,7 +5,7 @@ use std::str;
 use bytes::Bytes;
 
 use super::{
-    BegunChunk, Body, Chunk, Failure, Frame, Hello, MAGIC, Offer, Offers, ProtocolError, Question, Refuse,
+    Body, Chunk, ChunkHead, Failure, Frame, Hello, MAGIC, Offer, Offers, ProtocolError, Question, Refuse,
     RefuseCode, Register, Reply, Request, Schedule, Targets, Times, Timing, Welcome,
     layout::{Head, ask, flag, kind, name_of},
 };
@@ -47,20 +47,17 @@ impl<'a> Frame<'a> {
         .map_err(|problem| problem.of(head.kind))
     }
 
-    /// What begins at `at` in `batch`, where [`decode`](Self::decode) says that more is needed, if it is a chunk.
-    pub fn begun_chunk(batch: &'a [u8], at: usize) -> Option<BegunChunk<'a>> {
+    /// The chunk that starts at `at` in `batch`, if its head has come and not all of its bytes: the head, and those that have.
+    ///
+    /// One that [`decode`](Self::decode) will refuse is none.
+    pub fn begun_chunk(batch: &[u8], at: usize) -> Option<(ChunkHead, &[u8])> {
         let (head, content) = batch.get(at..)?.split_first_chunk::<HEAD_BYTES>()?;
         let head = Head::parse(head);
         let (part, body) = content.split_first_chunk()?;
         let length = (head.length as usize).checked_sub(part.len())?;
-        (head.kind == kind::CHUNK && body.len() < length).then(|| BegunChunk {
-            id: head.id,
-            reply: head.has(flag::REPLY),
-            more: head.has(flag::MORE),
-            part: u32::from_le_bytes(*part),
-            length,
-            body,
-        })
+        let (id, reply, more) = (head.id, head.has(flag::REPLY), head.has(flag::MORE));
+        let chunk = ChunkHead { id, reply, more, part: u32::from_le_bytes(*part), length };
+        (head.kind == kind::CHUNK && length <= CHUNK_BYTES && body.len() < length).then_some((chunk, body))
     }
 
     #[inline(never)]

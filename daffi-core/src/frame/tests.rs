@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     fault::FaultKind,
-    limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES},
+    limits::{FRAME_BYTES_MAX, HEAD_BYTES},
 };
 
 mod golden;

@@ -5,7 +5,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    lent::Lent,
+    buffer_pool::BufferPool,
     limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES},
 };
 
@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Buffers {
     free: Option<BytesMut>,
     /// Buffers that frames lie in.
-    lent: Lent,
+    lent: BufferPool,
 }
 
 /// What a read brought.
@@ -76,9 +76,14 @@ impl Buffers {
         Ok(Filled { batch, read, is_full })
     }
 
-    /// Leaves buffers to those who refer to them, and frees the others: memory is given back after a burst.
-    pub(super) fn forget(&mut self) {
-        self.lent.clear();
+    /// Gives back what has not been used for a while. Called once in a while.
+    pub(super) fn age(&mut self) {
+        drop(self.lent.age());
+    }
+
+    /// Whether there is anything to be given back.
+    pub(super) fn are_kept(&self) -> bool {
+        !self.lent.is_empty()
     }
 
     fn take(&mut self) -> BytesMut {
@@ -90,7 +95,7 @@ impl Buffers {
 
     fn lend(&mut self, buffer: Bytes, length: usize) -> Bytes {
         let batch = buffer.slice(..length);
-        self.lent.lend(buffer, LENT_BYTES_MAX);
+        drop(self.lent.put(buffer, LENT_BYTES_MAX));
         batch
     }
 }

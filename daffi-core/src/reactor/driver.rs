@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use mio::{Events, Poll, Token};
 
 use super::{
@@ -274,7 +273,7 @@ impl Driver {
             return (!self.connections.is_empty()).then_some(self.swept + every);
         }
         self.swept = now;
-        self.buffers.forget();
+        self.buffers.age();
         let mut suspects = false;
         let mut late = Vec::new();
         for (token, open) in &mut self.connections {
@@ -302,7 +301,7 @@ impl Driver {
                 self.end(token, &reason);
             }
         }
-        suspects.then_some(now + every)
+        (suspects || self.buffers.are_kept()).then_some(now + every)
     }
 
     fn accept(&mut self, token: Token) {
@@ -347,53 +346,40 @@ impl Open {
     fn read(&mut self, buffers: &mut Buffers) -> Result<Read, String> {
         let mut bytes = 0;
         loop {
-            let (more, read) = self.read_once(buffers)?;
+            let (more, read) = match self.expected() {
+                Expected::Rest(_) => self.read_rest()?,
+                Expected::LargeFrame => self.read_frames(buffers, LARGE_FRAME_BEGIN_BYTES)?,
+                Expected::Frames => self.read_frames(buffers, BUFFER_BYTES)?,
+            };
             bytes += read;
             // What is read to its place comes in smaller reads; together they are a batch like any other.
-            let is_batch = bytes >= BUFFER_BYTES
-                || matches!(expected(&self.partial, &mut *self.connection), Expected::Frames);
+            let is_batch = bytes >= BUFFER_BYTES || matches!(self.expected(), Expected::Frames);
             if is_batch || matches!(more, Read::Drained) {
                 return Ok(more);
             }
         }
     }
 
-    /// Reads once and passes on what came; says how much that was.
-    fn read_once(&mut self, buffers: &mut Buffers) -> Result<(Read, usize), String> {
-        let stream = self.outbox.stream();
-        let mut placed = false;
-        let filled = match expected(&self.partial, &mut *self.connection) {
-            Expected::Rest(place) => {
-                placed = true;
-                let room = place.len();
-                stream.read(place).map(|read| Filled { batch: Bytes::new(), read, is_full: read == room })
-            }
-            Expected::LargeFrame => {
-                buffers.fill(&self.partial, LARGE_FRAME_BEGIN_BYTES, |room| stream.read(room))
-            }
-            Expected::Frames => buffers.fill(&self.partial, BUFFER_BYTES, |room| stream.read(room)),
-        };
+    /// What comes next, behind the beginning of a frame if there is one.
+    fn expected(&mut self) -> Expected<'_> {
+        if self.partial.is_empty() { self.connection.expected() } else { Expected::Frames }
+    }
+
+    /// Reads once, `bytes_max` with the beginning of a frame that is there, and passes on what came; says how much that was.
+    fn read_frames(&mut self, buffers: &mut Buffers, bytes_max: usize) -> Result<(Read, usize), String> {
+        let filled = buffers.fill(&self.partial, bytes_max, |room| self.outbox.stream().read(room));
         let Filled { batch, read, is_full } = match filled {
-            Ok(Filled { read: 0, .. }) => return Err("the peer closed the connection".to_owned()),
             Ok(filled) => filled,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.to_the_end = false;
-                return Ok((Read::Drained, 0));
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok((Read::Ready, 0)),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return self.did_not_read(&error),
         };
-        // What came is lost, and so is the connection; the others go on.
-        let passed_on = survive(|| match placed {
-            true => self.connection.placed(read).map(|()| 0),
-            false => self.connection.received(&batch),
-        });
-        let used = passed_on.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))?;
-        if !placed {
-            self.partial.clear();
+        let used = self.pass_on(read, |connection| connection.received(&batch))?;
+        // The rest may have gone to its place.
+        let is_placed = matches!(self.connection.expected(), Expected::Rest(_));
+        self.partial.clear();
+        if !is_placed {
             self.partial.extend_from_slice(&batch[used..]);
         }
-        if self.partial.is_empty() && !matches!(self.connection.expected(), Expected::Rest(_)) {
+        if self.partial.is_empty() && !is_placed {
             self.partial_since = None;
         } else if used > 0 || self.partial_since.is_none() {
             self.partial_since = Some(host::now());
@@ -401,16 +387,56 @@ impl Open {
         if self.partial.is_empty() && self.partial.capacity() > PARTIAL_BYTES_KEPT {
             self.partial = Vec::new();
         }
-        // A read that does not fill the buffer has emptied the socket: epoll and kqueue tell of what comes later.
-        // Elsewhere the poll wants to see `WouldBlock` first.
-        let is_drained = !is_full && cfg!(unix) && !self.to_the_end;
-        Ok((if is_drained { Read::Drained } else { Read::Ready }, read))
+        Ok((self.after(is_full), read))
     }
-}
 
-/// What comes next on a connection, behind the beginning of a frame if there is one.
-fn expected<'a>(partial: &[u8], connection: &'a mut dyn Connection) -> Expected<'a> {
-    if partial.is_empty() { connection.expected() } else { Expected::Frames }
+    /// Reads once to where the rest of a frame belongs; says how much that was.
+    fn read_rest(&mut self) -> Result<(Read, usize), String> {
+        let Expected::Rest(place) = self.connection.expected() else { return Ok((Read::Ready, 0)) };
+        let room = place.len();
+        let read = match self.outbox.stream().read(place) {
+            Ok(read) => read,
+            Err(error) => return self.did_not_read(&error),
+        };
+        self.pass_on(read, |connection| {
+            connection.placed(read);
+            Ok(())
+        })?;
+        if read == room {
+            self.partial_since = None;
+        }
+        Ok((self.after(read == room), read))
+    }
+
+    /// Has the connection take what came. A panic is the end of this one; the others go on.
+    fn pass_on<T>(
+        &mut self,
+        read: usize,
+        take: impl FnOnce(&mut dyn Connection) -> Result<T, String>,
+    ) -> Result<T, String> {
+        if read == 0 {
+            return Err("the peer closed the connection".to_owned());
+        }
+        let taken = survive(|| take(&mut *self.connection));
+        taken.unwrap_or_else(|| Err("a panic while its frames were handled".to_owned()))
+    }
+
+    fn did_not_read(&mut self, error: &io::Error) -> Result<(Read, usize), String> {
+        match error.kind() {
+            ErrorKind::WouldBlock => {
+                self.to_the_end = false;
+                Ok((Read::Drained, 0))
+            }
+            ErrorKind::Interrupted => Ok((Read::Ready, 0)),
+            _ => Err(error.to_string()),
+        }
+    }
+
+    /// Whether there may be more after a read that did or did not fill its room. One that did not has emptied the socket: epoll and
+    /// kqueue tell of what comes later. Elsewhere the poll wants to see `WouldBlock` first.
+    fn after(&self, is_full: bool) -> Read {
+        if !is_full && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready }
+    }
 }
 
 /// How much is read first where a large frame is expected whose rest belongs elsewhere: enough for how it begins and for a few small

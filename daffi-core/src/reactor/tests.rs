@@ -55,8 +55,12 @@ impl Connection for Places {
             self.place = vec![0; usize::from(*length)];
             self.place[..came.len()].copy_from_slice(came);
             self.missing = came.len()..self.place.len();
-            at += 1 + came.len();
+            let is_whole = self.missing.is_empty();
             self.is_whole();
+            if !is_whole {
+                return Ok(at);
+            }
+            at += 1 + came.len();
         }
         Ok(batch.len())
     }
@@ -68,10 +72,9 @@ impl Connection for Places {
         }
     }
 
-    fn placed(&mut self, bytes: usize) -> Result<(), String> {
+    fn placed(&mut self, bytes: usize) {
         self.missing.start += bytes;
         self.is_whole();
-        Ok(())
     }
 
     fn closed(&mut self, reason: &str) {

@@ -52,6 +52,7 @@ use crate::{
     blocking::{Role, with_role},
     callback::{Handler, Outcome},
     caller::Caller,
+    held_bytes::Hold,
     registry::{Entry, Registry},
 };
 
@@ -86,6 +87,8 @@ pub(crate) struct Job {
     pub(crate) timeout_us: u64,
     pub(crate) origin: Arc<Origin>,
     pub(crate) body: Bytes,
+    /// Counts its arguments among those that are held.
+    pub(crate) _hold: Option<Hold>,
     /// Which one it is of all that have come; 0 until it has.
     pub(crate) number: u64,
 }

@@ -346,6 +346,7 @@ mod tests {
             timeout_us: 0,
             origin: Arc::new(Origin { home, caller: "caller".into() }),
             body: Bytes::new(),
+            _hold: None,
             number: 0,
         }
     }

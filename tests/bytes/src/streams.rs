@@ -13,7 +13,7 @@ use daffi_core::{
     frame::{Body, Chunk, Failure, Frame, Reply, Targets},
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
 };
-use daffi_node::fuzzing::{Arguments, LINK_WINDOW_BYTES, Results, Sending};
+use daffi_node::fuzzing::{Arguments, LINK_WINDOW_BYTES, Pool, Results, Sending};
 
 /// Payloads between two nodes, with credit that may be wrong, and then frames to a receiver that fit nothing.
 pub fn streams(bytes: &[u8]) {
@@ -52,6 +52,9 @@ enum Receiver {
 
 struct Transfer {
     sending: Sending,
+    pool: Pool,
+    /// How many chunks have arrived: every other one is read to its place.
+    arrived: usize,
     payloads: BTreeMap<u64, Payload>,
     /// Chunks that have not arrived yet: of which payload, whether more follow, and the bytes.
     wire: VecDeque<(u64, bool, Bytes)>,
@@ -62,6 +65,8 @@ struct Transfer {
 fn transfer(input: &mut Unstructured<'_>) -> Result<()> {
     let mut transfer = Transfer {
         sending: Sending::default(),
+        pool: Pool::default(),
+        arrived: 0,
         payloads: BTreeMap::new(),
         wire: VecDeque::new(),
         credit: VecDeque::new(),
@@ -103,13 +108,13 @@ impl Transfer {
         let sent = self.sending.start(call, reply, &body);
         let (first, total) = (&body[..sent], body.len() as u32);
         let (receiver, credit) = if reply {
-            let results = Results::new(false, u64::from(total));
+            let results = Results::new(&self.pool, false, u64::from(total));
             let body = Body::borrowed(first);
             let reply = Frame::Reply(Reply { id: call, more: true, part: 0, codec: 0, total, body });
-            let credit = results.take(reply);
+            let credit = results.take(reply, false);
             (Receiver::Results(Box::new(results)), credit)
         } else {
-            let mut arguments = Arguments::new(total, first);
+            let mut arguments = Arguments::new(&self.pool, total, first);
             let credit = arguments.take_credit();
             (Receiver::Arguments(arguments), credit)
         };
@@ -151,16 +156,18 @@ impl Transfer {
     /// The next chunk arrives.
     fn arrive(&mut self) {
         let Some((call, more, body)) = self.wire.pop_front() else { return };
+        let placed = self.arrived.is_multiple_of(2);
+        self.arrived += 1;
         let payload = self.payloads.get_mut(&call).expect("it was started");
         let reply = payload.is_reply();
         let chunk = Chunk { id: call, reply, more, part: 0, body: Body::shared(&body) };
         let credit = match &mut payload.receiver {
             Receiver::Arguments(arguments) => {
-                payload.received = arguments.add(&chunk).expect("it adds up");
+                payload.received = arguments.add(&chunk, placed).expect("it adds up");
                 arguments.take_credit()
             }
             Receiver::Results(results) => {
-                let credit = results.take(Frame::Chunk(chunk));
+                let credit = results.take(Frame::Chunk(chunk), placed);
                 payload.received = results.outcome().map(|outcome| {
                     let mut parts = outcome.expect("it adds up");
                     parts.remove(0).expect("it is one result")
@@ -223,7 +230,7 @@ impl Payload {
 /// Any frames about the outcome of a call: there is at most one outcome, and it stays.
 fn gather(input: &mut Unstructured<'_>) -> Result<()> {
     let limit = 3 * CHUNK_BYTES as u64 / 2;
-    let results = Results::new(input.arbitrary()?, limit);
+    let results = Results::new(&Pool::default(), input.arbitrary()?, limit);
     let mut outcome = None;
     for _ in 0..input.int_in_range(0..=30)? {
         let (part, more) = (input.int_in_range(0..=3)?, input.arbitrary()?);
@@ -244,7 +251,7 @@ fn gather(input: &mut Unstructured<'_>) -> Result<()> {
             }
         };
         // What comes after the outcome finds the call gone from the table, so credit for it is never sent.
-        if let Some(credit) = results.take(frame) {
+        if let Some(credit) = results.take(frame, length % 2 == 1) {
             assert!(credit > 0);
         }
         let now = results.outcome().map(|outcome| match outcome {
@@ -265,12 +272,13 @@ fn assemble(input: &mut Unstructured<'_>) -> Result<()> {
     let first = *input.choose(&[0, 1, CHUNK_BYTES])?;
     let total =
         first as u32 + *input.choose(&[1, 2, 3, CHUNK_BYTES as u32, u32::MAX - CHUNK_BYTES as u32])?;
-    let mut arguments = Arguments::new(total, &SOURCE[..first]);
+    let mut arguments = Arguments::new(&Pool::default(), total, &SOURCE[..first]);
     let (mut received, mut credited) = (first, 0);
     for _ in 0..input.int_in_range(0..=20)? {
         let length = *input.choose(&[1, 2, CHUNK_BYTES])?;
         let (body, more) = (Body::borrowed(&SOURCE[..length]), input.arbitrary()?);
-        match arguments.add(&Chunk { id: 1, reply: false, more, part: 0, body }) {
+        let chunk = Chunk { id: 1, reply: false, more, part: 0, body };
+        match arguments.add(&chunk, length % 2 == 1) {
             Ok(Some(whole)) => {
                 assert_eq!(whole.len(), total as usize);
                 assert!(!more);

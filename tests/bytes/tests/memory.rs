@@ -7,7 +7,7 @@ use daffi_core::{
     limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HEAD_BYTES},
     payload::Codec,
 };
-use daffi_node::fuzzing::{Arguments, Results};
+use daffi_node::fuzzing::{Arguments, Pool, Results};
 use peak_alloc::PeakAlloc;
 use serde::Deserialize;
 
@@ -89,36 +89,38 @@ fn chunks() {
     let body = vec![7; CHUNK_BYTES];
     let first = &body[..100];
     let at_most = 1024 * 1024 + 2 * CHUNK_BYTES;
-    let used = peak(|| {
-        let mut arguments = Arguments::new(u32::MAX, first);
-        let chunk = Chunk { id: 1, reply: false, more: true, part: 0, body: Body::borrowed(&body) };
-        assert_eq!(arguments.add(&chunk), Ok(None));
-        arguments
-    });
-    assert!(used <= at_most, "{used} bytes for arguments");
+    for placed in [false, true] {
+        let used = peak(|| {
+            let mut arguments = Arguments::new(&Pool::default(), u32::MAX, first);
+            let chunk = Chunk { id: 1, reply: false, more: true, part: 0, body: Body::borrowed(&body) };
+            assert_eq!(arguments.add(&chunk, placed), Ok(None));
+            arguments
+        });
+        assert!(used <= at_most, "{used} bytes for arguments");
+    }
 
     let reply = |part, total| {
         Frame::Reply(Reply { id: 1, more: true, part, codec: 0, total, body: Body::borrowed(first) })
     };
     let used = peak(|| {
-        let results = Results::new(false, u64::from(u32::MAX));
-        results.take(reply(0, u32::MAX));
+        let results = Results::new(&Pool::default(), false, u64::from(u32::MAX));
+        results.take(reply(0, u32::MAX), false);
         results
     });
     assert!(used <= at_most, "{used} bytes for a result");
 
     // A result beyond the limit is not kept at all, and nor is one of a node that was not called.
     let used = peak(|| {
-        let results = Results::new(false, 1000);
-        results.take(reply(0, 1001));
+        let results = Results::new(&Pool::default(), false, 1000);
+        results.take(reply(0, 1001), false);
         results
     });
     assert!(used <= 4096, "{used} bytes for a result that is too large");
     let used = peak(|| {
-        let results = Results::new(true, u64::from(u32::MAX));
-        results.take(Frame::Targets(Targets { id: 1, nodes: "a" }));
+        let results = Results::new(&Pool::default(), true, u64::from(u32::MAX));
+        results.take(Frame::Targets(Targets { id: 1, nodes: "a" }), false);
         for part in 1..100 {
-            results.take(reply(part, u32::MAX));
+            results.take(reply(part, u32::MAX), false);
         }
         results
     });

@@ -1,7 +1,7 @@
 //! Bytes that are no frames: each is an error or a wait for more, and never a panic.
 
 use super::*;
-use crate::limits::HANDSHAKE_BYTES_MAX;
+use crate::limits::{CHUNK_BYTES, HANDSHAKE_BYTES_MAX};
 
 /// Small deterministic random numbers: the same bytes in every run.
 struct Random(u64);
@@ -48,31 +48,33 @@ fn a_chunk_that_has_begun_is_known_by_its_head() {
     let mut chunks = 0;
     for bytes in samples() {
         let chunk = match whole(&bytes).unwrap() {
-            Frame::Chunk(chunk) => {
-                Some((chunk.id, chunk.reply, chunk.more, chunk.part, chunk.body.to_bytes()))
-            }
+            Frame::Chunk(chunk) => Some((chunk.head(), chunk.body.to_bytes())),
             _ => None,
         };
         for end in 0..=bytes.len() {
             let begun = Frame::begun_chunk(&bytes[..end], 0);
-            let (Some((id, reply, more, part, body)), HEAD_AND_PART..) = (&chunk, end) else {
+            let (Some((head, body)), HEAD_AND_PART..) = (&chunk, end) else {
                 assert_eq!(begun, None, "{end} of {bytes:02x?}");
                 continue;
             };
-            let came = end - HEAD_AND_PART;
-            let expected = BegunChunk {
-                id: *id,
-                reply: *reply,
-                more: *more,
-                part: *part,
-                length: body.len(),
-                body: &body[..came],
-            };
-            assert_eq!(begun, (came < body.len()).then_some(expected));
+            let came = &body[..end - HEAD_AND_PART];
+            assert_eq!(begun, (came.len() < body.len()).then_some((*head, came)));
             chunks += 1;
         }
     }
     assert!(chunks > 0);
+}
+
+/// As it will be refused when it is complete, it has to be recognized as what it is.
+#[test]
+fn a_chunk_that_is_too_long_is_none_that_has_begun() {
+    for (length, known) in [(CHUNK_BYTES, true), (CHUNK_BYTES + 1, false)] {
+        let body = Bytes::from(vec![7; length]);
+        let chunk = Chunk { id: 1, reply: false, more: true, part: 0, body: Body::shared(&body) };
+        let bytes = Frame::Chunk(chunk).to_bytes();
+        assert_eq!(whole(&bytes).is_ok(), known);
+        assert_eq!(Frame::begun_chunk(&bytes[..bytes.len() - 1], 0).is_some(), known);
+    }
 }
 
 const HEAD_AND_PART: usize = HEAD_BYTES + 4;
