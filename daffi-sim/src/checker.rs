@@ -175,11 +175,19 @@ fn tasks(sim: &Sim, broken: &mut Vec<String>) {
         {
             broken.push(format!("I9: {nonce:#x} called at {late:?}, cancelled at {cancelled:?}"));
         }
+        let delayed = network.wire.delayed_fires.get(nonce).copied().unwrap_or(0);
+        let runs = history.runs.get(nonce).unwrap_or(&no_runs);
+        // What a controller has its own node do crosses no wire.
+        let over_wires = |(host, _): &&(HostId, Duration)| !sim.host(*host, |host| host.with_controller);
+        let ran = runs.iter().filter(over_wires).count();
+        if ran > fires.len() + delayed {
+            broken
+                .push(format!("I1: the task {nonce:#x} ran {ran} times for {} calls", fires.len() + delayed));
+        }
         if task.at_once {
-            in_its_process(*nonce, task, sim, history.runs.get(nonce).unwrap_or(&no_runs), broken);
+            in_its_process(*nonce, task, sim, runs, broken);
         }
         if task.counted.is_some() {
-            let delayed = network.wire.delayed_fires.get(nonce).copied().unwrap_or(0);
             counts(*nonce, task, fires.len() + delayed, &network.wire, broken);
         }
         // Of a task that outlives its controller's connection to the caller nobody knows whether it is the same still.
@@ -280,7 +288,14 @@ pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
             continue;
         };
         let sizes = daffi_node::simulation::sizes(&global);
-        if sizes.calls > 0 || sizes.streams || sizes.requests > going_on {
+        let nothing_runs = sizes.requests == 0;
+        if sizes.calls > 0
+            || sizes.streams
+            || sizes.places > 0
+            || sizes.delayed > 0
+            || sizes.argument_bytes > 0 && nothing_runs
+            || sizes.requests > going_on
+        {
             broken.push(format!("I6: {name} still has {sizes:?}"));
         }
     }

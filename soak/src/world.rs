@@ -521,6 +521,8 @@ impl World {
             eprintln!("without an outcome: {:#?}", &waiting[..waiting.len().min(20)]);
         }
         well &= quiet;
+        // Memory of large payloads is given back after two seconds without any.
+        thread::sleep(Duration::from_millis(2500));
         // Nobody waits for what still runs, so it ends soon.
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {

@@ -57,11 +57,13 @@ fn a_killed_caller_leaves_nothing_behind() {
     let mut caller = world.child("caller", "doomed", &[]);
     caller.line("ready");
     until("all calls run", || world.executions().len() == 20);
+    let killed = Instant::now();
     caller.kill();
     for call in 1..=10 {
         world.await_event("cancelled", call);
         world.await_event("dropped", 100 + call);
     }
+    assert!(killed.elapsed() < AT_ONCE, "its end is seen, not missed heartbeats: {:?}", killed.elapsed());
     // With a call in flight it would wait for it, and exit with 4.
     let stopped = Instant::now();
     world.controller().terminate();

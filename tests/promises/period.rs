@@ -50,10 +50,12 @@ fn a_task_outlives_its_caller_and_its_callees() {
     b.kill();
     let _c = world.callee("c");
     await_ticks(&world, 1, Some("c"), 3);
-    // A frozen callee has one tick and holds up the task; it is not a candidate for a second one meanwhile.
-    let doubles =
-        ticks(&world, 1, None).windows(2).filter(|pair| pair[1].at < pair[0].at + PERIOD_MS / 5).count();
-    assert!(doubles <= 2, "each tick runs on one node: {doubles}");
+    // Each tick runs on one node: there are as many of them as periods have passed, more or less, and not twice as many.
+    let all = ticks(&world, 1, None);
+    let (first, last) =
+        (all.iter().map(|tick| tick.at).min().unwrap(), all.iter().map(|tick| tick.at).max().unwrap());
+    let times = (last - first) / PERIOD_MS + 1;
+    assert!(2 * all.len() as u64 <= 3 * times, "{} ticks in {times} periods", all.len());
 }
 
 /// A tick whose predecessor still runs is skipped and counted.
@@ -156,7 +158,9 @@ fn a_period_does_not_drift() {
     };
     let drift = raster(TICKS - 10..TICKS, skipped) - raster(0..10, 0);
     // Those that were skipped may have been so after the end.
-    assert!((-15 - skipped * PERIOD_MS..15).contains(&drift), "{drift} ms, {skipped} skipped: {at:?}");
+    // A lateness of 1 ms that adds up would be 200.
+    let off = 5 * PERIOD_MS;
+    assert!((-off - skipped * PERIOD_MS..off).contains(&drift), "{drift} ms, {skipped} skipped: {at:?}");
 }
 
 /// Fixed rate, tick by tick: each is within 20 ms of its time, and none is missing.

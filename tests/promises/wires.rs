@@ -131,12 +131,15 @@ fn half_a_wire_is_none() {
         let call = nonce();
         let result = g.call.slow(call, 60_000) & BG;
         world.await_event("run", call);
+        let closed = Instant::now();
         proxy.half_close(way);
         let error = result.outcome().unwrap_err();
         assert!(matches!(&error, Error::ControllerLost { .. }), "{way:?}: {error:?}");
         world.await_event("cancelled", call);
         let call = nonce();
         assert_eq!((g.call.work(call) & FG).unwrap(), call);
+        let took = closed.elapsed();
+        assert!(took < AT_ONCE, "its end is seen, not missed heartbeats: {took:?}");
         g.stop().unwrap();
     }
 }

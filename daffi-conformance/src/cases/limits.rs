@@ -75,7 +75,8 @@ pub(crate) fn a_node_offers_only_so_many_callbacks(controller: &dyn Controller) 
 }
 
 pub(crate) fn a_handshake_takes_only_so_long(controller: &dyn Controller) {
-    let limits = Limits { handshake_timeout: Duration::from_millis(100), ..Limits::default() };
+    // Long enough for a node to get in on a busy machine.
+    let limits = Limits { handshake_timeout: Duration::from_secs(1), ..Limits::default() };
     let bench = Bench::with(controller, limits);
     let mut node = bench.node("node", &[]);
     let mut silent = bench.wire();

@@ -186,8 +186,8 @@ fn a_peer_that_does_not_leave_is_closed_by_force() {
 #[test]
 fn silence_at_the_door_and_in_the_house_ends_by_itself() {
     let (_server, address) = start(|config| {
-        config.limits.handshake_timeout = Duration::from_millis(500);
-        config.limits.heartbeat = Duration::from_millis(250);
+        config.limits.handshake_timeout = Duration::from_secs(1);
+        config.limits.heartbeat = Duration::from_millis(500);
     });
     let mut silent = RawNode::connect(&address);
     silent.expect(|frame| matches!(frame, Frame::Refuse(refuse) if refuse.reason.contains("no HELLO")));
