@@ -32,7 +32,7 @@ pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 ///
 /// * Sent, it goes from where it lies to the socket. Up to 4 KiB are copied, which is cheaper.
 /// * Received, it is a slice of what came in, and keeps that in memory: of up to 260 KiB that were read together, or of
-///   the whole payload if that is larger than 64 KiB. Below 32 KiB it is copied instead. Whoever keeps a small part of it
+///   the whole payload if that is larger than 64 KiB, and of as much again at most. Below 32 KiB it is copied instead. Whoever keeps a small part of it
 ///   for long makes a copy of that part. Once the last slice is dropped, the memory is used for what is received next, or given back
 ///   within two seconds.
 ///
