@@ -624,6 +624,30 @@ fn a_node_holds_no_more_requests_than_its_limit() {
     assert_eq!(entered.get(), 4);
 }
 
+#[test]
+fn no_more_threads_run_callbacks_than_the_limit() {
+    let net = Net::new();
+    let (entered, open) = (Count::new(), Count::new());
+    let counts = (entered.clone(), open.clone());
+    let work = move || {
+        counts.0.add();
+        counts.1.wait(1);
+    };
+    let limits = Limits { threads_max: 4, ..Limits::default() };
+    let _b = net.node("b").limits(limits).callback("work", work).start().unwrap();
+    let a = net.caller();
+    let held: Vec<_> = (0..12).map(|_| a.call.by_name::<(), _>("work", ()) & BG).collect();
+    entered.wait(4);
+    // All twelve are there before this is answered.
+    a.callbacks().unwrap();
+    assert_eq!(entered.get(), 4);
+    open.add();
+    for result in held {
+        result.get().unwrap();
+    }
+    assert_eq!(entered.get(), 12);
+}
+
 #[callback(name = "it.calls.in line", max_concurrency = 1)]
 fn in_line() {}
 

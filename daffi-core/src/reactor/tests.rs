@@ -206,6 +206,23 @@ fn a_frame_that_does_not_fill_its_place_ends_the_connection() {
     assert_eq!(reason, "a frame was not complete after 200ms");
 }
 
+/// The time is that of the frame, however often something comes of it.
+#[test]
+fn a_frame_that_drips_ends_the_connection() {
+    let short = Duration::from_millis(200);
+    let mut fixture = with(Patience { frame: short, ..Patience::default() }, true);
+    let begun = Instant::now();
+    let reason = loop {
+        let _ = fixture.client.write_all(&[200]);
+        match fixture.events.recv_timeout(short / 4) {
+            Ok(Event::Closed(reason)) => break reason,
+            Ok(Event::Received(_)) => panic!("it was completed"),
+            Err(_) => assert!(begun.elapsed() < SOON / 2, "it goes on"),
+        }
+    };
+    assert_eq!(reason, "a frame was not complete after 200ms");
+}
+
 #[test]
 fn who_is_between_two_frames_has_time() {
     let short = Duration::from_millis(20);
