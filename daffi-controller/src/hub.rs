@@ -36,6 +36,9 @@ pub(crate) struct Hub {
     pub(crate) budget: Arc<Budget>,
     /// Frames are being passed to a node of this process.
     delivering: AtomicBool,
+    /// Whether strangers are let in, or when they are at the latest: the node of this process comes first.
+    open: AtomicBool,
+    opens: Instant,
 }
 
 /// What the lock protects.
@@ -67,6 +70,9 @@ pub(crate) enum Stop {
     Done(usize),
 }
 
+/// How long strangers wait at most for the node of this process to join.
+const OPENS_AFTER: Duration = Duration::from_secs(1);
+
 /// When to try again after a node of this process took no more.
 const DELIVER_AGAIN: Duration = Duration::from_millis(1);
 
@@ -87,6 +93,8 @@ impl Hub {
             budget: Budget::new(limits.queue_total_bytes_max),
             limits,
             delivering: AtomicBool::new(false),
+            open: AtomicBool::new(!config.node),
+            opens: host::now() + OPENS_AFTER,
         })
     }
 
@@ -118,6 +126,16 @@ impl Hub {
     pub(crate) fn with_more_to_come<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
         let now = now();
         work(&mut self.state.lock(), now)
+    }
+
+    /// Lets strangers in.
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Whether strangers are let in.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) || host::now() >= self.opens
     }
 
     /// Whether this is a thread that connections wait for.

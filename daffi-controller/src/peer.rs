@@ -1,6 +1,9 @@
 //! A connection's side of the controller: bytes or frames in, the router called.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use daffi_core::{
@@ -32,6 +35,8 @@ pub(crate) struct SocketPeer {
 pub(crate) struct MemoryPeer {
     pub(crate) hub: Arc<Hub>,
     pub(crate) peer: PeerId,
+    /// Others see it, so they may come in.
+    joined: AtomicBool,
 }
 
 impl Connection for SocketPeer {
@@ -125,11 +130,19 @@ impl<'a> Decoded<'a> {
 }
 
 impl MemoryPeer {
+    pub(crate) fn new(hub: Arc<Hub>, peer: PeerId) -> Self {
+        Self { hub, peer, joined: AtomicBool::new(false) }
+    }
+
     fn route(&self, frame: &Frame<'_>, state: &mut State, now: Now) -> Result<(), PortError> {
         if !state.ports.is_open(self.peer) {
             return Err(PortError::Closed);
         }
         state.router.handle(self.peer, frame, now, &mut state.ports);
+        if !self.joined.load(Ordering::Relaxed) && state.router.has_joined(self.peer) {
+            self.joined.store(true, Ordering::Relaxed);
+            self.hub.open();
+        }
         Ok(())
     }
 }
@@ -148,6 +161,7 @@ impl FramePort for MemoryPeer {
     }
 
     fn close(&self, reason: &str) {
+        self.hub.open();
         self.hub.disconnected(self.peer, reason);
     }
 }

@@ -346,6 +346,11 @@ impl Router {
         self.in_flight
     }
 
+    /// Whether others see the peer.
+    pub fn has_joined(&self, peer: PeerId) -> bool {
+        self.peers.get(peer.0).is_some_and(|peer| peer.stage == Stage::Joined)
+    }
+
     /// Whether the peer's handshake is done.
     pub fn is_welcomed(&self, peer: PeerId) -> bool {
         self.peers.get(peer.0).is_some_and(|peer| peer.stage.is_welcomed())

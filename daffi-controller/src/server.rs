@@ -202,9 +202,10 @@ impl RunningController for Running {
             Ok::<_, crate::router::Refusal>(peer)
         });
         match attached {
-            Ok(peer) => Some(Arc::new(MemoryPeer { hub: hub.clone(), peer })),
+            Ok(peer) => Some(Arc::new(MemoryPeer::new(hub.clone(), peer))),
             Err(refusal) => {
                 tracing::warn!(reason = refusal.reason, "the node of this process cannot connect in memory");
+                hub.open();
                 None
             }
         }
@@ -246,6 +247,10 @@ impl Drop for Door {
 }
 
 impl Acceptor for Door {
+    fn is_open(&self) -> bool {
+        self.hub.is_open()
+    }
+
     fn accepted(&mut self, stream: Stream, from: &str) {
         let hub = &self.hub;
         // One that is refused still takes a socket for a moment. In a flood there is no room for good manners.

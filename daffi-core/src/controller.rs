@@ -103,6 +103,10 @@ pub struct ControllerConfig {
     /// How many threads read from its connections and write to them. Default 1, which is the `Reactor` that it is started
     /// on. One passes on more than a million small calls a second; see `docs/PERFORMANCE.md` for when more help.
     pub threads: usize,
+    /// A node of this process is going to [`attach`](RunningController::attach). Whoever connects meanwhile is let in once it has
+    /// registered its callbacks, so that nobody who finds the controller misses them, but after a second in any case. Default
+    /// `false`. It is a matter of courtesy: a controller may ignore it.
+    pub node: bool,
 }
 
 impl ControllerConfig {
@@ -111,7 +115,7 @@ impl ControllerConfig {
 
     /// A controller on these addresses, with defaults for the rest.
     pub fn new(listen: Vec<Address>) -> Self {
-        Self { listen, strategy: Strategy::default(), limits: Limits::default(), threads: 1 }
+        Self { listen, strategy: Strategy::default(), limits: Limits::default(), threads: 1, node: false }
     }
 
     /// Says whether a controller can run like this.

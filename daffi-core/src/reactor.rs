@@ -77,6 +77,11 @@ pub enum Expected<'a> {
 
 /// Takes connections that come in on a listener.
 pub trait Acceptor: Send {
+    /// Whether connections are taken by now. While they are not they wait, and this is asked again soon.
+    fn is_open(&self) -> bool {
+        true
+    }
+
     /// A connection came in, from `peer` as text for logs. Dropping the stream closes it.
     fn accepted(&mut self, stream: Stream, peer: &str);
 }

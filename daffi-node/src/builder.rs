@@ -335,6 +335,7 @@ impl GlobalBuilder {
         let mut config = ControllerConfig::new(vec![address.clone()]);
         config.strategy = self.strategy.unwrap_or_default();
         config.limits = self.limits.clone();
+        config.node = self.init_node;
         let running = match &self.controller {
             Some(controller) => controller.start(config, reactor)?,
             None => controller::linked().ok_or(Error::NoController)?.start(config, reactor)?,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daffi::{Error, Global};
+use daffi::{Error, FG, Global};
 
 use crate::support::{Net, PATIENCE, TempDir, block_on, builder, current_thread, in_time, multi_thread};
 
@@ -30,6 +30,29 @@ fn start_waits_until_a_controller_appears() {
         node.wait_process("a").unwrap();
         node.stop().unwrap();
         controller.stop().unwrap();
+    });
+}
+
+/// A node that finds the controller finds the callbacks of its process, too, however early it comes.
+#[test]
+fn whoever_waits_for_a_controller_finds_the_callbacks_of_its_process() {
+    in_time(|| {
+        for _ in 0..20 {
+            let directory = TempDir::new();
+            let socket = directory.join("s");
+            let caller = thread::spawn(move || {
+                let caller = builder().process_name("caller").unix_sock_path(socket).start().unwrap();
+                caller.call.by_name::<u32, _>("there", (7u32,)) & FG
+            });
+            let _callee = (0..200)
+                .fold(builder(), |builder, number| builder.callback(format!("other {number}"), || ()))
+                .callback("there", |a: u32| a)
+                .init_controller(true)
+                .unix_sock_path(directory.join("s"))
+                .start()
+                .unwrap();
+            assert_eq!(caller.join().unwrap().unwrap(), 7);
+        }
     });
 }
 

@@ -27,6 +27,8 @@ pub(super) type Services = Arc<Vec<Arc<dyn Service>>>;
 
 /// How many connections are accepted in a row while others wait.
 const ACCEPTS_IN_A_ROW: usize = 64;
+/// How often an acceptor that takes no connections yet is asked whether it does.
+const OPEN_EVERY: Duration = Duration::from_millis(1);
 /// How long accepting rests when the process has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -42,7 +44,7 @@ pub(super) struct Driver {
     /// When connections were last looked at for peers that do not go on.
     swept: Instant,
     patience: Patience,
-    /// Listeners that rest until then, because accepting failed.
+    /// Listeners that rest until then, because accepting failed or has not begun.
     resting: Vec<(Instant, Token)>,
     buffers: Buffers,
 }
@@ -310,6 +312,10 @@ impl Driver {
             return;
         }
         let Some((listener, acceptor)) = self.listeners.get_mut(&token) else { return };
+        if !acceptor.is_open() {
+            self.resting.push((host::now() + OPEN_EVERY, token));
+            return;
+        }
         for _ in 0..ACCEPTS_IN_A_ROW {
             match listener.accept() {
                 Ok((stream, peer)) => acceptor.accepted(stream, &peer),
