@@ -705,7 +705,9 @@ fn child_that_starts_and_stops() {
         (0..cycles).for_each(cycle);
         let more = resident().saturating_sub(memory);
         println!("{more} KiB more than {memory} KiB after {cycles} starts and stops");
-        assert!(more < 1024, "{more} KiB more than {memory} KiB");
+        // A few cycles say little: the allocator has an arena for each of many threads, which fill up for a while.
+        let more_max = if cycles < 1000 { 4096 } else { 1024 };
+        assert!(more < more_max, "{more} KiB more than {memory} KiB");
         until(&format!("{before:?} are there again, not {:?}", held()), || {
             let now = held();
             now.0 <= before.0 && now.1 <= before.1
