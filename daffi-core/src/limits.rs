@@ -96,8 +96,9 @@ pub struct Limits {
     /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
     /// `Error::Overloaded`.
     pub calls_in_flight_max: usize,
-    /// The most bytes of arguments above 4 KiB that calls in the background hold until they are sent, together. Default
-    /// 1 GiB. One more of these is `Error::Overloaded`. Whoever waits for a call holds its arguments anyway.
+    /// The most bytes of arguments above 4 KiB that calls hold together which nobody waits for: those in the background and with
+    /// an `eta`, without return, and scheduled ones. They count until they are sent, above 64 KiB until they have arrived, and for each call, also where
+    /// several share one `Bytes`. Default 1 GiB. One more of these is `Error::Overloaded`, unless it is the only one.
     pub calls_waiting_bytes_max: usize,
     /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,

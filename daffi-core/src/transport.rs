@@ -48,8 +48,11 @@ pub enum Listener {
 /// 1 MiB the same payloads go through in a half to two thirds of the time.
 const SOCKET_BUFFER_BYTES: usize = 1024 * 1024;
 
-/// However many addresses a host has, and however long the first of them took: 0 would be an error.
+/// However long the others of a host's addresses took: 0 would be an error.
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+
+/// What an address gets if there is time: a first packet that is lost is sent again after a second.
+const SYN_AGAIN: Duration = Duration::from_millis(1500);
 
 macro_rules! each {
     ($value:expr, $kind:ident, $inner:pat => $do:expr) => {
@@ -85,9 +88,9 @@ impl Stream {
                 let until = host::now() + timeout;
                 for (tried, address) in addresses.iter().enumerate() {
                     // One that does not answer leaves time for the others.
-                    let left = until.saturating_duration_since(host::now());
+                    let left = until.saturating_duration_since(host::now()).max(CONNECT_TIMEOUT_MIN);
                     let share = left / (addresses.len() - tried) as u32;
-                    match StdTcpStream::connect_timeout(address, share.max(CONNECT_TIMEOUT_MIN)) {
+                    match StdTcpStream::connect_timeout(address, share.max(SYN_AGAIN).min(left)) {
                         Ok(stream) => return Self::from_tcp(stream),
                         Err(error) => last = error,
                     }

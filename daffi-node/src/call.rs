@@ -27,7 +27,6 @@ use crate::{
     blocking::block,
     caller::Caller,
     flight::{CancelOnDrop, Flight},
-    held_bytes::Full,
     in_flight::Deadline,
     latch::Place,
     modifier::{
@@ -397,12 +396,13 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
                 sent: false,
             });
         }
-        let attended = matches!(manner, Manner::Attended) && !matches!(kind, Kind::OneWay);
-        let hold = match node.waiting_bytes.hold(body.len()) {
-            Ok(hold) => hold.filter(|_| !attended),
-            Err(Full) if attended => None,
-            Err(Full) => return Err(Error::Overloaded { node: node.name.clone() }),
+        let attended = match manner {
+            Manner::Attended => !matches!(kind, Kind::OneWay),
+            Manner::UnattendedLater => self.eta.is_none(),
+            Manner::Refusable | Manner::Unattended => false,
         };
+        // Whoever waits has its arguments in any case.
+        let hold = if attended { None } else { node.hold_arguments(body.len())? };
         let outgoing = Outgoing {
             hops: self.caller.hops(&callback)?,
             node: target,

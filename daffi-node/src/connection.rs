@@ -66,7 +66,7 @@ struct Live {
     ping_at: Instant,
 }
 
-/// How long one attempt to connect may take, for each address that a host name has.
+/// How long one attempt to connect may take, for all addresses together that a host name has.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connector {

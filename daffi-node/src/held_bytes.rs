@@ -41,13 +41,12 @@ impl HeldBytes {
         if bytes <= COUNTED_BYTES_MIN {
             return Ok(None);
         }
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let share = Share { of: self.clone(), bytes };
-        if before > 0 && before.saturating_add(bytes) > self.max {
-            // Dropped, it does not count.
-            return Err(Full);
-        }
-        Ok(Some(Hold(Arc::new(share))))
+        let with_these = |used: usize| {
+            let sum = used.saturating_add(bytes);
+            (used == 0 || sum <= self.max).then_some(sum)
+        };
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_these).map_err(|_| Full)?;
+        Ok(Some(Hold(Arc::new(Share { of: self.clone(), bytes }))))
     }
 
     /// How many bytes are held.

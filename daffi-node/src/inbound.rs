@@ -260,7 +260,7 @@ impl Inbound {
             timeout_us: request.deadline_us,
             origin: self.origins.of(request.node, &self.node),
             body: Bytes::new(),
-            _hold: hold,
+            hold,
             number: 0,
         };
         if more {

@@ -266,7 +266,21 @@ impl Link {
 
     /// Forgets calls that wait for a link.
     pub(crate) fn drop_waiting(&self) {
-        self.state.write().take_waiting();
+        let waiting = self.state.write().take_waiting();
+        drop(waiting);
+    }
+
+    /// Forgets calls that wait for a link and were given up.
+    pub(crate) fn forget_unwanted(&self, is_wanted: impl Fn(CallId) -> bool) {
+        let mut unwanted = Waiting::new();
+        if let State::Down(waiting) | State::Draining(_, waiting) = &mut *self.state.write() {
+            let wanted =
+                |(id, call): &(Option<CallId>, Outgoing)| call.answered_as(*id).is_none_or(&is_wanted);
+            let (kept, dropped) = std::mem::take(waiting).into_iter().partition(wanted);
+            (*waiting, unwanted) = (kept, dropped);
+        }
+        // Without the lock.
+        drop(unwanted);
     }
 
     #[cfg(feature = "simulation")]

@@ -28,7 +28,7 @@ use crate::{
     caller::Caller,
     connection::Connector,
     executor::{Executor, Home},
-    held_bytes::HeldBytes,
+    held_bytes::{Full, HeldBytes, Hold},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
@@ -261,6 +261,27 @@ impl Node {
         }
     }
 
+    /// Counts the arguments of a call that nobody waits for. Where there is no room, those that were given up make some.
+    pub(crate) fn hold_arguments(&self, bytes: usize) -> Result<Option<Hold>> {
+        self.waiting_bytes
+            .hold(bytes)
+            .or_else(|Full| {
+                self.link.forget_unwanted(|id| self.is_wanted(id));
+                let mut unwanted = Vec::new();
+                self.delayed.lock().retain(|Reverse(delayed)| {
+                    let is_wanted = delayed.id.is_none_or(|id| self.is_wanted(id));
+                    if !is_wanted {
+                        // It is dropped without the lock.
+                        unwanted.push(delayed.call.clone());
+                    }
+                    is_wanted
+                });
+                drop(unwanted);
+                self.waiting_bytes.hold(bytes)
+            })
+            .map_err(|Full| self.overloaded())
+    }
+
     /// Whether one more call may wait for its time. Those that were cancelled make room.
     fn has_room_to_delay(&self) -> bool {
         let max = self.limits.calls_in_flight_max;
@@ -376,7 +397,8 @@ impl Node {
     /// The link is gone: what was on its way is lost, what was not waits for the next link.
     pub(crate) fn link_lost(&self) {
         self.link.down();
-        for (_, pending) in self.calls.remove_where(Pending::is_sent) {
+        for (id, pending) in self.calls.remove_where(Pending::is_sent) {
+            self.settling.forget(id);
             self.release(&pending);
             pending.fail(Error::ControllerLost { callback: pending.callback().to_owned() });
         }
@@ -447,6 +469,7 @@ impl Node {
 
     fn expire(&self, now: Instant) {
         for (id, pending, after) in self.calls.expired(now) {
+            self.settling.forget(id);
             self.release(&pending);
             self.withdraw(id, &pending);
             pending.fail(pending.timed_out(after));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -151,7 +152,8 @@ impl Streams {
 
     /// The link is gone, and with it whatever was on its way.
     pub(crate) fn clear(&self) {
-        *self.state.lock() = State::default();
+        let lost = mem::take(&mut *self.state.lock());
+        drop(lost);
         self.count.store(0, Ordering::Release);
     }
 

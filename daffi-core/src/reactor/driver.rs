@@ -272,7 +272,8 @@ impl Driver {
         let every = SWEEP_EVERY.min(self.patience.write / 4);
         if now < self.swept + every {
             // Whatever this turn brings is looked at once more, even if nothing follows it.
-            return (!self.connections.is_empty()).then_some(self.swept + every);
+            let is_idle = self.connections.is_empty() && !self.buffers.are_kept();
+            return (!is_idle).then_some(self.swept + every);
         }
         self.swept = now;
         self.buffers.age();

@@ -88,7 +88,7 @@ pub(crate) struct Job {
     pub(crate) origin: Arc<Origin>,
     pub(crate) body: Bytes,
     /// Counts its arguments among those that are held.
-    pub(crate) _hold: Option<Hold>,
+    pub(crate) hold: Option<Hold>,
     /// Which one it is of all that have come; 0 until it has.
     pub(crate) number: u64,
 }

@@ -329,7 +329,7 @@ mod tests {
             timeout_us: 0,
             origin: Arc::new(Origin { home: Arc::new(Nowhere), caller: "caller".into() }),
             body: Bytes::new(),
-            _hold: None,
+            hold: None,
             number: 0,
         }
     }

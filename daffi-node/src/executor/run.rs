@@ -172,6 +172,8 @@ impl Run {
     }
 
     fn finish(mut self, mut outcome: Outcome) {
+        // Before its caller can know that it is over, who may send the next one then.
+        self.job.hold = None;
         let (size, limit) = (outcome.as_ref().map_or(0, Encoded::len), self.executor().payload_bytes_max);
         if size as u64 > limit {
             let fault = Fault::new(FaultKind::TooLarge, "the result is too large");
@@ -346,7 +348,7 @@ mod tests {
             timeout_us: 0,
             origin: Arc::new(Origin { home, caller: "caller".into() }),
             body: Bytes::new(),
-            _hold: None,
+            hold: None,
             number: 0,
         }
     }
