@@ -38,6 +38,9 @@ pub(crate) struct Wire {
     came: BTreeMap<Nonce, (usize, u64)>,
     /// Calls that a node sent again, since they had reached nobody, and large ones of which that cannot be told.
     pub(crate) again: BTreeSet<Nonce>,
+    /// Large calls that have left a node under this id, and whose number was not to be seen: over a later connection they are none
+    /// that leave for the first time.
+    left_unnamed: BTreeSet<(String, u64)>,
     /// The last that went from one connection to another, by when it came.
     went: BTreeMap<(usize, usize), (u64, Nonce)>,
     /// The last that went to a connection from the node in the controller's own process.
@@ -189,10 +192,14 @@ impl Wire {
             Frame::Goodbye { .. } => seen.leaving = true,
             Frame::Request(request) => {
                 let nonce = nonce_of(frame);
-                let sent_before = seen.unnamed.remove(&request.id).is_some();
+                let sent_before = seen.unnamed.remove(&request.id).is_some()
+                    || self.left_unnamed.remove(&(seen.name.clone(), request.id));
                 match nonce {
                     // A large one that takes nothing along at first: its number comes with the first chunk.
-                    None => _ = seen.unnamed.insert(request.id, self.order),
+                    None => {
+                        seen.unnamed.insert(request.id, self.order);
+                        self.left_unnamed.insert((seen.name.clone(), request.id));
+                    }
                     Some(nonce) => {
                         let is_new = self.came.insert(nonce, (id, self.order)).is_none();
                         if !is_new || sent_before {
@@ -211,6 +218,7 @@ impl Wire {
                 if let Some(nonce) = number_in(*body)
                     && let Some(order) = seen.unnamed.remove(call)
                 {
+                    self.left_unnamed.remove(&(seen.name.clone(), *call));
                     self.came.entry(nonce).or_insert((id, order));
                     self.again.insert(nonce);
                     seen.asked.entry(*call).and_modify(|asked| asked.nonce = Some(nonce));
