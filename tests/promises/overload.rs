@@ -67,6 +67,8 @@ fn one_frozen_among_a_hundred(rounds: usize) -> [Duration; 2] {
                     // It took so long that it is lost.
                     _ => break,
                 }
+                // So that it is the frozen one that could hold up others, and not this thread, which wants a processor as well.
+                thread::sleep(Duration::from_millis(2));
             }
             refused
         });
