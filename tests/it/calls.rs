@@ -599,17 +599,22 @@ fn calls_that_end_while_they_begin_leave_no_trace_at_the_limit() {
     }
 }
 
-#[test]
-fn a_node_holds_no_more_requests_than_its_limit() {
-    let net = Net::new();
+/// A node whose callback `work` counts how often it is entered, and ends once it is open.
+fn at_work(net: &Net, limits: Limits) -> (Global, Count, Count) {
     let (entered, open) = (Count::new(), Count::new());
     let counts = (entered.clone(), open.clone());
     let work = move || {
         counts.0.add();
         counts.1.wait(1);
     };
-    let limits = Limits { requests_held_max: 3, ..Limits::default() };
-    let _b = net.node("b").limits(limits).callback("work", work).start().unwrap();
+    let node = net.node("b").limits(limits).callback("work", work).start().unwrap();
+    (node, entered, open)
+}
+
+#[test]
+fn a_node_holds_no_more_requests_than_its_limit() {
+    let net = Net::new();
+    let (_b, entered, open) = at_work(&net, Limits { requests_held_max: 3, ..Limits::default() });
     let a = net.caller();
     let held: Vec<_> = (0..3).map(|_| a.call.by_name::<(), _>("work", ()) & BG).collect();
     entered.wait(3);
@@ -627,14 +632,7 @@ fn a_node_holds_no_more_requests_than_its_limit() {
 #[test]
 fn no_more_threads_run_callbacks_than_the_limit() {
     let net = Net::new();
-    let (entered, open) = (Count::new(), Count::new());
-    let counts = (entered.clone(), open.clone());
-    let work = move || {
-        counts.0.add();
-        counts.1.wait(1);
-    };
-    let limits = Limits { threads_max: 4, ..Limits::default() };
-    let _b = net.node("b").limits(limits).callback("work", work).start().unwrap();
+    let (_b, entered, open) = at_work(&net, Limits { threads_max: 4, ..Limits::default() });
     let a = net.caller();
     let held: Vec<_> = (0..12).map(|_| a.call.by_name::<(), _>("work", ()) & BG).collect();
     entered.wait(4);
