@@ -2,7 +2,6 @@
 
 use std::{
     sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,11 +14,14 @@ use daffi_core::{
     outbox::Budget,
     reactor::{Handle, Service},
 };
-use parking_lot::{Condvar, Mutex};
 
 use crate::{
     ports::{Delivery, Ports},
     router::{Now, PeerId, Router},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A running controller, as its connections share it.
@@ -271,3 +273,6 @@ impl State {
 fn now() -> Now {
     Now { mono: host::now(), wall: host::wall() }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

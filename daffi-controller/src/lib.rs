@@ -18,6 +18,7 @@ mod peer;
 mod ports;
 pub mod router;
 mod server;
+mod sync;
 mod table;
 
 pub use server::{DefaultController, Server};

@@ -234,14 +234,6 @@ impl<R> Call<R> {
         let ask = schedule(period.timing.timing())?;
         let call = self.to(period.target);
         let Ready { node, pending, mut outgoing, .. } = call.ready(Kind::Ask(ask), Manner::Unattended)?;
-        if outgoing.body.len() > CHUNK_BYTES {
-            return Err(Error::TooLarge {
-                what: "arguments",
-                callback: outgoing.name.into_owned(),
-                size: outgoing.body.len() as u64,
-                limit: CHUNK_BYTES as u64,
-            });
-        }
         outgoing.deadline = None;
         let flight = Flight::start(node, pending, &outgoing, None, None);
         Ok(ScheduledTask::new(flight))
@@ -367,7 +359,11 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
     fn ready(self, kind: Kind, manner: Manner) -> Result<Ready> {
         let body = self.arguments.map_err(|error| *error)?;
         let node = self.caller.node()?;
-        let limit = node.limits.payload_bytes_max;
+        let limit = match kind {
+            // Scheduled, they travel and stay as one frame.
+            Kind::Ask(_) => node.limits.payload_bytes_max.min(CHUNK_BYTES as u64),
+            _ => node.limits.payload_bytes_max,
+        };
         if body.len() as u64 > limit {
             return Err(Error::TooLarge {
                 what: "arguments",

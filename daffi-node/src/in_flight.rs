@@ -5,15 +5,17 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicU16, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use daffi_core::host;
-use parking_lot::{Mutex, MutexGuard};
 
-use crate::pending::Pending;
+use crate::{
+    pending::Pending,
+    sync::{Mutex, MutexGuard, atomic::AtomicU16},
+};
 
 /// Calls in flight, in a few tables of their own so that threads do not wait for each other.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! `link`, `executor`, `blocking`. The API: `global`, `builder`, `call`, `modifier`, `async_result`, `scheduled_task`.
 
 mod admission;
+mod alarm;
 mod assembly;
 
 mod async_result;

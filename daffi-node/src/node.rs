@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use crate::{
     admission::{Admission, Admitted},
+    alarm::Alarm,
     callback::Outcome,
     caller::Caller,
     connection::Connector,
@@ -71,9 +72,7 @@ pub(crate) struct Node {
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
     /// The number of the call that was delayed last.
     delayed_last: AtomicU64,
-    /// When the I/O thread looks after time next, in nanoseconds since `epoch`.
-    wakes_at: AtomicU64,
-    epoch: Instant,
+    alarm: Alarm,
     pub(crate) late_replies: AtomicU64,
 }
 
@@ -90,9 +89,6 @@ struct Delayed {
 
 /// The id of the ping that follows a node's GOODBYE. No heartbeat has it.
 pub(crate) const FAREWELL: u64 = 0;
-
-/// Nothing is waited for: whoever has a deadline has to wake the I/O thread.
-const NEVER: u64 = u64::MAX;
 
 impl Node {
     pub(crate) fn new(
@@ -125,8 +121,7 @@ impl Node {
             pool: PayloadPool::default(),
             delayed: Mutex::default(),
             delayed_last: AtomicU64::new(0),
-            wakes_at: AtomicU64::new(NEVER),
-            epoch: host::now(),
+            alarm: Alarm::new(host::now()),
             late_replies: AtomicU64::new(0),
             limits,
         })
@@ -436,7 +431,7 @@ impl Node {
 
     /// Makes sure that the I/O thread looks after time at `at` or before.
     pub(crate) fn watch(&self, at: Instant) {
-        if self.nanos(at) < self.wakes_at.load(Ordering::SeqCst) {
+        if self.alarm.is_later_than(at) {
             self.reactor.wake_soon();
         }
     }
@@ -461,10 +456,6 @@ impl Node {
             argument_bytes: self.waiting_bytes.used() + self.requests_bytes.used(),
             late_replies: self.late_replies.load(Ordering::Relaxed),
         }
-    }
-
-    fn nanos(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.epoch).as_nanos().try_into().unwrap_or(NEVER - 1)
     }
 
     fn expire(&self, now: Instant) {
@@ -511,7 +502,7 @@ fn goes_on_alone(call: &Outgoing, pending: &Pending) -> bool {
 impl Service for Node {
     fn turn(&self, now: Instant) -> Option<Instant> {
         // From here on until the end whoever adds a deadline wakes the thread, so that none is overlooked.
-        self.wakes_at.store(NEVER, Ordering::SeqCst);
+        self.alarm.unset();
         self.expire(now);
         self.send_due(now);
         self.link.turn();
@@ -523,9 +514,7 @@ impl Service for Node {
         let pool = self.pool.turn(now);
         let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, pool, executor];
         let next = next.into_iter().flatten().min();
-        if let Some(next) = next {
-            self.wakes_at.store(self.nanos(next), Ordering::SeqCst);
-        }
+        self.alarm.set(next);
         next
     }
 

@@ -1,6 +1,6 @@
 //! The callbacks of one node, each with its number.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use daffi_core::{
     Error, Result,
@@ -28,6 +28,9 @@ pub(crate) struct Entry {
     pub(crate) pace: Pace,
 }
 
+/// For how long a callback may hold a thread that it should not hold before the log says so.
+const LONG: Duration = Duration::from_secs(1);
+
 /// The most bytes of a signature on the wire. A longer one is cut: it is for people, the fingerprint is compared.
 const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
 
@@ -36,6 +39,26 @@ impl Entry {
     /// ones alone would hold up everybody else's calls there, however quick the callback is with others.
     pub(crate) fn is_quick(&self, arguments: usize) -> bool {
         self.callback.options().inline || (arguments <= CHUNK_BYTES && self.pace.is_quick())
+    }
+
+    /// The callback has held a thread for so long that others count on, between two `.await`s or inline. Nothing else is held
+    /// up by it, but another one had to be found for the others, and there are not many.
+    pub(crate) fn held_its_thread(&self, time: Duration) {
+        let kind = match self.callback.handler() {
+            _ if self.callback.options().inline => "inline",
+            Handler::Async(_) => "async fn",
+            // Whatever takes long or blocks is for these.
+            Handler::Sync(_) => return,
+        };
+        if time >= LONG {
+            tracing::warn!(
+                callback = self.callback.name(),
+                kind,
+                took = ?time,
+                "a callback held its thread: it blocks, or computes for long. Make it an `fn` without `inline`, or hand \
+                 the work to tokio's `spawn_blocking`"
+            );
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Barrier,
+        Arc, Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::channel,
     },
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daffi::{BG, BROADCAST, Bytes, Error, FG, Global, Limits, NO_RETURN};
+use daffi::{BG, BROADCAST, Bytes, Error, FG, Global, Limits, NO_RETURN, PERIOD};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{BOUND, Count, Net, run};
@@ -490,4 +490,44 @@ fn calls_in_the_background_keep_only_so_many_bytes() {
     }
     assert_eq!(small.get().unwrap(), KIB);
     assert_eq!((take(MIB) & BG).get().unwrap(), MIB);
+}
+
+/// What is scheduled has to fit in a frame, and is told so, however little room there is for calls that wait.
+#[test]
+fn arguments_of_a_period_that_are_too_large_are_called_that() {
+    let net = Net::new();
+    let _b = callee(net.node("b"));
+    let limits = Limits { calls_waiting_bytes_max: 1, ..Limits::default() };
+    let a = net.node("a").limits(limits).start().unwrap();
+    let take = |size: usize| a.call.by_name::<usize, _>("take", (bytes(size),));
+    let waiting = take(MIB) & BG.eta(BOUND);
+    let scheduled = take(MIB) & PERIOD.period(BOUND);
+    let (size, limit) = too_large(scheduled, "arguments");
+    assert!(size > MIB as u64 && (64 * KIB as u64..MIB as u64).contains(&limit), "{size}, {limit}");
+    waiting.cancel();
+}
+
+/// After a controller has come back calls are kept for a while, since they may have to be sent again; not once they are over.
+#[test]
+fn a_call_that_is_over_is_not_kept_to_be_sent_again() {
+    let mut net = Net::new();
+    let (begun, runs) = channel();
+    let (release, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let hold = move |_: Bytes| {
+        begun.send(()).unwrap();
+        let _ = gate.lock().unwrap().recv();
+    };
+    let _b = callee(net.node("b").callback("hold", hold));
+    let limits = Limits { calls_waiting_bytes_max: MIB + KIB, ..Limits::default() };
+    let a = net.node("a").limits(limits).start().unwrap();
+    net.stop_controller();
+    net.start_controller(Limits::default());
+    a.wait_process_timeout("b", BOUND).unwrap();
+    let held = a.call.by_name::<(), _>("hold", (bytes(MIB),)) & BG.timeout(Duration::from_millis(500));
+    runs.recv_timeout(BOUND).unwrap();
+    assert!(matches!(held.get(), Err(Error::Timeout { sent: true, .. })));
+    // There is room for its arguments again.
+    assert_eq!((a.call.by_name::<usize, _>("take", (bytes(MIB),)) & BG).get().unwrap(), MIB);
+    drop(release);
 }

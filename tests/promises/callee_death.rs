@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use daffi::{BG, Error, FG};
 
 use crate::{
-    roles::Callee,
+    roles::{self, Callee},
     support::{AT_ONCE, Outcome, QUICK_HEARTBEAT, World, nonce, until},
 };
 
@@ -169,4 +169,49 @@ fn a_frozen_callers_calls_are_cancelled() {
     caller.thaw();
     caller.line("20 outcomes: ControllerLost");
     assert!(world.executions().values().all(|count| *count == 1));
+}
+
+/// SIGTERM to a callee whose callbacks go on for longer than its grace time, blocked or awaiting: the process ends soon after that,
+/// and its callers know.
+fn a_terminated_callee_is_gone(late_max: Duration) {
+    const GRACE: Duration = Duration::from_millis(300);
+    let world = World::new();
+    let grace = GRACE.as_millis().to_string();
+    let mut callee = world.child("callee", "callee", &[(roles::GRACE, &grace)]);
+    callee.line("ready");
+    let g = world.caller();
+    let calls = [nonce(), nonce(), nonce()];
+    let results = [
+        g.call.stubborn(calls[0], 30_000) & BG,
+        g.call.slow_async(calls[1], 30_000) & BG,
+        g.call.stubborn_async(calls[2], 30_000) & BG,
+    ];
+    for call in calls {
+        world.await_event("run", call);
+    }
+    let begun = Instant::now();
+    callee.terminate();
+    let status = callee.exit();
+    let took = begun.elapsed();
+    println!("a callee with a grace time of {GRACE:?} was gone after {took:?}");
+    // What it exits with is its own choice.
+    assert!(status.success(), "{status}");
+    assert!(took >= GRACE && took <= GRACE + late_max, "{took:?}");
+    let line = callee.line("stopped before all callbacks were done");
+    assert!(line.contains("callbacks=3"), "{line}");
+    for result in results {
+        assert!(matches!(result.outcome(), Err(Error::RemoteStopped { node }) if node == "callee"));
+    }
+}
+
+#[test]
+fn a_terminated_callee_does_not_wait_for_ever() {
+    a_terminated_callee_is_gone(AT_ONCE);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_terminated`
+#[test]
+#[ignore = "its bound holds in a release build, without other work"]
+fn full_size_a_terminated_callee_is_gone_a_second_after_its_grace_time() {
+    a_terminated_callee_is_gone(Duration::from_secs(1));
 }

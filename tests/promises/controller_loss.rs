@@ -217,8 +217,7 @@ fn a_terminated_controller_drains_under_load() {
 }
 
 /// SIGTERM with a call that does not end within the grace time: it is cut off, and the exit code says so.
-#[test]
-fn a_terminated_controller_does_not_wait_for_ever() {
+fn a_terminated_controller_stops_after_its_grace_time(late_max: Duration) {
     let mut world = World::with(&["--grace", "200ms"]);
     let _callee = world.callee("callee");
     let g = world.caller();
@@ -231,13 +230,19 @@ fn a_terminated_controller_does_not_wait_for_ever() {
     assert!(matches!(&error, Error::ControllerLost { .. } | Error::RemoteStopped { .. }), "{error:?}");
     assert_eq!(world.controller_exit(), 4);
     // By itself it would wait for 10 s.
-    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    let took = begun.elapsed();
+    println!("after a grace time of 200 ms the controller was gone after {took:?}");
+    assert!(took < Duration::from_millis(200) + late_max, "{took:?}");
     world.await_event("cancelled", call);
 }
 
-/// A second SIGTERM: it does not wait at all.
 #[test]
-fn a_controller_that_is_terminated_twice_stops_at_once() {
+fn a_terminated_controller_does_not_wait_for_ever() {
+    a_terminated_controller_stops_after_its_grace_time(AT_ONCE);
+}
+
+/// A second SIGTERM: it does not wait at all.
+fn a_controller_that_is_terminated_twice(late_max: Duration) {
     let mut world = World::new();
     let _callee = world.callee("callee");
     let g = world.caller();
@@ -249,8 +254,23 @@ fn a_controller_that_is_terminated_twice_stops_at_once() {
     world.controller().line("stopping");
     world.controller().terminate();
     assert_eq!(world.controller_exit(), 4);
-    assert!(begun.elapsed() < AT_ONCE);
+    let took = begun.elapsed();
+    println!("terminated twice, the controller was gone after {took:?}");
+    assert!(took < late_max, "{took:?}");
     assert!(matches!(result.outcome(), Err(Error::ControllerLost { .. })));
+}
+
+#[test]
+fn a_controller_that_is_terminated_twice_stops_at_once() {
+    a_controller_that_is_terminated_twice(AT_ONCE);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_terminated`
+#[test]
+#[ignore = "its bounds hold in a release build, without other work"]
+fn full_size_a_terminated_controller_is_gone_within_a_second() {
+    a_terminated_controller_stops_after_its_grace_time(Duration::from_secs(1));
+    a_controller_that_is_terminated_twice(Duration::from_secs(1));
 }
 
 /// A frozen controller: heartbeats, not timers, find it, on both sides. When it goes on everybody comes back.

@@ -40,8 +40,7 @@ fn a_node_with_the_controller_keeps_its_name() {
 
 /// The older one does not answer within a second: the newcomer takes over, and the older one does not get in its way when
 /// it goes on.
-#[test]
-fn a_frozen_node_loses_its_name_within_a_second() {
+fn a_frozen_node_loses_its_name(late_max: Duration) {
     let world = World::new();
     let older = world.callee("twin");
     let g = world.caller();
@@ -50,17 +49,30 @@ fn a_frozen_node_loses_its_name_within_a_second() {
     let call = nonce();
     let unseen = g.call.work(call) & daffi::BG;
     let begun = Instant::now();
-    let _newcomer = world.callee("twin");
+    let newcomer = world.builder("twin").callback("pid", std::process::id).start().unwrap();
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(1) + AT_ONCE, "{took:?}");
+    println!("a name was taken over after {took:?}");
+    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(1) + late_max, "{took:?}");
     assert!(matches!(unseen.outcome(), Err(Error::RemoteStopped { .. })));
-    let new_pid = (g.call.pid() & FG).unwrap();
-    assert_ne!(new_pid, old_pid);
+    assert_ne!(std::process::id(), old_pid);
     older.thaw();
     older.line("taken");
     for _ in 0..50 {
-        assert_eq!((g.call.pid() & FG).unwrap(), new_pid);
+        assert_eq!((g.call.pid() & FG).unwrap(), std::process::id());
     }
+    newcomer.stop().unwrap();
+}
+
+#[test]
+fn a_frozen_node_loses_its_name_within_a_second() {
+    a_frozen_node_loses_its_name(AT_ONCE);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_frozen_node`
+#[test]
+#[ignore = "its bound holds in a release build, without other work"]
+fn full_size_a_frozen_node_loses_its_name_within_a_second() {
+    a_frozen_node_loses_its_name(Duration::from_millis(100));
 }
 
 /// A killed or stopped node leaves its name at once.

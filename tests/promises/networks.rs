@@ -10,11 +10,13 @@ use std::{
 use crate::{
     crowds::percentile,
     roles,
-    support::{AT_ONCE, Process, World, eventually, until},
+    support::{Process, World, eventually, until},
 };
 
-/// Three heartbeats that go unanswered, and what it takes to look.
-const DETECTION: Duration = Duration::from_secs(15 + 3);
+/// Three heartbeats that go unanswered.
+const DETECTION: Duration = Duration::from_secs(15);
+/// What is over at once in a release build without other work, for which these are.
+const WITHIN_A_SECOND: Duration = Duration::from_secs(1);
 
 /// The callee is where the controller is, and that way stays open.
 const LOCAL: &str = "oifname lo accept";
@@ -128,9 +130,14 @@ fn sh(line: &str) {
 
 /// What the caller was told from the line of this number on: what, and after how long.
 fn told(caller: &Process, from: usize) -> Vec<(String, Duration)> {
+    told_by(caller, "call ", from)
+}
+
+/// The same of calls, or of echoes.
+fn told_by(caller: &Process, of: &str, from: usize) -> Vec<(String, Duration)> {
     let printed = caller.printed();
-    let calls = printed.iter().skip(from).filter_map(|line| line.strip_prefix("call "));
-    calls
+    let lines = printed.iter().skip(from).filter_map(|line| line.strip_prefix(of));
+    lines
         .map(|line| {
             let (what, millis) = line.split_once(' ').unwrap();
             (what.to_owned(), Duration::from_millis(millis.parse().unwrap()))
@@ -138,25 +145,31 @@ fn told(caller: &Process, from: usize) -> Vec<(String, Duration)> {
         .collect()
 }
 
-/// With so many of a hundred packets lost in each direction over this time: gives what was told, and its p99.
-fn loss(percent: u32, time: Duration, delayed: bool) -> (Vec<(String, Duration)>, Duration) {
+/// With so many of a hundred packets lost in each direction over this time: gives what was told, and the p99 of calls and of a plain
+/// echo over TCP next to them.
+fn loss(percent: u32, time: Duration, delayed: bool) -> (Vec<(String, Duration)>, [Duration; 2]) {
     let network = Network::new();
     let world = network.world().lasting(time);
     let _callee = network.callee(&world);
-    let caller = network.caller(&world);
+    let within = ["ip", "netns", "exec", &network.inside];
+    let echo = world.child_within(&within, "echo", "echo", &[(roles::ECHO, "10.99.0.1")]);
+    let line = echo.line("echoes at ");
+    let (_, address) = line.split_once("echoes at ").unwrap();
+    let caller = network.child(&world, &network.outside, "prober", &[(roles::ECHO, address)]);
     let delays = delayed.then(|| network.delay(&world));
     network.both_ways("accept", &format!("numgen random mod 100 '<' {percent} drop"));
     let from = caller.printed().len();
     thread::sleep(time);
     let told = told(&caller, from);
-    let mut times: Vec<_> = told.iter().map(|(_, time)| *time).collect();
-    let p99 = percentile(&mut times, 0.99);
-    println!(
-        "{percent} % lost each way, delayed: {delayed}, {time:?}: {} calls, p50 {:?}, p99 {p99:?}, most {:?}",
-        times.len(),
-        percentile(&mut times, 0.5),
-        times.last().unwrap()
-    );
+    let p99s = [("calls", told.clone()), ("echoes", told_by(&caller, "echo ", from))].map(|(of, told)| {
+        let mut times: Vec<_> = told.into_iter().map(|(_, time)| time).collect();
+        let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(&mut times, share));
+        println!(
+            "{percent} % lost each way, delayed: {delayed}, {time:?}: {} {of}, p50 {p50:?}, p99 {p99:?}, most {most:?}",
+            times.len()
+        );
+        p99
+    });
     // Nobody was taken for dead, unless calls ended with that.
     if told.iter().all(|(what, _)| what == "ok") {
         assert!(!world.controller().said("is lost") && !world.controller().said("closing a connection"));
@@ -166,7 +179,7 @@ fn loss(percent: u32, time: Duration, delayed: bool) -> (Vec<(String, Duration)>
     drop(delays);
     well_again(&caller);
     assert!(world.executions().values().all(|count| *count == 1));
-    (told, p99)
+    (told, p99s)
 }
 
 /// For how long packets are lost: 60 s, or as many as `DAFFI_LOSS_SECONDS` says.
@@ -185,18 +198,20 @@ fn well_again(caller: &Process) -> Duration {
 #[test]
 #[ignore = "needs root: bash tests/netns/run"]
 fn a_tenth_lost_is_only_slower() {
-    let (told, p99) = loss(10, loss_time(), false);
-    assert!(told.len() > 50 && told.iter().all(|(what, _)| what == "ok"), "{told:?}");
-    assert!(p99 < Duration::from_secs(1), "{p99:?}");
+    a_tenth_lost(false);
 }
 
-/// Each round trip takes 100 ms more, and what a lost packet costs grows with it.
 #[test]
 #[ignore = "needs root: bash tests/netns/run"]
 fn a_tenth_lost_and_the_rest_late_and_in_another_order_is_only_slower() {
-    let (told, p99) = loss(10, loss_time(), true);
+    a_tenth_lost(true);
+}
+
+/// Each call succeeds, and 99 of a hundred within a second, or where TCP itself takes longer, in little more than that.
+fn a_tenth_lost(delayed: bool) {
+    let (told, [calls, echoes]) = loss(10, loss_time(), delayed);
     assert!(told.len() > 50 && told.iter().all(|(what, _)| what == "ok"), "{told:?}");
-    assert!(p99 < Duration::from_secs(3), "{p99:?}");
+    assert!(calls < WITHIN_A_SECOND || calls < echoes * 3 / 2, "{calls:?}, and {echoes:?} for an echo");
 }
 
 #[test]
@@ -265,7 +280,7 @@ fn a_reset_is_noticed_at_once_and_mended_at_once() {
     network.heal();
     let back = well_again(&caller);
     println!("reset: the caller noticed after {noticed:?}; calls succeeded {back:?} after it was healed");
-    assert!(noticed < AT_ONCE && back < AT_ONCE, "{noticed:?}, {back:?}");
+    assert!(noticed < WITHIN_A_SECOND && back < WITHIN_A_SECOND, "{noticed:?}, {back:?}");
 }
 
 /// What the caller is told next, and after how long.

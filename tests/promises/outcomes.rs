@@ -282,3 +282,31 @@ fn an_outcome_stays_what_it_is() {
     let executions = world.executions();
     assert!(executions.values().all(|count| *count == 1), "{executions:?}");
 }
+
+/// An `async fn` that blocks is no harm to others, and the log says which it is: on the I/O thread, where it begins, and on the workers.
+#[test]
+fn an_async_callback_that_holds_its_thread_is_named_in_the_log() {
+    let world = World::new();
+    let callee = world.callee("callee");
+    let g = world.caller();
+    let told = || {
+        let printed = callee.printed();
+        printed.iter().filter(|line| line.contains("a callback held its thread")).cloned().collect::<Vec<_>>()
+    };
+    for millis in [5, 50] {
+        (g.call.stubborn_async(nonce(), millis) & FG).unwrap();
+    }
+    (g.call.stubborn(nonce(), 1_500) & FG).unwrap();
+    for times in 1..=2 {
+        (g.call.stubborn_async(nonce(), 1_500) & FG).unwrap();
+        until("it is told", || told().len() >= times);
+    }
+    // The first ones have shown that it is not quick, so these ran on the workers. A node that has only just started takes it for quick.
+    let young = world.callee("young");
+    (g.call.stubborn_async(nonce(), 1_500) & FG.on("young")).unwrap();
+    young.line("a callback held its thread");
+    for line in told() {
+        assert!(line.contains("WARN") && line.contains("callback=\"stubborn_async\""), "{line}");
+    }
+    assert_eq!(told().len(), 2, "{:?}", told());
+}

@@ -11,6 +11,7 @@ use std::{
 use daffi::{BG, BROADCAST, Error, FG, Limits};
 
 use crate::{
+    cgroup::Group,
     crowds::percentile,
     roles::{self, Callee},
     support::{Outcome, Process, World, nonce, until},
@@ -182,6 +183,16 @@ fn full_size_ten_gigabytes_for_a_hundred_frozen_consumers() {
     let world = World::with(&["--heartbeat", "1m"]).lasting(Duration::from_secs(600));
     let peak = offered_to_the_frozen(&world, 100, 10_000_000_000);
     assert!(peak < 400, "{peak} MiB");
+}
+
+/// The same where the kernel kills a controller that takes more.
+#[test]
+#[ignore = "needs root: bash tests/netns/run"]
+fn frozen_consumers_are_bounded_in_a_control_group() {
+    let group = Group::memory_mib(400);
+    let world = World::with(&["--heartbeat", "1m"]).lasting(Duration::from_secs(600));
+    group.applies_to(world.controller());
+    offered_to_the_frozen(&world, 100, 10_000_000_000);
 }
 
 /// Calls that wait for an answer that never comes: each expires in time, and then nothing of them is left, neither at the

@@ -4,6 +4,7 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{self, Command},
     sync::OnceLock,
@@ -27,8 +28,12 @@ pub const HELD_MAX: &str = "DAFFI_TEST_HELD_MAX";
 pub const COUNT: &str = "DAFFI_TEST_COUNT";
 /// How long calls wait, in milliseconds.
 pub const TIMEOUT: &str = "DAFFI_TEST_TIMEOUT_MS";
+/// How long a callee lets its callbacks finish when it stops, in milliseconds.
+pub const GRACE: &str = "DAFFI_TEST_GRACE_MS";
 /// How long a prober waits between two calls, in milliseconds.
 pub const PAUSE: &str = "DAFFI_TEST_PAUSE_MS";
+/// Where plain TCP is echoed, for a prober to compare with.
+pub const ECHO: &str = "DAFFI_TEST_ECHO";
 /// For how long a node tries to connect when it starts, in milliseconds; for ever without it.
 pub const CONNECT_TIMEOUT: &str = "DAFFI_TEST_CONNECT_TIMEOUT_MS";
 
@@ -57,6 +62,7 @@ pub fn run() {
         #[cfg(target_os = "linux")]
         "delays" => crate::delays::run(),
         "prober" => prober(),
+        "echo" => mirror(),
         "caller" => caller(),
         "scheduler" => scheduler(),
         "seed1" => seed1(),
@@ -96,12 +102,42 @@ fn herd() {
     nodes[0].join().unwrap();
 }
 
+/// Sends back what it is sent over plain TCP, at the address that it is told.
+fn mirror() {
+    let listener = TcpListener::bind((env::var(ECHO).unwrap(), 0)).unwrap();
+    println!("echoes at {}", listener.local_addr().unwrap());
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut bytes = [0; 8];
+        while stream.read_exact(&mut bytes).is_ok() {
+            stream.write_all(&bytes).unwrap();
+        }
+    }
+}
+
+/// What plain TCP takes for the same, as often, said in the same way.
+fn probe_echo(address: &str, pause: Duration) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    for number in 0u64.. {
+        let (begun, mut bytes) = (Instant::now(), [0; 8]);
+        stream.write_all(&number.to_le_bytes()).unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        println!("echo ok {}", begun.elapsed().as_millis());
+        thread::sleep(pause);
+    }
+}
+
 /// Calls `work` all the time, and says how each call ended and after how many milliseconds; with as many payloads of 1 MiB
-/// on the same link as it is told.
+/// on the same link as it is told, and next to a plain echo where there is one.
 fn prober() {
     let g = builder().link_time_callbacks(false).start().unwrap();
     let large = if env::var(COUNT).is_ok() { setting(COUNT) } else { 0 };
-    let pause = if env::var(PAUSE).is_ok() { setting(PAUSE) } else { 20 };
+    let pause = Duration::from_millis(if env::var(PAUSE).is_ok() { setting(PAUSE) } else { 20 });
+    if let Ok(address) = env::var(ECHO) {
+        thread::spawn(move || probe_echo(&address, pause));
+    }
     let payload = vec![7; 1 << 20];
     let _on_the_way: Vec<_> =
         (0..large).map(|number| g.call.serial_answered(u64::MAX - number, &payload) & BG).collect();
@@ -116,7 +152,7 @@ fn prober() {
             Err(_) => "other",
         };
         println!("call {what} {}", begun.elapsed().as_millis());
-        thread::sleep(Duration::from_millis(pause));
+        thread::sleep(pause);
     }
 }
 
@@ -208,6 +244,9 @@ fn limits() -> Limits {
     let mut limits = Limits { heartbeat: Duration::from_millis(setting(HEARTBEAT)), ..Limits::default() };
     if env::var(HELD_MAX).is_ok() {
         limits.requests_held_max = setting(HELD_MAX) as usize;
+    }
+    if env::var(GRACE).is_ok() {
+        limits.grace = Duration::from_millis(setting(GRACE));
     }
     limits
 }
@@ -304,6 +343,7 @@ pub trait Callee {
     fn slow(nonce: u64, millis: u64) -> u64;
     fn slow_async(nonce: u64, millis: u64) -> u64;
     fn stubborn(nonce: u64, millis: u64) -> u64;
+    fn stubborn_async(nonce: u64, millis: u64) -> u64;
     fn serial(nonce: u64, payload: &[u8]);
     fn serial_answered(nonce: u64, payload: &[u8]) -> u64;
     fn serial_async(nonce: u64, payload: &[u8]) -> u64;
@@ -396,6 +436,15 @@ async fn slow_async(nonce: u64, millis: u64) -> u64 {
 /// Never looks whether anybody waits.
 #[callback]
 fn stubborn(nonce: u64, millis: u64) -> u64 {
+    note("run", nonce);
+    thread::sleep(Duration::from_millis(millis));
+    note("done", nonce);
+    nonce
+}
+
+/// Wrongly blocks the thread that it is given.
+#[callback]
+async fn stubborn_async(nonce: u64, millis: u64) -> u64 {
     note("run", nonce);
     thread::sleep(Duration::from_millis(millis));
     note("done", nonce);

@@ -166,8 +166,9 @@ fn a_callee_without_memory_is_a_killed_one() {
             killed.elapsed()
         })
         .collect();
-    println!("p99 {:?} after the kernel has killed it", percentile(&mut over, 0.99));
-    assert!(over[999] < AT_ONCE, "{:?}", over[999]);
+    let p99 = percentile(&mut over, 0.99);
+    println!("p99 {p99:?} after the kernel has killed it");
+    assert!(p99 <= Duration::from_millis(100), "{p99:?}");
     let executions = world.executions();
     assert!(executions.values().all(|count| *count == 1));
 }

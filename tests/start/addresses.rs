@@ -7,9 +7,12 @@ use std::{
     os::unix::{
         fs::{FileTypeExt, PermissionsExt},
         net::{UnixListener, UnixStream},
+        process::CommandExt,
     },
     path::Path,
     process::Command,
+    sync::Barrier,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -153,15 +156,40 @@ fn a_socket_file_that_a_dead_process_left() {
     });
 }
 
-/// Listening there fails with the operating system's reason, and leaves nothing behind.
+/// Listening there fails for this reason, which the error has from the operating system, and leaves nothing behind.
 #[track_caller]
-fn unusable(path: &Path) -> Error {
+fn unusable(path: &Path, reason: ErrorKind) {
     let error = controller(Address::Unix(path.to_owned())).unwrap_err();
-    assert!(matches!(&error, Error::AddressUnusable { .. }), "{error:?}");
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-    let reason = std::error::Error::source(&error).expect("the operating system's reason");
-    assert!(!reason.to_string().is_empty());
-    error
+    let Error::AddressUnusable { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.kind(), reason, "{error}");
+}
+
+/// Controllers that start at once where a dead process has left its file: one of them gets it.
+#[test]
+fn several_controllers_at_a_socket_file_that_a_dead_process_left() {
+    const CONTROLLERS: usize = 6;
+    in_time(|| {
+        let directory = TempDir::new();
+        for round in 0..20 {
+            let path = directory.join(&format!("s{round}"));
+            drop(UnixListener::bind(&path).unwrap());
+            let start = Barrier::new(CONTROLLERS);
+            let started: Vec<_> = thread::scope(|scope| {
+                let start = || {
+                    start.wait();
+                    controller(Address::Unix(path.clone()))
+                };
+                let starts: Vec<_> = (0..CONTROLLERS).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            let (running, refused): (Vec<_>, Vec<_>) = started.into_iter().partition(Result::is_ok);
+            assert_eq!(running.len(), 1, "{round}: {refused:?}");
+            let in_use = |refused: &daffi::Result<_>| matches!(refused, Err(Error::AddressInUse { .. }));
+            assert!(refused.iter().all(in_use), "{round}: {refused:?}");
+            serves(&Address::Unix(path));
+        }
+    });
 }
 
 #[test]
@@ -170,10 +198,10 @@ fn a_file_that_is_not_a_socket() {
         let directory = TempDir::new();
         let path = directory.join("data");
         fs::write(&path, "precious").unwrap();
-        unusable(&path);
+        unusable(&path, ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         // Below a file there is no room either.
-        unusable(&path.join("s"));
+        unusable(&path.join("s"), ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     });
 }
@@ -185,7 +213,7 @@ fn a_link_to_a_file_is_left_alone() {
         let (target, path) = (directory.join("data"), directory.join("s"));
         fs::write(&target, "precious").unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        unusable(&path);
+        unusable(&path, ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     });
@@ -198,15 +226,52 @@ fn a_directory_without_permission() {
         let closed = directory.join("closed");
         fs::create_dir(&closed).unwrap();
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o500)).unwrap();
-        // Root may do everything, but for what no file system does.
-        if fs::write(closed.join("probe"), "").is_err() {
-            unusable(&closed.join("s"));
-            unusable(&closed.join("deeper/s"));
+        let ours = controller(Address::Unix(directory.join("ours"))).unwrap();
+        // Root may do everything, so it becomes somebody else for this.
+        if fs::write(closed.join("probe"), "").is_ok() {
+            let program = directory.join("program");
+            fs::copy(env::current_exe().unwrap(), &program).unwrap();
+            let child = Command::new(program)
+                .args(["--exact", "addresses::child_without_permission", "--ignored", "--nocapture"])
+                .env(FOREIGN, directory.path())
+                .current_dir("/")
+                .uid(NOBODY)
+                .gid(NOBODY)
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&child.stdout);
+            let errors = String::from_utf8_lossy(&child.stderr);
+            assert!(child.status.success() && text.contains("1 passed"), "{text}{errors}");
+        } else {
+            without_permission(directory.path());
         }
         if cfg!(target_os = "linux") {
-            unusable(Path::new("/proc/daffi/s"));
+            unusable(Path::new("/proc/daffi/s"), ErrorKind::NotFound);
         }
+        serves(ours.address());
     });
+}
+
+/// The directory of somebody else.
+const FOREIGN: &str = "DAFFI_TEST_FOREIGN";
+const NOBODY: u32 = 65_534;
+
+fn without_permission(directory: &Path) {
+    unusable(&directory.join("closed/s"), ErrorKind::PermissionDenied);
+    unusable(&directory.join("closed/deeper/s"), ErrorKind::PermissionDenied);
+}
+
+#[test]
+#[ignore = "run by another test as another user"]
+fn child_without_permission() {
+    let Some(directory) = env::var_os(FOREIGN) else { return };
+    let directory = Path::new(&directory);
+    without_permission(directory);
+    // Nor may it connect to what another user runs.
+    let ours = builder().unix_sock_path(directory.join("ours"));
+    let error = ours.connect_timeout(Duration::from_millis(50)).start().unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().to_lowercase().contains("permission denied"), "{error}");
 }
 
 #[test]
@@ -214,7 +279,7 @@ fn a_path_that_is_too_long() {
     in_time(|| {
         let directory = TempDir::new();
         for length in [120, 251, 300] {
-            unusable(&directory.join(&"x".repeat(length)));
+            unusable(&directory.join(&"x".repeat(length)), ErrorKind::InvalidInput);
         }
         let left: Vec<_> = directory.path().read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -357,9 +422,8 @@ fn say(mut stream: impl Read + Write, words: &[u8]) {
     assert!(answer.len() < 1024, "{} bytes for a stranger", answer.len());
 }
 
-#[test]
-fn strangers_are_shown_the_door_and_nobody_else_notices() {
-    in_time(|| {
+fn strangers_are_shown_the_door(longest_max: Duration) {
+    in_time(move || {
         let directory = TempDir::new();
         let (tcp, port) = on_localhost();
         let unix = controller(Address::Unix(directory.join("s"))).unwrap();
@@ -384,7 +448,19 @@ fn strangers_are_shown_the_door_and_nobody_else_notices() {
             until("only those who were let in are left", || g.processes().unwrap().len() == 2);
         }
         println!("strangers were closed after {longest:?} at most");
-        // Who was not recognised would be closed after the 5 s that a handshake may take.
-        assert!(longest < Duration::from_secs(2), "{longest:?}");
+        assert!(longest < longest_max, "{longest:?}");
     });
+}
+
+#[test]
+fn strangers_are_shown_the_door_and_nobody_else_notices() {
+    // Who was not recognised would be closed after the 5 s that a handshake may take.
+    strangers_are_shown_the_door(Duration::from_secs(2));
+}
+
+/// `cargo test --release --test start -- --ignored --nocapture full_size_strangers`
+#[test]
+#[ignore = "its bound holds in a release build, without other work"]
+fn full_size_strangers_are_shown_the_door_within_a_tenth_of_a_second() {
+    strangers_are_shown_the_door(Duration::from_millis(100));
 }

@@ -111,29 +111,44 @@ fn what_runs_may_finish_within_the_grace_time() {
 #[test]
 fn the_grace_time_ends() {
     in_time(|| {
-        let net = Net::new();
-        let (gate, entered) = (Gate::default(), Gate::default());
-        let (held, told) = (gate.clone(), entered.clone());
-        let a = net
-            .node("a")
-            .limits(grace(Duration::from_millis(200)))
-            .callback("f", move || {
-                told.open();
-                held.pass();
-            })
-            .start()
-            .unwrap();
-        let b = net.node("b").start().unwrap();
-        let result = b.call.by_name::<(), _>("f", ()) & BG;
-        entered.pass();
-        let begun = Instant::now();
-        a.stop().unwrap();
-        let took = begun.elapsed();
-        assert!(took >= Duration::from_millis(200) && took < AT_ONCE, "it took {took:?}");
-        let error = result.get_timeout(PATIENCE).unwrap_err();
-        assert!(matches!(&error, Error::RemoteStopped { node } if node == "a"), "{error:?}");
-        assert!(error.may_have_executed());
-        gate.open();
+        for kind in ["fn", "async fn", "async fn that blocks"] {
+            let net = Net::new();
+            let (gate, entered) = (Gate::default(), Gate::default());
+            let (held, told) = (gate.clone(), entered.clone());
+            let async_told = entered.clone();
+            let (async_held, blocks_told) = (gate.clone(), entered.clone());
+            let a = net
+                .node("a")
+                .limits(grace(Duration::from_millis(200)))
+                .callback("fn", move || {
+                    told.open();
+                    held.pass();
+                })
+                .async_callback("async fn", move || {
+                    async_told.open();
+                    std::future::pending::<()>()
+                })
+                .async_callback("async fn that blocks", move || {
+                    let (held, told) = (async_held.clone(), blocks_told.clone());
+                    async move {
+                        told.open();
+                        held.pass();
+                    }
+                })
+                .start()
+                .unwrap();
+            let b = net.node("b").start().unwrap();
+            let result = b.call.by_name::<(), _>(kind, ()) & BG;
+            entered.pass();
+            let begun = Instant::now();
+            a.stop().unwrap();
+            let took = begun.elapsed();
+            assert!(took >= Duration::from_millis(200) && took < AT_ONCE, "{kind}: it took {took:?}");
+            let error = result.get_timeout(PATIENCE).unwrap_err();
+            assert!(matches!(&error, Error::RemoteStopped { node } if node == "a"), "{kind}: {error:?}");
+            assert!(error.may_have_executed());
+            gate.open();
+        }
     });
 }
 

@@ -5,13 +5,19 @@
 //! thread that stands by takes the lead, and the one that was held up is an ordinary thread from then on. So nothing
 //! that a callback does stops heartbeats or other calls for longer than [`PATIENCE`].
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use super::{bell::Bell, guest::Guests};
-use crate::sync::{
-    Condvar, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-    thread_local,
+use crate::{
+    host,
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        thread_local,
+    },
 };
 
 /// How long a piece of work may take before another thread takes the lead; up to twice that, since it is looked at
@@ -45,6 +51,8 @@ pub(super) struct State {
     /// Everything on the reactor is closed.
     pub(super) closed: bool,
     pub(super) visits: super::guest::Visits,
+    /// Steps in the middle of which another thread took the lead, and since when it has it.
+    deposed: Vec<(u64, Instant)>,
 }
 
 thread_local! {
@@ -81,11 +89,33 @@ impl Step<'_> {
         }
         leads
     }
+
+    /// How long another thread has led by now, because this one had not come back. Nothing if it leads still, or gave the lead
+    /// away itself.
+    pub fn held_up(&self) -> Option<Duration> {
+        self.lead
+            .state
+            .lock()
+            .take_deposed(STEP.get())
+            .map(|since| host::now().saturating_duration_since(since))
+    }
 }
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
-        DEPOSED.set(!self.lead.end_step(STEP.replace(0)));
+        let step = STEP.replace(0);
+        let leads = self.lead.end_step(step);
+        DEPOSED.set(!leads);
+        if !leads {
+            self.lead.state.lock().take_deposed(step);
+        }
+    }
+}
+
+impl State {
+    fn take_deposed(&mut self, step: u64) -> Option<Instant> {
+        let at = self.deposed.iter().position(|(deposed, _)| *deposed == step)?;
+        Some(self.deposed.swap_remove(at).1)
     }
 }
 
@@ -159,6 +189,7 @@ impl Lead {
                 seen = steps;
                 quiet = 0;
             } else if steps % 2 == 1 && self.end_step(steps) {
+                state.deposed.push((steps, host::now()));
                 return self.take_lead(&mut state);
             } else {
                 quiet += 1;

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize};
 
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Lets so many through at once, in the order in which they came.
 ///
@@ -136,6 +136,9 @@ impl<T> fmt::Debug for Gate<T> {
             .finish()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,9 @@ use gate::Ticket;
 mod origin;
 pub(crate) use origin::{Origin, Origins};
 
+mod occupancy;
+use occupancy::Occupancy;
+
 mod panics;
 
 mod pace;
@@ -24,17 +27,7 @@ use requests::{Key, Next, Requests};
 mod run;
 pub(crate) use run::Run;
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    hash::BuildHasher as _,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Instant,
-};
+use std::{collections::VecDeque, fmt, hash::BuildHasher as _, io, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use daffi_core::{
@@ -45,7 +38,6 @@ use daffi_core::{
     reactor,
     signature::Signature,
 };
-use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::{
@@ -54,6 +46,7 @@ use crate::{
     caller::Caller,
     held_bytes::Hold,
     registry::{Entry, Registry},
+    sync::Mutex,
 };
 
 /// Runs the callbacks of one node.
@@ -65,12 +58,9 @@ pub(crate) struct Executor {
     reactor: reactor::Handle,
     requests: Mutex<Requests>,
     /// How many requests are there, running or waiting.
-    held: AtomicUsize,
+    occupancy: Occupancy,
     held_max: usize,
     payload_bytes_max: u64,
-    /// Somebody waits for the last request.
-    draining: AtomicBool,
-    drained: Condvar,
 }
 
 /// A request whose payload is whole.
@@ -148,11 +138,9 @@ impl Executor {
             workers: shared(workers),
             reactor,
             requests: Mutex::default(),
-            held: AtomicUsize::new(0),
+            occupancy: Occupancy::default(),
             held_max: limits.requests_held_max,
             payload_bytes_max: limits.payload_bytes_max,
-            draining: AtomicBool::new(false),
-            drained: Condvar::new(),
         })
     }
 
@@ -222,6 +210,7 @@ impl Executor {
                     let leads = step.again();
                     entry.pace.ran(clock, leads);
                     if !leads {
+                        entry.held_its_thread(step.held_up().unwrap_or_default());
                         // Another thread leads by now, and goes on with the rest.
                         return;
                     }
@@ -253,13 +242,13 @@ impl Executor {
         let is_quick = |job: &Job| {
             let quick = self.check(job).is_ok_and(|entry| entry.is_quick(job.body.len()));
             if quick {
-                self.held.fetch_add(1, Ordering::AcqRel);
+                self.occupancy.enter();
             }
             quick
         };
         let next = self.requests.lock().next(is_quick);
-        if next.is_none() && self.draining.load(Ordering::SeqCst) {
-            self.drained.notify_all();
+        if next.is_none() {
+            self.occupancy.looked();
         }
         next
     }
@@ -286,7 +275,7 @@ impl Executor {
         if job.body.len() <= COPIED_BYTES_MAX {
             job.body = Bytes::copy_from_slice(&job.body);
         }
-        self.held.fetch_add(1, Ordering::AcqRel);
+        self.occupancy.enter();
         let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
         if let Some(key) = job.key() {
             self.requests.lock().hold(key);
@@ -347,7 +336,7 @@ impl Executor {
 
     /// How many requests are there, running or waiting.
     pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::SeqCst)
+        self.occupancy.held()
     }
 
     /// Gives the pool more threads if it needs them; says when to look again.
@@ -358,18 +347,8 @@ impl Executor {
     /// Waits until `but` requests are left, or until `deadline`; says whether it came to that. What comes afterwards is not
     /// run, since what runs it is about to end: its caller hears that the node has stopped.
     pub(crate) fn drain(&self, but: usize, deadline: Instant) -> bool {
-        self.draining.store(true, Ordering::SeqCst);
-        let mut requests = self.requests.lock();
         // What has come is as good as running: nobody else gets it any more.
-        let is_left = |requests: &Requests| self.held() > but || requests.has_unplaced();
-        while is_left(&requests) {
-            if self.drained.wait_until(&mut requests, deadline).timed_out() {
-                break;
-            }
-        }
-        // Under the lock that the look was taken under, so nothing begins in between.
-        requests.close();
-        !is_left(&requests)
+        self.occupancy.drain(&self.requests, but, deadline, Requests::has_unplaced, Requests::close)
     }
 
     /// Ends what can be ended: tasks at their next `.await`, threads after their job.
@@ -443,13 +422,7 @@ impl Executor {
 
     /// A request is over, one way or another.
     fn leave(&self, callback: u32) {
-        // Together with `draining` in one order: either this is seen there, or that is seen here.
-        self.held.fetch_sub(1, Ordering::SeqCst);
-        if self.draining.load(Ordering::SeqCst) {
-            // The lock orders this after the look at `held` that found it too large.
-            drop(self.requests.lock());
-            self.drained.notify_all();
-        }
+        self.occupancy.leave(&self.requests);
         if let Some(entry) = self.registry.get(callback)
             && let Some(gate) = &entry.gate
         {

@@ -56,7 +56,8 @@ impl Pace {
         }
     }
 
-    fn took(&self, time: Duration) {
+    /// A run elsewhere took so long.
+    pub(crate) fn took(&self, time: Duration) {
         let quick_runs = self.quick_runs.load(Ordering::Relaxed);
         // Two runs at once may count as one; it is a matter of degree.
         if time > QUICK {

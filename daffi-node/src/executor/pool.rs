@@ -7,14 +7,15 @@ use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
 use daffi_core::host;
-use parking_lot::{Condvar, Mutex};
 
-use crate::blocking::{Role, with_role};
+use crate::{
+    blocking::{Role, with_role},
+    sync::{Condvar, Mutex, thread},
+};
 
 /// Something to run.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
@@ -198,7 +199,10 @@ impl std::fmt::Debug for State {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, shuttle))]
+mod interleavings;
+
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::sync::{Barrier, mpsc::channel};
 

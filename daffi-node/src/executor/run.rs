@@ -256,7 +256,7 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
         let Self { run, future, timed } = &mut *self;
         let Some(running) = run else { return Poll::Ready(()) };
-        let clock = std::mem::take(timed).then(host::now);
+        let (begun, timed) = (host::now(), std::mem::take(timed));
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let future = match future {
                 Some(future) => future,
@@ -271,10 +271,12 @@ impl Future for Task {
             };
             Pin::new(future).poll(context)
         }));
-        if clock.is_some()
-            && let Some(entry) = running.executor().registry.get(running.callback())
-        {
-            entry.pace.ran(clock, true);
+        let took = host::now().saturating_duration_since(begun);
+        if let Some(entry) = running.executor().registry.get(running.callback()) {
+            entry.held_its_thread(took);
+            if timed {
+                entry.pace.took(took);
+            }
         }
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,

@@ -82,6 +82,16 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+impl<T> MutexGuard<'_, T> {
+    /// Does something without the lock, and takes it again.
+    pub fn unlocked<U>(guard: &mut Self, run: impl FnOnce() -> U) -> U {
+        guard.guard = None;
+        let result = run();
+        *guard = guard.mutex.lock();
+        result
+    }
+}
+
 impl Condvar {
     /// A condition that nobody waits for yet.
     pub const fn new() -> Self {
