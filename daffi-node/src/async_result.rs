@@ -54,7 +54,10 @@ impl<R> AsyncResult<R> {
 
     /// Whether the result, or an error, is there.
     pub fn is_ready(&self) -> bool {
-        self.flight.as_ref().map_or(true, |flight| flight.pending.outcome.is_set())
+        self.flight.as_ref().map_or(true, |flight| {
+            flight.node().wake_others();
+            flight.pending.outcome.is_set()
+        })
     }
 
     /// Ends the call: an `async fn` callback is dropped at its next `.await`, an `fn` callback sees

@@ -73,6 +73,8 @@ pub struct Call<R, T = Anywhere, const TIMED: bool = false, const DELAYED: bool 
 enum Manner {
     /// The one that makes it.
     Attended,
+    /// A task, the one that makes it.
+    Awaited,
     /// Nobody right now, so that it cannot be held back when too many are in flight.
     Refusable,
     /// Nobody, ever, so that a failure is logged.
@@ -164,7 +166,7 @@ impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> IntoFuture fo
 
     fn into_future(self) -> CallFuture<R> {
         CallFuture {
-            flight: self.ready(Kind::Call, Manner::Attended).map(|ready| CancelOnDrop::new(ready.start())),
+            flight: self.ready(Kind::Call, Manner::Awaited).map(|ready| CancelOnDrop::new(ready.start())),
             place: None,
             result: PhantomData,
         }
@@ -393,7 +395,7 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
             });
         }
         let attended = match manner {
-            Manner::Attended => !matches!(kind, Kind::OneWay),
+            Manner::Attended | Manner::Awaited => !matches!(kind, Kind::OneWay),
             Manner::UnattendedLater => self.eta.is_none(),
             Manner::Refusable | Manner::Unattended => false,
         };
@@ -416,6 +418,7 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
         let pending = Arc::new(match manner {
             Manner::UnattendedLater if self.eta.is_none() => pending,
             Manner::Attended => pending,
+            Manner::Awaited => pending.awaited(),
             Manner::Refusable => pending.refusable(),
             Manner::Unattended | Manner::UnattendedLater => pending.refusable().with_failure_logged(),
         });

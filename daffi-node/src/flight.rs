@@ -40,6 +40,8 @@ pub(crate) struct CancelOnDrop {
     pub(crate) flight: Flight,
     /// Its outcome was given to whoever polls.
     over: bool,
+    /// It writes what others have left as well, when it is polled again.
+    flushes: bool,
 }
 
 impl Flight {
@@ -87,7 +89,7 @@ impl Flight {
 
     fn block(&self, deadline: Option<Instant>) -> Option<Result<Answer>> {
         let latch = &self.pending.outcome;
-        self.node.reactor().wait(deadline, || latch.is_set(), || latch.wait(deadline))
+        self.node.block(|| self.node.reactor().wait(deadline, || latch.is_set(), || latch.wait(deadline)))
     }
 
     /// A task waits for the outcome. It needs the I/O thread, as opposed to a thread that waits.
@@ -140,19 +142,32 @@ impl Drop for Outcome<'_> {
 
 impl CancelOnDrop {
     pub(crate) fn new(flight: Flight) -> Self {
-        Self { flight, over: false }
+        Self { flight, over: false, flushes: false }
     }
 
     /// See [`Flight::poll`].
     pub(crate) fn poll(&mut self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<Result<Answer>> {
+        self.flush();
         let polled = self.flight.poll(context, place);
         self.over = polled.is_ready();
+        if !self.over && self.flight.node.link.flusher.find() {
+            // Behind the others that are ready.
+            self.flushes = true;
+            context.waker().wake_by_ref();
+        }
         polled
+    }
+
+    fn flush(&mut self) {
+        if std::mem::take(&mut self.flushes) {
+            self.flight.node.link.turn();
+        }
     }
 }
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
+        self.flush();
         self.flight.node.wake_others();
         if !self.over && !self.flight.pending.outcome.is_set() {
             self.flight.cancel();

@@ -4,8 +4,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     mem,
     ops::Range,
-    sync::{Arc, atomic::Ordering},
-    task::Waker,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -28,7 +27,8 @@ use crate::{
     link::{Flush, Port},
     node::{FAREWELL, Node},
     payload_pool::PayloadPool,
-    pending::{OutOfTurn, Payload, Pending, Progress},
+    pending::{OutOfTurn, Payload, Progress},
+    sleepers::Left,
     streams::StreamId,
 };
 
@@ -47,8 +47,8 @@ pub(crate) struct Inbound {
     placing: Option<Placing>,
     /// A payload goes on, so most likely a chunk comes next.
     goes_on: bool,
-    /// Tasks whose calls are over, and that are woken when all that has come is looked at.
-    to_wake: Vec<Waker>,
+    /// Tasks whose calls are over, and that are woken when all that has come is looked at; and answers that are left to them.
+    left: Left,
 }
 
 /// A chunk that is being read to where it belongs, and where that is.
@@ -59,6 +59,9 @@ struct Placing {
     /// What is still to be read.
     missing: Range<usize>,
 }
+
+/// The largest result that is left unread. Whatever else was read with it is kept until then, too.
+const LEFT_BYTES_MAX: usize = 256;
 
 /// From so many missing bytes on a chunk is read to its place.
 const PLACED_BYTES_MIN: usize = 8 * 1024;
@@ -85,7 +88,7 @@ impl Inbound {
             origins: Origins::default(),
             placing: None,
             goes_on: false,
-            to_wake: Vec::new(),
+            left: Left::default(),
         }
     }
 
@@ -93,6 +96,7 @@ impl Inbound {
     fn handle_all(&mut self, batch: &Bytes) -> Result<usize, String> {
         let mut at = 0;
         loop {
+            at = self.leave_answers(batch, at);
             let limit = if self.phase == Phase::Greeting { HANDSHAKE_BYTES_MAX } else { FRAME_BYTES_MAX };
             match Frame::decode(batch, at, limit).map_err(|error| error.to_string())? {
                 Some((frame, next)) => {
@@ -107,6 +111,22 @@ impl Inbound {
                 }
             }
         }
+    }
+
+    /// Leaves answers unread, if a task is going to be woken that may read them; says where they end.
+    fn leave_answers(&mut self, batch: &Bytes, at: usize) -> usize {
+        if self.left.wakers.is_empty() || !self.node.may_leave_answers() {
+            return at;
+        }
+        let limit = LEFT_BYTES_MAX.min(self.node.limits.payload_bytes_max as usize);
+        let mut end = at;
+        while let Some(next) = Frame::whole_reply(batch, end, limit) {
+            end = next;
+        }
+        if end > at {
+            self.left.unread.push(batch.slice(at..end));
+        }
+        end
     }
 
     /// Has the rest of a chunk read to where it belongs, if one begins at `at`.
@@ -172,26 +192,16 @@ impl Inbound {
             }
             Frame::Request(request) => self.request(&request),
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
-                // Most answers are of this kind, and looked up once.
-                match self.node.take_if(CallId(reply.id), Pending::is_single) {
-                    Some(pending) => {
-                        pending.succeed(Payload::whole(&reply), |waker| self.to_wake.push(waker));
-                    }
-                    None => {
-                        self.answer(reply.id, true, reply.part, |pending| {
-                            pending.reply(&reply, limit, &self.node.pool)
-                        });
-                    }
-                }
+                self.node.reply(&reply, |waker| self.left.wakers.push(waker));
             }
             Frame::Reply(reply) => {
-                self.goes_on = self.answer(reply.id, true, reply.part, |pending| {
+                self.goes_on = self.node.answer(reply.id, true, reply.part, |pending| {
                     pending.reply(&reply, limit, &self.node.pool)
                 });
             }
             Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}
             Frame::Failure(failure) => {
-                self.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
+                self.node.answer(failure.id, false, failure.part, |pending| pending.failure(failure));
             }
             Frame::Targets(targets) => self.targets(&targets)?,
             Frame::Chunk(chunk) => {
@@ -267,7 +277,7 @@ impl Inbound {
             self.goes_on = true;
             let mut assembly = Assembly::new(codec, total, &request.body, &self.node.pool);
             if let Some(bytes) = assembly.take_credit() {
-                self.credit(id, false, 0, bytes);
+                self.node.credit(id, false, 0, bytes);
             }
             if let Some(reservation) = self.node.executor.reservation(&job) {
                 self.arrived(Arrival::Begun(reservation));
@@ -314,7 +324,7 @@ impl Inbound {
         if reply {
             let limit = self.node.limits.payload_bytes_max;
             let add = |assembly: &mut Assembly| add(assembly, &self.node.pool);
-            self.goes_on = self.answer(id, true, part, |pending| pending.chunk(part, limit, add));
+            self.goes_on = self.node.answer(id, true, part, |pending| pending.chunk(part, limit, add));
             if !more {
                 // It may have been the last that this node was to do, and what it came in is given back in a turn.
                 self.has_work();
@@ -324,7 +334,7 @@ impl Inbound {
         let Some((_, assembly)) = self.requests.get_mut(&id) else {
             // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
             if more {
-                self.credit(id, reply, part, length as u32);
+                self.node.credit(id, reply, part, length as u32);
             }
             return;
         };
@@ -332,14 +342,14 @@ impl Inbound {
             Ok(None) => {
                 self.goes_on = true;
                 if let Some(bytes) = assembly.take_credit() {
-                    self.credit(id, reply, part, bytes);
+                    self.node.credit(id, reply, part, bytes);
                 }
             }
             Ok(Some(payload)) => {
                 if let Some((mut job, mut assembly)) = self.requests.remove(&id) {
                     // Its sender has room for others. Of one that calls for no result nobody knows any more.
                     if let Some(bytes) = assembly.take_credit().filter(|_| !job.one_way) {
-                        self.credit(id, reply, part, bytes);
+                        self.node.credit(id, reply, part, bytes);
                     }
                     job.body = payload.body.into_bytes();
                     self.arrived(Arrival::Whole(job));
@@ -357,35 +367,10 @@ impl Inbound {
         }
     }
 
-    /// Passes what came for a call on to it; frees its place when that was the last. Says whether chunks follow that are wanted.
-    fn answer(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) -> bool {
-        let id = CallId(id);
-        let Some(pending) = self.node.calls.get(id) else {
-            if counts {
-                self.node.late_replies.fetch_add(1, Ordering::Relaxed);
-            }
-            return false;
-        };
-        match give(&pending) {
-            Progress::Done => drop(self.node.take(id)),
-            Progress::Refused => self.node.refuse_rest(id),
-            Progress::Open => {}
-            Progress::Credit(bytes) => {
-                self.credit(id.0, true, part, bytes);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn credit(&self, id: u64, reply: bool, part: u32, bytes: u32) {
-        self.node.link.send(&Frame::Credit { id, reply, part, bytes }, Flush::Soon);
-    }
-
     fn refuse_request(&self, request: &Request<'_>, fault: Fault) {
         // Whoever hears nothing of it gets back what came, and may go on with the rest.
         if request.one_way && request.more && !request.body.is_empty() {
-            self.credit(request.id, false, 0, request.body.len() as u32);
+            self.node.credit(request.id, false, 0, request.body.len() as u32);
         }
         self.refuse(request.id, request.one_way, fault);
     }
@@ -416,7 +401,7 @@ impl Connection for Inbound {
         self.goes_on = false;
         let used = self.handle_all(batch);
         self.hand_over();
-        self.node.wake_tasks(mem::take(&mut self.to_wake));
+        self.node.wake_tasks(mem::take(&mut self.left));
         used
     }
 
@@ -443,7 +428,7 @@ impl Connection for Inbound {
     fn closed(&mut self, reason: &str) {
         // Those that nobody waits for run all the same.
         self.hand_over();
-        self.node.wake_tasks(mem::take(&mut self.to_wake));
+        self.node.wake_tasks(mem::take(&mut self.left));
         self.node.disconnected(reason);
         for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
@@ -488,13 +473,11 @@ impl FramePort for MemoryPort {
 
     fn flush(&self) {
         // Without the lock, since wakers are other people's code.
-        let (node, tasks) = match &mut *self.inbound.lock() {
-            Some(inbound) if !inbound.to_wake.is_empty() => {
-                (inbound.node.clone(), mem::take(&mut inbound.to_wake))
-            }
+        let (node, left) = match &mut *self.inbound.lock() {
+            Some(inbound) if !inbound.left.is_empty() => (inbound.node.clone(), mem::take(&mut inbound.left)),
             _ => return,
         };
-        node.wake_tasks(tasks);
+        node.wake_tasks(left);
     }
 
     fn close(&self, reason: &str) {

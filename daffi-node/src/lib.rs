@@ -34,6 +34,7 @@ pub use context::Context;
 
 mod executor;
 mod flight;
+mod flusher;
 
 mod global;
 pub use global::Global;

@@ -1,6 +1,15 @@
 //! The way to the controller: where frames go while it is there, and where they wait while it is not.
 
-use std::{borrow::Cow, collections::VecDeque, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use daffi_core::{
     controller::{FramePort, PortError},
@@ -13,6 +22,7 @@ use daffi_core::{
 use parking_lot::RwLock;
 
 use crate::{
+    flusher::Flusher,
     in_flight::CallId,
     outgoing::Outgoing,
     streams::{StreamId, Streams},
@@ -23,6 +33,9 @@ use crate::{
 pub(crate) struct Link {
     state: RwLock<State>,
     streams: Streams,
+    pub(crate) flusher: Flusher,
+    /// There are frames that are not left to a task, and wait for the I/O thread's turn.
+    wanted: AtomicBool,
     reactor: reactor::Handle,
     waiting_max: usize,
 }
@@ -54,6 +67,8 @@ pub(crate) enum Flush {
     /// Soon, on the I/O thread, with whatever else there is by then. One write for many frames is what makes many
     /// calls cheap; the price is that this one waits for the I/O thread.
     Soon,
+    /// By a task, once all that are ready had their turn. Whoever sends it says so to the [`Flusher`].
+    Later,
 }
 
 /// With so many calls going on at most, a frame is written at once.
@@ -90,6 +105,8 @@ impl Link {
         Self {
             state: RwLock::new(State::Down(Waiting::new())),
             streams: Streams::default(),
+            flusher: Flusher::default(),
+            wanted: AtomicBool::new(false),
             reactor,
             waiting_max,
         }
@@ -288,16 +305,35 @@ impl Link {
         self.streams.is_active()
     }
 
-    /// What the I/O thread does for the link whenever it has a turn.
+    /// Writes what waits.
     pub(crate) fn turn(&self) {
+        self.flusher.begin();
         if let Some(port) = self.state.read().port() {
             self.flush_now(port);
         }
     }
 
+    /// What the I/O thread does for the link whenever it has a turn. Says when there is something to write, if that is left to a
+    /// task for now.
+    pub(crate) fn turn_at(&self, now: Instant) -> Option<Instant> {
+        let wanted = self.wanted.swap(false, Ordering::SeqCst) || self.streams.is_active();
+        let left = self.flusher.turn(now).filter(|_| !wanted);
+        if left.is_none() {
+            self.turn();
+        }
+        left
+    }
+
     fn flush(&self, port: &Port, flush: Flush) {
         if self.reactor.is_current() {
             // The thread has its turn as soon as it is done with what came in, and then everything leaves together.
+            self.wanted.store(true, Ordering::Relaxed);
+        } else if flush == Flush::Later {
+            if let Port::Socket(outbox) = port
+                && outbox.len() >= FLUSH_BYTES
+            {
+                self.flush_now(port);
+            }
         } else if flush == Flush::Now {
             self.flush_now(port);
         } else {
@@ -307,6 +343,7 @@ impl Link {
             {
                 self.flush_now(port);
             }
+            self.wanted.store(true, Ordering::SeqCst);
             self.reactor.wake_soon();
         }
     }

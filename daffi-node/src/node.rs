@@ -6,17 +6,19 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use daffi_core::{
     Error, Limits, Result,
     fault::Fault,
-    frame::{Failure, Frame},
+    frame::{Failure, Frame, Reply},
     host,
+    limits::FRAME_BYTES_MAX,
     payload::Codec,
     reactor::{self, Service},
 };
@@ -29,15 +31,16 @@ use crate::{
     caller::Caller,
     connection::Connector,
     executor::{Executor, Home},
+    flusher::Flusher,
     held_bytes::{Full, HeldBytes, Hold},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
     link::{Flush, Link, Sent},
     outgoing::{Kind, Outgoing},
     payload_pool::PayloadPool,
-    pending::Pending,
+    pending::{Payload, Pending, Progress},
     settling::Settling,
-    sleepers::Sleepers,
+    sleepers::{Left, Sleepers},
     streams::StreamId,
 };
 
@@ -74,6 +77,8 @@ pub(crate) struct Node {
     delayed_last: AtomicU64,
     alarm: Alarm,
     pub(crate) late_replies: AtomicU64,
+    /// How many threads wait for calls.
+    blocked: AtomicUsize,
 }
 
 /// A call that is to be sent later.
@@ -123,6 +128,7 @@ impl Node {
             delayed_last: AtomicU64::new(0),
             alarm: Alarm::new(host::now()),
             late_replies: AtomicU64::new(0),
+            blocked: AtomicUsize::new(0),
             limits,
         })
     }
@@ -239,9 +245,16 @@ impl Node {
     fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
         self.settling.keep(id, call);
         let large = call.is_large();
-        let flush = Flush::with(going_on);
+        let flush = match Flush::with(going_on) {
+            Flush::Soon if pending.is_awaited() => Flush::Later,
+            flush => flush,
+        };
         let mark = |sent| pending.set_sent(sent);
         let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
+        // On its own thread the reactor writes with its turn.
+        if flush == Flush::Later && !self.reactor.is_current() && self.link.flusher.leave() {
+            self.watch(host::now() + Flusher::PATIENCE);
+        }
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
             self.withdraw(id, pending);
@@ -335,18 +348,96 @@ impl Node {
         self.admit_queued();
     }
 
-    /// Wakes tasks whose calls are over: the first of them, which wakes the others.
-    pub(crate) fn wake_tasks(&self, tasks: Vec<Waker>) {
-        if self.sleepers.wake_first(tasks) {
+    /// Wakes tasks whose calls are over: the first of them, which does what else is left.
+    pub(crate) fn wake_tasks(&self, left: Left) {
+        if self.sleepers.wake_first(left, |unread| self.read_answers(unread)) {
             // The turn may have been before this.
             self.reactor.wake();
         }
     }
 
-    /// A task looks after its call, or gives it up: it wakes those that were left to it.
+    /// Somebody looks after a call, or gives it up: answers that were left unread are read, and others are woken.
     pub(crate) fn wake_others(&self) {
         // The I/O thread, in a callback that calls on, would pay for each what they are left for.
-        self.sleepers.wake_others(|| !self.reactor.is_current());
+        self.sleepers.wake_others(|| !self.reactor.is_current(), |unread| self.read_answers(unread));
+    }
+
+    /// Takes answers that were left unread; gives the wakers of the tasks that wait for them.
+    fn read_answers(&self, unread: Vec<Bytes>) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for answers in &unread {
+            let mut at = 0;
+            while let Ok(Some((Frame::Reply(reply), next))) = Frame::decode(answers, at, FRAME_BYTES_MAX) {
+                self.reply(&reply, |waker| wakers.push(waker));
+                at = next;
+            }
+            debug_assert_eq!(at, answers.len(), "what was left was looked at");
+        }
+        wakers
+    }
+
+    /// Takes a whole result, or one of a broadcast.
+    pub(crate) fn reply(&self, reply: &Reply<'_>, wake: impl FnMut(Waker)) {
+        // Most answers are of this kind, and looked up once.
+        match self.take_if(CallId(reply.id), Pending::is_single) {
+            Some(pending) => pending.succeed(Payload::whole(reply), wake),
+            None => {
+                let limit = self.limits.payload_bytes_max;
+                self.answer(reply.id, true, reply.part, |pending| pending.reply(reply, limit, &self.pool));
+            }
+        }
+    }
+
+    /// Passes what came for a call on to it; frees its place when that was the last. Says whether chunks follow that are wanted.
+    pub(crate) fn answer(
+        &self,
+        id: u64,
+        counts: bool,
+        part: u32,
+        give: impl FnOnce(&Pending) -> Progress,
+    ) -> bool {
+        let id = CallId(id);
+        let Some(pending) = self.calls.get(id) else {
+            if counts {
+                self.late_replies.fetch_add(1, Ordering::Relaxed);
+            }
+            return false;
+        };
+        match give(&pending) {
+            Progress::Done => drop(self.take(id)),
+            Progress::Refused => self.refuse_rest(id),
+            Progress::Open => {}
+            Progress::Credit(bytes) => {
+                self.credit(id.0, true, part, bytes);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The sender of a large payload may send more of it.
+    pub(crate) fn credit(&self, id: u64, reply: bool, part: u32, bytes: u32) {
+        self.link.send(&Frame::Credit { id, reply, part, bytes }, Flush::Soon);
+    }
+
+    /// A thread is going to block until its call is over.
+    pub(crate) fn block<T>(&self, wait: impl FnOnce() -> T) -> T {
+        struct Blocked<'a>(&'a AtomicUsize);
+        impl Drop for Blocked<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+        let _blocked = Blocked(&self.blocked);
+        // Its answer may be there.
+        self.wake_others();
+        wait()
+    }
+
+    /// Whether answers may be left to the tasks that wait for others: no thread is held up by that.
+    pub(crate) fn may_leave_answers(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) == 0
     }
 
     fn fail(&self, id: CallId, error: impl FnOnce(&Pending) -> Error) {
@@ -392,6 +483,8 @@ impl Node {
     /// The link is gone: what was on its way is lost, what was not waits for the next link.
     pub(crate) fn link_lost(&self) {
         self.link.down();
+        // What has come still counts.
+        self.sleepers.finish(|unread| self.read_answers(unread));
         for (id, pending) in self.calls.remove_where(Pending::is_sent) {
             self.settling.forget(id);
             self.release(&pending);
@@ -403,6 +496,7 @@ impl Node {
     /// Nothing is sent from here on; what waits fails.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
+        self.sleepers.end(|unread| self.read_answers(unread));
         self.admission.clear();
         let dropped = std::mem::take(&mut *self.delayed.lock());
         let lost = dropped.iter().filter(|delayed| delayed.0.id.is_none()).count();
@@ -421,7 +515,6 @@ impl Node {
                 Error::Stopped { callback }
             });
         }
-        self.sleepers.end();
         self.started.set(Err(Error::Stopped { callback: "start".to_owned() }));
     }
 
@@ -459,6 +552,11 @@ impl Node {
     }
 
     fn expire(&self, now: Instant) {
+        if self.calls.next_deadline().is_none_or(|next| next > now) {
+            return;
+        }
+        // One whose answer is there is not late.
+        self.sleepers.finish(|unread| self.read_answers(unread));
         for (id, pending, after) in self.calls.expired(now) {
             self.settling.forget(id);
             self.release(&pending);
@@ -505,14 +603,15 @@ impl Service for Node {
         self.alarm.unset();
         self.expire(now);
         self.send_due(now);
-        self.link.turn();
+        let link = self.link.turn_at(now);
         let delayed = self.delayed.lock().peek().map(|next| next.0.at);
         let connection = self.keep_connected(now);
         let settling = self.settling.turn(now);
-        let sleepers = self.sleepers.turn(now);
+        let sleepers = self.sleepers.turn(now, |unread| self.read_answers(unread));
         let executor = self.executor.turn(now);
         let pool = self.pool.turn(now);
-        let next = [self.calls.next_deadline(), delayed, connection, settling, sleepers, pool, executor];
+        let next =
+            [self.calls.next_deadline(), delayed, connection, settling, sleepers, pool, executor, link];
         let next = next.into_iter().flatten().min();
         self.alarm.set(next);
         next

@@ -38,6 +38,8 @@ pub(crate) struct Pending {
     place: AtomicU64,
     /// Whether it is refused where it would have to wait long for being admitted, since nobody waits with it.
     refusable: bool,
+    /// A task is going to await it.
+    awaited: bool,
     /// One node answers, or the controller.
     single: bool,
     /// Nobody may ever look at the outcome, so a failure is logged.
@@ -156,6 +158,7 @@ impl Pending {
             stages: AtomicU8::new(0),
             place: AtomicU64::new(0),
             refusable: false,
+            awaited: false,
             single: matches!(gathering, Gathering::One(_)),
             failure_logged: false,
             gathering: Mutex::new(Some(gathering)),
@@ -177,6 +180,16 @@ impl Pending {
     pub(crate) fn refusable(mut self) -> Self {
         self.refusable = true;
         self
+    }
+
+    /// The same, awaited by the task that makes it.
+    pub(crate) fn awaited(mut self) -> Self {
+        self.awaited = true;
+        self
+    }
+
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited
     }
 
     pub(crate) fn is_refusable(&self) -> bool {

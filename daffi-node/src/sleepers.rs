@@ -1,16 +1,20 @@
 //! Tasks whose calls are over and that are still to be woken.
 //!
 //! The answers to many calls come in one batch. Waking a task from another thread than its runtime's costs a system call
-//! with some runtimes, and with tokio's for one thread each time. So the I/O thread wakes the first task of a batch
-//! alone. Whoever polls a call next wakes the others: most likely that task, on the thread of their runtime, where it
-//! costs next to nothing. Should nobody do so soon, the I/O thread does.
+//! with some runtimes, and with tokio's for one thread each time; and whatever belongs to a call moves from the cache of one
+//! processor to that of another one and back, if one thread takes its answer and another one looks at it. So the I/O thread
+//! takes the first answer of a batch that a task waits for, wakes that task alone, and leaves the answers behind it unread.
+//! Whoever looks after a call next reads them and wakes the others: most likely that task, on the thread of their runtime.
+//! Should nobody do so soon, the I/O thread does.
 
 use std::{
-    fmt,
+    fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     task::Waker,
     time::{Duration, Instant},
 };
+
+use bytes::Bytes;
 
 use crate::sync::{
     Mutex,
@@ -25,58 +29,87 @@ pub(crate) struct Sleepers {
     /// reactor's bell asks for.
     any: AtomicBool,
     state: Mutex<State>,
+    /// Held while somebody reads answers.
+    reading: Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    wakers: Vec<Waker>,
+    left: Left,
     /// When the I/O thread wakes them, from the first turn on in which it sees them.
     due: Option<Instant>,
     /// There are no more turns.
     ended: bool,
 }
 
+/// What the I/O thread leaves to others.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) wakers: Vec<Waker>,
+    /// Answers, one frame behind the other.
+    pub(crate) unread: Vec<Bytes>,
+}
+
 /// How long they are left to the task that was woken. It may be busy, or not come back to its call at all.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+impl Left {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.unread.is_empty()
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        self.wakers.append(&mut other.wakers);
+        self.unread.append(&mut other.unread);
+    }
+}
+
 impl Sleepers {
-    /// Wakes the first of these tasks and leaves the others to it; says whether there are any, so that a
-    /// [`turn`](Self::turn) has to follow.
-    pub(crate) fn wake_first(&self, wakers: Vec<Waker>) -> bool {
-        let count = wakers.len();
-        let mut wakers = wakers.into_iter();
-        let Some(first) = wakers.next() else { return false };
-        let mut others = Vec::with_capacity(count - 1);
+    /// Wakes the first of these tasks and leaves the others to it, and the answers as well; says whether there are any, so
+    /// that a [`turn`](Self::turn) has to follow. After the [`end`](Self::end) nothing is left to anybody: `read` reads
+    /// answers, and gives the wakers of those that wait for them.
+    pub(crate) fn wake_first(&self, mut left: Left, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) -> bool {
+        let wakers = mem::take(&mut left.wakers);
+        let mut first = None;
         for waker in wakers {
+            let last = left.wakers.last().or(first.as_ref());
             // One task may wait for many calls.
-            if waker.will_wake(&first) || others.last().is_some_and(|last| waker.will_wake(last)) {
+            if first.as_ref().is_some_and(|first| waker.will_wake(first))
+                || last.is_some_and(|last| waker.will_wake(last))
+            {
                 survive(|| drop(waker));
+            } else if first.is_none() {
+                first = Some(waker);
             } else {
-                others.push(waker);
+                left.wakers.push(waker);
             }
         }
         // Before the first one is woken, which looks for them.
-        let left = !others.is_empty() && self.leave(&mut others);
-        wake_all([first]);
-        wake_all(others);
-        left
+        let follows = !left.is_empty() && self.leave(&mut left);
+        wake_all(first);
+        if !left.is_empty() {
+            // It could not be left.
+            wake_all(left.wakers);
+            wake_all(read(left.unread));
+        }
+        follows
     }
 
-    /// Whoever polls a call, or gives one up, wakes those that are left, if it may.
-    pub(crate) fn wake_others(&self, may: impl FnOnce() -> bool) {
+    /// Whoever looks after a call, or gives one up, does what is left, if it may.
+    pub(crate) fn wake_others(&self, may: impl FnOnce() -> bool, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) {
         if self.any.load(Ordering::Relaxed) && may() {
-            wake_all(self.take());
+            self.try_read(read);
         }
     }
 
-    /// Wakes those that nobody has woken for a while; says when there will be some.
-    pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
+    /// Does what nobody has done for a while; says when there will be something.
+    pub(crate) fn turn(&self, now: Instant, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) -> Option<Instant> {
         if !self.any.load(Ordering::SeqCst) {
             return None;
         }
         {
             let mut state = self.state.lock();
-            if state.wakers.is_empty() {
+            if state.left.is_empty() {
                 return None;
             }
             let due = *state.due.get_or_insert(now + PATIENCE);
@@ -84,39 +117,73 @@ impl Sleepers {
                 return Some(due);
             }
         }
-        wake_all(self.take());
-        None
+        // Whoever reads just now has most of it.
+        (!self.try_read(read)).then(|| now + PATIENCE)
     }
 
-    /// Wakes everybody, from now on at once, since there are no more turns.
-    pub(crate) fn end(&self) {
+    /// Does what is left. When this returns, no answer that was left before is unread, nor is anybody reading one.
+    pub(crate) fn finish(&self, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) {
+        let reading = self.reading.lock();
+        let Left { wakers, unread } = self.take();
+        let read = read(unread);
+        drop(reading);
+        wake_all(wakers);
+        wake_all(read);
+    }
+
+    /// As [`finish`](Self::finish), and from now on nothing is left to anybody, since there are no more turns.
+    pub(crate) fn end(&self, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) {
         self.state.lock().ended = true;
-        wake_all(self.take());
+        self.finish(read);
+    }
+
+    /// Does what is left, unless somebody is at it, maybe this thread; says whether it did.
+    fn try_read(&self, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) -> bool {
+        // Once more for those who came meanwhile and found this thread at it.
+        for round in 0..2 {
+            // Taken before what is left is, so that nobody is past this with answers that are still unread.
+            let Some(reading) = self.reading.try_lock() else { return round > 0 };
+            let Left { wakers, unread } = self.take();
+            let read = if unread.is_empty() { Vec::new() } else { read(unread) };
+            drop(reading);
+            wake_all(wakers);
+            wake_all(read);
+            if !self.any.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        true
     }
 
     /// Leaves these to others; says whether it could.
-    fn leave(&self, wakers: &mut Vec<Waker>) -> bool {
+    fn leave(&self, left: &mut Left) -> bool {
         let mut state = self.state.lock();
         if state.ended {
             return false;
         }
-        state.wakers.append(wakers);
+        state.left.append(left);
         self.any.store(true, Ordering::SeqCst);
         true
     }
 
-    fn take(&self) -> Vec<Waker> {
+    fn take(&self) -> Left {
         let mut state = self.state.lock();
         self.any.store(false, Ordering::SeqCst);
         state.due = None;
-        std::mem::take(&mut state.wakers)
+        mem::take(&mut state.left)
     }
 }
 
 /// Wakers are other people's code: none is called under a lock, and the panic of one is not the end of the others.
 fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
-    for waker in wakers {
-        survive(|| waker.wake());
+    let mut wakers = wakers.into_iter().peekable();
+    while let Some(waker) = wakers.next() {
+        // One task may wait for many calls.
+        if wakers.peek().is_some_and(|next| next.will_wake(&waker)) {
+            survive(|| drop(waker));
+        } else {
+            survive(|| waker.wake());
+        }
     }
 }
 
@@ -168,6 +235,16 @@ mod tests {
         tasks.iter().map(|task| task.clone().into()).collect()
     }
 
+    /// These are over, and nothing is left unread.
+    fn over(tasks: &[Arc<Task>]) -> Left {
+        Left { wakers: wakers(tasks), unread: Vec::new() }
+    }
+
+    fn nothing(unread: Vec<Bytes>) -> Vec<Waker> {
+        assert!(unread.is_empty());
+        Vec::new()
+    }
+
     fn woken<const N: usize>(tasks: &[Arc<Task>; N]) -> [usize; N] {
         tasks.each_ref().map(|task| task.woken.load(SeqCst))
     }
@@ -176,11 +253,11 @@ mod tests {
     fn the_first_is_woken_and_the_next_to_poll_wakes_the_others() {
         let sleepers = Sleepers::default();
         let tasks = tasks();
-        assert!(sleepers.wake_first(wakers(&tasks)));
+        assert!(sleepers.wake_first(over(&tasks), nothing));
         assert_eq!(woken(&tasks), [1, 0, 0]);
-        sleepers.wake_others(|| true);
+        sleepers.wake_others(|| true, nothing);
         assert_eq!(woken(&tasks), [1, 1, 1]);
-        sleepers.wake_others(|| true);
+        sleepers.wake_others(|| true, nothing);
         assert_eq!(woken(&tasks), [1, 1, 1]);
         assert!(tasks.iter().all(|task| Arc::strong_count(task) == 1), "nothing of a task is kept");
     }
@@ -190,16 +267,16 @@ mod tests {
         let sleepers = Sleepers::default();
         let tasks = tasks();
         let start = Instant::now();
-        assert_eq!(sleepers.turn(start), None);
-        assert!(sleepers.wake_first(wakers(&tasks[..2])));
-        assert_eq!(sleepers.turn(start), Some(start + PATIENCE));
+        assert_eq!(sleepers.turn(start, nothing), None);
+        assert!(sleepers.wake_first(over(&tasks[..2]), nothing));
+        assert_eq!(sleepers.turn(start, nothing), Some(start + PATIENCE));
         // Those that come later do not put it off.
-        assert!(sleepers.wake_first(wakers(&tasks[2..])));
-        assert_eq!(sleepers.turn(start + PATIENCE / 2), Some(start + PATIENCE));
+        assert!(sleepers.wake_first(over(&tasks[2..]), nothing));
+        assert_eq!(sleepers.turn(start + PATIENCE / 2, nothing), Some(start + PATIENCE));
         assert_eq!(woken(&tasks), [1, 0, 1, 0]);
-        assert_eq!(sleepers.turn(start + PATIENCE), None);
+        assert_eq!(sleepers.turn(start + PATIENCE, nothing), None);
         assert_eq!(woken(&tasks), [1; 4]);
-        assert_eq!(sleepers.turn(start + PATIENCE), None);
+        assert_eq!(sleepers.turn(start + PATIENCE, nothing), None);
     }
 
     #[test]
@@ -207,10 +284,20 @@ mod tests {
         let sleepers = Sleepers::default();
         let tasks = tasks();
         let [a, b, c] = wakers(&tasks).try_into().unwrap();
-        assert!(!sleepers.wake_first(vec![a.clone(), a.clone(), a.clone()]));
+        assert!(
+            !sleepers.wake_first(
+                Left { wakers: vec![a.clone(), a.clone(), a.clone()], unread: Vec::new() },
+                nothing
+            )
+        );
         assert_eq!(woken(&tasks), [1, 0, 0]);
-        assert!(sleepers.wake_first(vec![a.clone(), b.clone(), b, c, a]));
-        sleepers.wake_others(|| true);
+        assert!(
+            sleepers.wake_first(
+                Left { wakers: vec![a.clone(), b.clone(), b, c, a], unread: Vec::new() },
+                nothing
+            )
+        );
+        sleepers.wake_others(|| true, nothing);
         assert_eq!(woken(&tasks), [2, 1, 1]);
     }
 
@@ -219,8 +306,8 @@ mod tests {
         let sleepers = Sleepers::default();
         let panicking = || Arc::new(Task { panics: true, ..Task::default() });
         let tasks = [panicking(), panicking(), Arc::default()];
-        assert!(sleepers.wake_first(wakers(&tasks)));
-        sleepers.wake_others(|| true);
+        assert!(sleepers.wake_first(over(&tasks), nothing));
+        sleepers.wake_others(|| true, nothing);
         assert_eq!(woken(&tasks), [1, 1, 1]);
     }
 
@@ -228,10 +315,50 @@ mod tests {
     fn nobody_is_left_at_the_end() {
         let sleepers = Sleepers::default();
         let tasks = tasks();
-        sleepers.wake_first(wakers(&tasks[..2]));
-        sleepers.end();
+        sleepers.wake_first(over(&tasks[..2]), nothing);
+        sleepers.end(nothing);
         assert_eq!(woken(&tasks), [1, 1, 0, 0]);
-        assert!(!sleepers.wake_first(wakers(&tasks[2..])));
+        assert!(!sleepers.wake_first(over(&tasks[2..]), nothing));
         assert_eq!(woken(&tasks), [1; 4]);
+    }
+
+    /// Answers that were left unread have the tasks woken that wait for them, and are read once.
+    #[test]
+    fn whoever_looks_first_reads_what_was_left_unread() {
+        let tasks = tasks::<4>();
+        let read = |unread: Vec<Bytes>| {
+            unread
+                .iter()
+                .flat_map(|calls| calls.iter().map(|call| tasks[*call as usize].clone().into()))
+                .collect()
+        };
+        let left = || Left {
+            wakers: wakers(&tasks[..1]),
+            unread: vec![Bytes::from_static(&[1, 2]), Bytes::from_static(&[3])],
+        };
+        let start = Instant::now();
+        let ways: [&dyn Fn(&Sleepers); 4] = [
+            &|sleepers| sleepers.wake_others(|| true, read),
+            &|sleepers| assert_eq!(sleepers.turn(start + PATIENCE, read), None),
+            &|sleepers| sleepers.finish(read),
+            &|sleepers| sleepers.end(read),
+        ];
+        for (round, way) in ways.into_iter().enumerate() {
+            let sleepers = Sleepers::default();
+            assert!(sleepers.wake_first(left(), read));
+            assert_eq!(woken(&tasks), [round + 1, round, round, round]);
+            assert!(sleepers.turn(start, read).is_some());
+            sleepers.wake_others(|| false, read);
+            assert_eq!(woken(&tasks)[1], round);
+            way(&sleepers);
+            assert_eq!(woken(&tasks), [round + 1; 4]);
+            way(&sleepers);
+            assert_eq!(woken(&tasks), [round + 1; 4]);
+        }
+        // After the end there is nobody to leave them to.
+        let sleepers = Sleepers::default();
+        sleepers.end(nothing);
+        assert!(!sleepers.wake_first(left(), read));
+        assert_eq!(woken(&tasks), [5; 4]);
     }
 }

@@ -8,7 +8,7 @@ use std::{
     thread::{self, Thread},
 };
 
-use daffi::{BG, Call, Global};
+use daffi::{BG, Call, FG, Global};
 use tokio::{
     runtime::{Builder, Runtime},
     task::{LocalSet, spawn_local},
@@ -23,20 +23,20 @@ const CALLS: usize = 64;
 struct Together {
     caller: Global,
     _callee: Global,
-    _net: Net,
+    net: Net,
 }
 
 impl Together {
     fn new() -> Self {
         let net = Net::new();
         let caller = net.caller();
-        Self { caller, _callee: Self::callee(&net), _net: net }
+        Self { caller, _callee: Self::callee(&net), net }
     }
 
     /// The caller has the controller.
     fn embedded() -> Self {
         let (net, caller) = Net::embedded("caller");
-        Self { caller, _callee: Self::callee(&net), _net: net }
+        Self { caller, _callee: Self::callee(&net), net }
     }
 
     fn callee(net: &Net) -> Global {
@@ -160,6 +160,18 @@ fn a_task_that_is_never_polled_again_keeps_no_other_one_asleep() {
     }
     // They have their answers all the same.
     for (number, call) in neglected.into_iter().enumerate() {
+        assert_eq!(block_on(call).unwrap(), number);
+    }
+}
+
+/// Whoever would send them together is not polled, so they are sent without anybody.
+#[test]
+fn calls_that_nobody_has_polled_yet_are_sent() {
+    let together = Together::new();
+    let other = together.net.node("other").start().unwrap();
+    let calls: Vec<_> = (1..CALLS).map(|number| together.call(number).into_future()).collect();
+    assert_eq!((other.call.by_name::<usize, _>("echo", (0usize,)) & FG.timeout(BOUND)).unwrap(), 0);
+    for (number, call) in (1..).zip(calls) {
         assert_eq!(block_on(call).unwrap(), number);
     }
 }

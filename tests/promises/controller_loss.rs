@@ -1,7 +1,10 @@
 //! The controller is killed, stopped or frozen, or the way to it breaks.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -211,6 +214,53 @@ fn a_terminated_controller_drains_under_load() {
         }
         more(300);
     });
+    let executions = world.executions();
+    assert!(executions.values().all(|count| *count == 1));
+    assert_eq!(executions.len(), answered.load(Ordering::SeqCst));
+}
+
+/// The same with tasks that await their calls: an answer that came with the end of the connection counts.
+#[test]
+fn a_terminated_controller_drains_under_load_of_tasks() {
+    const TASKS: u64 = 100;
+    let mut world = World::new();
+    let _callees = ["a", "b"].map(|name| world.callee(name));
+    let g = world.caller();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let more = |calls: usize| {
+        let before = answered.load(Ordering::SeqCst);
+        until("calls are answered", || answered.load(Ordering::SeqCst) >= before + calls);
+    };
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|number| {
+            let (g, over, answered) = (g.clone(), over.clone(), answered.clone());
+            runtime.spawn(async move {
+                while !over.load(Ordering::SeqCst) {
+                    let call = nonce();
+                    let outcome = match number % 4 {
+                        0 => g.call.slow_async(call, call % 30).await,
+                        1 => g.call.work(call).await,
+                        _ => g.call.work_async(call).await,
+                    };
+                    assert_eq!(outcome.unwrap(), call);
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        more(500);
+        world.controller().terminate();
+        assert_eq!(world.controller_exit(), 0);
+        world.start_controller();
+    }
+    more(500);
+    over.store(true, Ordering::SeqCst);
+    for task in tasks {
+        runtime.block_on(task).unwrap();
+    }
     let executions = world.executions();
     assert!(executions.values().all(|count| *count == 1));
     assert_eq!(executions.len(), answered.load(Ordering::SeqCst));

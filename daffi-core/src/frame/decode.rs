@@ -60,6 +60,17 @@ impl<'a> Frame<'a> {
         (head.kind == kind::CHUNK && length <= CHUNK_BYTES && body.len() < length).then_some((chunk, body))
     }
 
+    /// Where the frame ends that starts at `at` in `batch`, if it is a REPLY that is a whole result of at most `limit` bytes. What
+    /// this says is one, [`decode`](Self::decode) takes for one.
+    pub fn whole_reply(batch: &[u8], at: usize, limit: usize) -> Option<usize> {
+        let (head, content) = batch.get(at..)?.split_first_chunk::<HEAD_BYTES>()?;
+        let head = Head::parse(head);
+        let fixed = content.first_chunk::<8>()?;
+        let (length, total) = (head.length as usize, u32::from_le_bytes(part(fixed, 4)) as usize);
+        let is_whole = head.kind == kind::REPLY && !head.has(flag::MORE) && length == total + fixed.len();
+        (is_whole && total <= limit && length <= content.len()).then_some(at + HEAD_BYTES + length)
+    }
+
     #[inline(never)]
     fn parse(head: &Head, content: &'a [u8], batch: &'a Bytes) -> Result<Self, Problem> {
         let mut input = Input::new(content);

@@ -2,7 +2,7 @@
 //!
 //! That these find mistakes was seen with each of these planted: the first task is woken before the others are there to be
 //! found; `take` says that there are none after it has let go of the lock; `turn` takes nothing; `wake_first` does not
-//! look whether there are turns still.
+//! look whether there are turns still; answers are taken before the lock under which they are read, or without it.
 
 use std::{
     ops::Range,
@@ -27,7 +27,7 @@ struct Task {
 impl Task {
     fn sleep(&self) {
         let mut woken = self.woken.lock();
-        while !std::mem::take(&mut *woken) {
+        while !mem::take(&mut *woken) {
             self.signal.wait(&mut woken);
         }
     }
@@ -60,7 +60,7 @@ impl<const N: usize> Calls<N> {
             let context = Context::from_waker(&waker);
             let mut place = None;
             loop {
-                calls.sleepers.wake_others(|| true);
+                calls.look();
                 if calls.answers[call].poll(&context, &mut place).is_ready() {
                     return;
                 }
@@ -77,11 +77,43 @@ impl<const N: usize> Calls<N> {
 
     /// A batch of answers comes.
     fn answered(&self, calls: Range<usize>) {
+        let wakers = self.set(calls);
+        self.sleepers.wake_first(Left { wakers, unread: Vec::new() }, |unread| self.read(unread));
+    }
+
+    /// The first of these is answered, and the answers of the others are left unread.
+    fn left_unread(&self, calls: Range<usize>) {
+        let wakers = self.set(calls.start..calls.start + 1);
+        let unread = (calls.start + 1..calls.end).map(|call| vec![call as u8].into()).collect();
+        self.sleepers.wake_first(Left { wakers, unread }, |unread| self.read(unread));
+    }
+
+    fn look(&self) {
+        self.sleepers.wake_others(|| true, |unread| self.read(unread));
+    }
+
+    fn read(&self, unread: Vec<Bytes>) -> Vec<Waker> {
+        unread.iter().flat_map(|call| self.set(call[0].into()..usize::from(call[0]) + 1)).collect()
+    }
+
+    fn set(&self, calls: Range<usize>) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for answer in &self.answers[calls] {
-            answer.set_with((), |waker| wakers.push(waker));
+            assert!(answer.set_with((), |waker| wakers.push(waker)), "it is read twice");
         }
-        self.sleepers.wake_first(wakers);
+        wakers
+    }
+
+    /// Looks after it as the I/O thread does, for longer than it has patience.
+    fn turns(&self) {
+        let mut now = Instant::now();
+        for _ in 0..4 {
+            match self.sleepers.turn(now, |unread| self.read(unread)) {
+                Some(due) => now = due,
+                None => return,
+            }
+            thread::yield_now();
+        }
     }
 }
 
@@ -106,10 +138,7 @@ fn turns_wake_those_that_a_task_leaves_which_does_not_come_back() {
         calls.neglected(0);
         let tasks = [1, 2].map(|call| calls.awaited(call));
         calls.answered(0..3);
-        let now = Instant::now();
-        if let Some(due) = calls.sleepers.turn(now) {
-            calls.sleepers.turn(due);
-        }
+        calls.turns();
         tasks.into_iter().for_each(|task| task.join().unwrap());
     };
     shuttle::check_random(run, RUNS);
@@ -126,7 +155,74 @@ fn the_end_leaves_nobody_asleep() {
             let calls = calls.clone();
             thread::spawn(move || calls.answered(0..3))
         };
-        calls.sleepers.end();
+        calls.sleepers.end(|unread| calls.read(unread));
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+        io.join().unwrap();
+    };
+    shuttle::check_random(run, RUNS);
+    shuttle::check_pct(run, RUNS, 3);
+}
+
+/// A task reads what was left unread before it looks after its own call, and so nobody waits for ever.
+#[test]
+fn tasks_that_come_back_read_what_was_left_unread() {
+    let run = || {
+        let calls = Calls::<5>::new();
+        let tasks = [0, 1, 2, 3, 4].map(|call| calls.awaited(call));
+        calls.left_unread(0..3);
+        calls.left_unread(3..5);
+        // As the I/O thread does: whoever came while another one was reading left it to that one, which may have looked already.
+        calls.turns();
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+    };
+    shuttle::check_random(run, RUNS);
+    shuttle::check_pct(run, RUNS, 3);
+}
+
+#[test]
+fn turns_read_what_a_task_leaves_which_does_not_come_back() {
+    let run = || {
+        let calls = Calls::<3>::new();
+        calls.neglected(0);
+        let tasks = [1, 2].map(|call| calls.awaited(call));
+        calls.left_unread(0..3);
+        calls.turns();
+        tasks.into_iter().for_each(|task| task.join().unwrap());
+    };
+    shuttle::check_random(run, RUNS);
+    shuttle::check_pct(run, RUNS, 3);
+}
+
+/// Before calls fail with their link, all that has come is read, whoever is at it.
+#[test]
+fn nothing_is_unread_that_was_left_before() {
+    let run = || {
+        let calls = Calls::<3>::new();
+        calls.neglected(0);
+        calls.left_unread(0..3);
+        let reads = {
+            let calls = calls.clone();
+            thread::spawn(move || calls.look())
+        };
+        calls.sleepers.finish(|unread| calls.read(unread));
+        assert!(calls.answers.iter().all(Latch::is_set), "an answer that has come is lost");
+        reads.join().unwrap();
+    };
+    shuttle::check_random(run, RUNS);
+    shuttle::check_pct(run, RUNS, 3);
+}
+
+#[test]
+fn the_end_leaves_nothing_unread() {
+    let run = || {
+        let calls = Calls::<3>::new();
+        calls.neglected(0);
+        let tasks = [1, 2].map(|call| calls.awaited(call));
+        let io = {
+            let calls = calls.clone();
+            thread::spawn(move || calls.left_unread(0..3))
+        };
+        calls.sleepers.end(|unread| calls.read(unread));
         tasks.into_iter().for_each(|task| task.join().unwrap());
         io.join().unwrap();
     };
