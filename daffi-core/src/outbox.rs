@@ -265,6 +265,11 @@ impl Outbox {
         state.queue.len() + self.unwritten.load(Ordering::Relaxed)
     }
 
+    /// Whether the kernel takes no more for now. When it does again, the reactor writes.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     /// How many bytes the kernel has taken so far, if it is to take more.
     pub(crate) fn progress(&self) -> Option<u64> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))

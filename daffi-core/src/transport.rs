@@ -69,6 +69,12 @@ macro_rules! each {
     };
 }
 
+/// How long the next of so many addresses may take, with so much time left for all of them.
+fn share_of(left: Duration, addresses: usize) -> Duration {
+    let left = left.max(CONNECT_TIMEOUT_MIN);
+    (left / addresses as u32).max(SYN_AGAIN).min(left)
+}
+
 impl Stream {
     /// Connects, waiting at most `timeout` for all addresses together that a host name has.
     ///
@@ -88,9 +94,8 @@ impl Stream {
                 let until = host::now() + timeout;
                 for (tried, address) in addresses.iter().enumerate() {
                     // One that does not answer leaves time for the others.
-                    let left = until.saturating_duration_since(host::now()).max(CONNECT_TIMEOUT_MIN);
-                    let share = left / (addresses.len() - tried) as u32;
-                    match StdTcpStream::connect_timeout(address, share.max(SYN_AGAIN).min(left)) {
+                    let left = until.saturating_duration_since(host::now());
+                    match StdTcpStream::connect_timeout(address, share_of(left, addresses.len() - tried)) {
                         Ok(stream) => return Self::from_tcp(stream),
                         Err(error) => last = error,
                     }
@@ -325,3 +330,29 @@ impl Source for Listener {
 
 #[cfg(unix)]
 mod unix;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many there are, and none answers.
+    #[test]
+    fn addresses_that_do_not_answer_take_their_time_together() {
+        let timeout = Duration::from_secs(5);
+        for addresses in [1, 2, 3, 4, 10, 100] {
+            let (mut left, mut waited) = (timeout, Duration::ZERO);
+            for tried in 0..addresses {
+                let share = share_of(left, addresses - tried);
+                waited += share;
+                left = left.saturating_sub(share);
+                // The first has the time that a lost packet takes, whatever is left to others.
+                assert!(
+                    share >= CONNECT_TIMEOUT_MIN && (tried > 0 || share >= SYN_AGAIN),
+                    "{tried}: {share:?}"
+                );
+            }
+            assert!(waited <= timeout + CONNECT_TIMEOUT_MIN * addresses as u32, "{addresses}: {waited:?}");
+            assert!(waited >= timeout, "{addresses}: {waited:?}");
+        }
+    }
+}

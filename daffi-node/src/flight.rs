@@ -160,7 +160,7 @@ impl CancelOnDrop {
 
     fn flush(&mut self) {
         if std::mem::take(&mut self.flushes) {
-            self.flight.node.link.turn();
+            self.flight.node.link.write();
         }
     }
 }

@@ -29,7 +29,7 @@ const FOUND: u8 = 2;
 
 impl Flusher {
     /// How long frames are left to a task. It may be busy, or not come back to its call at all.
-    pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+    const PATIENCE: Duration = Duration::from_millis(1);
 
     /// A frame is left, which is queued already; says whether it is the first, so that a [`turn`](Self::turn) has to follow.
     pub(crate) fn leave(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What fuzz targets reach of this crate: payloads in chunks, on their way in and out. Not part of the API.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Waker};
 
 use bytes::Bytes;
 use daffi_core::{
@@ -123,7 +123,7 @@ impl Results {
     pub fn take(&self, frame: Frame<'_>, placed: bool) -> Option<u32> {
         let pool = &self.pool.0;
         let progress = match frame {
-            Frame::Reply(reply) => self.pending.reply(&reply, self.limit, pool),
+            Frame::Reply(reply) => self.pending.reply(&reply, self.limit, pool, Waker::wake),
             Frame::Chunk(chunk) => {
                 let add = |assembly: &mut Assembly| add(assembly, &chunk, placed, pool);
                 self.pending.chunk(chunk.part, self.limit, add)

@@ -5,6 +5,7 @@ use std::{
     mem,
     ops::Range,
     sync::Arc,
+    task::Waker,
 };
 
 use bytes::Bytes;
@@ -161,6 +162,8 @@ impl Inbound {
         match (self.phase, frame) {
             (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
             (_, Frame::Pong { id: FAREWELL }) => {
+                // What came before it is to be found by whoever waits for it.
+                self.node.wake_tasks(mem::take(&mut self.left));
                 self.node.farewell.set(());
             }
             (_, Frame::Pong { id }) => self.node.connector.answered(id),
@@ -193,10 +196,11 @@ impl Inbound {
             Frame::Request(request) => self.request(&request),
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
                 self.node.reply(&reply, |waker| self.left.wakers.push(waker));
+                self.node.admit_queued();
             }
             Frame::Reply(reply) => {
                 self.goes_on = self.node.answer(reply.id, true, reply.part, |pending| {
-                    pending.reply(&reply, limit, &self.node.pool)
+                    pending.reply(&reply, limit, &self.node.pool, Waker::wake)
                 });
             }
             Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}

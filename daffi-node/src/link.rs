@@ -67,7 +67,7 @@ pub(crate) enum Flush {
     /// Soon, on the I/O thread, with whatever else there is by then. One write for many frames is what makes many
     /// calls cheap; the price is that this one waits for the I/O thread.
     Soon,
-    /// By a task, once all that are ready had their turn. Whoever sends it says so to the [`Flusher`].
+    /// By a task, once all that are ready had their turn.
     Later,
 }
 
@@ -224,7 +224,7 @@ impl Link {
     /// The receiver of a large payload takes more of it.
     pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
         self.streams.credit(id, bytes);
-        self.turn();
+        self.write();
     }
 
     /// Nobody wants the rest of a large payload.
@@ -258,7 +258,7 @@ impl Link {
         }
         *state = State::Up(port);
         drop(state);
-        self.turn();
+        self.write();
         refused
     }
 
@@ -306,7 +306,7 @@ impl Link {
     }
 
     /// Writes what waits.
-    pub(crate) fn turn(&self) {
+    pub(crate) fn write(&self) {
         self.flusher.begin();
         if let Some(port) = self.state.read().port() {
             self.flush_now(port);
@@ -315,11 +315,11 @@ impl Link {
 
     /// What the I/O thread does for the link whenever it has a turn. Says when there is something to write, if that is left to a
     /// task for now.
-    pub(crate) fn turn_at(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         let wanted = self.wanted.swap(false, Ordering::SeqCst) || self.streams.is_active();
         let left = self.flusher.turn(now).filter(|_| !wanted);
         if left.is_none() {
-            self.turn();
+            self.write();
         }
         left
     }
@@ -331,8 +331,12 @@ impl Link {
         } else if flush == Flush::Later {
             if let Port::Socket(outbox) = port
                 && outbox.len() >= FLUSH_BYTES
+                && !outbox.is_blocked()
             {
                 self.flush_now(port);
+            } else if self.flusher.leave() {
+                // For the time in which no task does it.
+                self.reactor.wake_soon();
             }
         } else if flush == Flush::Now {
             self.flush_now(port);

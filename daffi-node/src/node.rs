@@ -31,7 +31,6 @@ use crate::{
     caller::Caller,
     connection::Connector,
     executor::{Executor, Home},
-    flusher::Flusher,
     held_bytes::{Full, HeldBytes, Hold},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
@@ -40,7 +39,7 @@ use crate::{
     payload_pool::PayloadPool,
     pending::{Payload, Pending, Progress},
     settling::Settling,
-    sleepers::{Left, Sleepers},
+    sleepers::{Left, Sleepers, Turn},
     streams::StreamId,
 };
 
@@ -91,6 +90,12 @@ struct Delayed {
     id: Option<CallId>,
     call: Outgoing,
 }
+
+/// The largest arguments that are left to a task to be written.
+const LEFT_BYTES_MAX: usize = 4 * 1024;
+
+/// How long it may take whoever reads answers.
+const READING: Duration = Duration::from_millis(1);
 
 /// The id of the ping that follows a node's GOODBYE. No heartbeat has it.
 pub(crate) const FAREWELL: u64 = 0;
@@ -226,7 +231,7 @@ impl Node {
 
     /// Sends what waits until fewer are in flight, as far as there are places.
     #[inline]
-    fn admit_queued(&self) {
+    pub(crate) fn admit_queued(&self) {
         let send =
             |call: Admitted, going_on| self.send_admitted(&call.pending, call.id, &call.call, going_on);
         self.admission.go_on(send);
@@ -246,15 +251,11 @@ impl Node {
         self.settling.keep(id, call);
         let large = call.is_large();
         let flush = match Flush::with(going_on) {
-            Flush::Soon if pending.is_awaited() => Flush::Later,
+            Flush::Soon if pending.is_awaited() && call.body.len() <= LEFT_BYTES_MAX => Flush::Later,
             flush => flush,
         };
         let mark = |sent| pending.set_sent(sent);
         let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
-        // On its own thread the reactor writes with its turn.
-        if flush == Flush::Later && !self.reactor.is_current() && self.link.flusher.leave() {
-            self.watch(host::now() + Flusher::PATIENCE);
-        }
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
             self.withdraw(id, pending);
@@ -318,16 +319,18 @@ impl Node {
 
     /// Takes a call out of the table, if nobody was faster.
     pub(crate) fn take(&self, id: CallId) -> Option<Arc<Pending>> {
-        self.take_if(id, |_| true)
+        let taken = self.take_if(id, |_| true)?;
+        self.admit_queued();
+        Some(taken)
     }
 
-    /// The same, if it is one that is asked for.
-    pub(crate) fn take_if(&self, id: CallId, which: impl FnOnce(&Pending) -> bool) -> Option<Arc<Pending>> {
+    /// The same, if it is one that is asked for. [`admit_queued`](Self::admit_queued) is to follow.
+    fn take_if(&self, id: CallId, which: impl FnOnce(&Pending) -> bool) -> Option<Arc<Pending>> {
         let pending = self.calls.remove_if(id, which)?;
         self.settling.forget(id);
         // It may have ended before all of its arguments were sent.
         self.link.cancel_stream(StreamId { call: id.0, reply: false });
-        self.release(&pending);
+        self.admission.leave(&pending);
         Some(pending)
     }
 
@@ -350,19 +353,27 @@ impl Node {
 
     /// Wakes tasks whose calls are over: the first of them, which does what else is left.
     pub(crate) fn wake_tasks(&self, left: Left) {
+        if left.is_empty() {
+            return;
+        }
         if self.sleepers.wake_first(left, |unread| self.read_answers(unread)) {
             // The turn may have been before this.
             self.reactor.wake();
         }
+        self.admit_queued();
     }
 
     /// Somebody looks after a call, or gives it up: answers that were left unread are read, and others are woken.
     pub(crate) fn wake_others(&self) {
         // The I/O thread, in a callback that calls on, would pay for each what they are left for.
-        self.sleepers.wake_others(|| !self.reactor.is_current(), |unread| self.read_answers(unread));
+        let may = || !self.reactor.is_current();
+        if self.sleepers.wake_others(may, |unread| self.read_answers(unread)) {
+            self.admit_queued();
+        }
     }
 
-    /// Takes answers that were left unread; gives the wakers of the tasks that wait for them.
+    /// Takes answers that were left unread; gives the wakers of the tasks that wait for them. [`admit_queued`](Self::admit_queued)
+    /// is to follow, once others may read.
     fn read_answers(&self, unread: Vec<Bytes>) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for answers in &unread {
@@ -376,16 +387,16 @@ impl Node {
         wakers
     }
 
-    /// Takes a whole result, or one of a broadcast.
+    /// Takes a whole result, or one of a broadcast; gives the wakers of tasks that wait for it to `wake`.
+    /// [`admit_queued`](Self::admit_queued) is to follow.
     pub(crate) fn reply(&self, reply: &Reply<'_>, wake: impl FnMut(Waker)) {
         // Most answers are of this kind, and looked up once.
-        match self.take_if(CallId(reply.id), Pending::is_single) {
-            Some(pending) => pending.succeed(Payload::whole(reply), wake),
-            None => {
-                let limit = self.limits.payload_bytes_max;
-                self.answer(reply.id, true, reply.part, |pending| pending.reply(reply, limit, &self.pool));
-            }
+        if let Some(pending) = self.take_if(CallId(reply.id), Pending::is_single) {
+            return pending.succeed(Payload::whole(reply), wake);
         }
+        let limit = self.limits.payload_bytes_max;
+        let give = |pending: &Pending| pending.reply(reply, limit, &self.pool, wake);
+        self.answered(reply.id, true, reply.part, give);
     }
 
     /// Passes what came for a call on to it; frees its place when that was the last. Says whether chunks follow that are wanted.
@@ -396,6 +407,13 @@ impl Node {
         part: u32,
         give: impl FnOnce(&Pending) -> Progress,
     ) -> bool {
+        let goes_on = self.answered(id, counts, part, give);
+        self.admit_queued();
+        goes_on
+    }
+
+    /// The same, where [`admit_queued`](Self::admit_queued) follows later.
+    fn answered(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) -> bool {
         let id = CallId(id);
         let Some(pending) = self.calls.get(id) else {
             if counts {
@@ -404,7 +422,7 @@ impl Node {
             return false;
         };
         match give(&pending) {
-            Progress::Done => drop(self.take(id)),
+            Progress::Done => drop(self.take_if(id, |_| true)),
             Progress::Refused => self.refuse_rest(id),
             Progress::Open => {}
             Progress::Credit(bytes) => {
@@ -448,6 +466,8 @@ impl Node {
 
     /// The caller does not wait any more.
     pub(crate) fn cancel(&self, id: CallId) {
+        // Its answer may be there.
+        self.wake_others();
         if let Some(pending) = self.take(id) {
             self.withdraw(id, &pending);
             pending.fail(pending.cancelled());
@@ -458,6 +478,8 @@ impl Node {
 
     /// The caller's time has run out.
     pub(crate) fn time_out(&self, id: CallId, after: Duration) {
+        // Its answer may be there.
+        self.wake_others();
         if let Some(pending) = self.take(id) {
             self.withdraw(id, &pending);
             pending.fail(pending.timed_out(after));
@@ -551,18 +573,22 @@ impl Node {
         }
     }
 
-    fn expire(&self, now: Instant) {
+    /// Ends calls whose time is up; says when to come again if that has to wait.
+    fn expire(&self, now: Instant) -> Option<Instant> {
         if self.calls.next_deadline().is_none_or(|next| next > now) {
-            return;
+            return None;
         }
         // One whose answer is there is not late.
-        self.sleepers.finish(|unread| self.read_answers(unread));
+        if !self.sleepers.try_finish(|unread| self.read_answers(unread)) {
+            return Some(now + READING);
+        }
         for (id, pending, after) in self.calls.expired(now) {
             self.settling.forget(id);
             self.release(&pending);
             self.withdraw(id, &pending);
             pending.fail(pending.timed_out(after));
         }
+        None
     }
 
     fn send_due(&self, now: Instant) {
@@ -601,24 +627,32 @@ impl Service for Node {
     fn turn(&self, now: Instant) -> Option<Instant> {
         // From here on until the end whoever adds a deadline wakes the thread, so that none is overlooked.
         self.alarm.unset();
-        self.expire(now);
+        let expires = self.expire(now);
+        let sleepers = match self.sleepers.turn(now, |unread| self.read_answers(unread)) {
+            Turn::Nothing => None,
+            Turn::At(due) => Some(due),
+            Turn::Done => {
+                self.admit_queued();
+                None
+            }
+        };
         self.send_due(now);
-        let link = self.link.turn_at(now);
+        // After all that calls.
+        let link = self.link.turn(now);
         let delayed = self.delayed.lock().peek().map(|next| next.0.at);
         let connection = self.keep_connected(now);
         let settling = self.settling.turn(now);
-        let sleepers = self.sleepers.turn(now, |unread| self.read_answers(unread));
         let executor = self.executor.turn(now);
         let pool = self.pool.turn(now);
-        let next =
-            [self.calls.next_deadline(), delayed, connection, settling, sleepers, pool, executor, link];
+        let expires = expires.or_else(|| self.calls.next_deadline());
+        let next = [expires, delayed, connection, settling, sleepers, pool, executor, link];
         let next = next.into_iter().flatten().min();
         self.alarm.set(next);
         next
     }
 
     fn work(&self) {
-        self.executor.work(|| self.link.turn());
+        self.executor.work(|| self.link.write());
     }
 }
 

@@ -250,13 +250,19 @@ impl Pending {
         self.place.store(place, Ordering::SeqCst);
     }
 
-    /// Takes a result, of `limit` bytes at most.
-    pub(crate) fn reply(&self, reply: &Reply<'_>, limit: u64, pool: &PayloadPool) -> Progress {
+    /// Takes a result, of `limit` bytes at most. If the call is over with it, `wake` is given the wakers of tasks that wait.
+    pub(crate) fn reply(
+        &self,
+        reply: &Reply<'_>,
+        limit: u64,
+        pool: &PayloadPool,
+        wake: impl FnMut(Waker),
+    ) -> Progress {
         let exceeds = u64::from(reply.total) > limit;
         let too_large = || self.too_large(reply.total as usize, limit);
         let begun = || Assembly::new(reply.codec, reply.total, &reply.body, pool);
         let whole = || Payload::whole(reply);
-        self.advance(|gathering| {
+        self.advance_with(wake, |gathering| {
             match gathering {
                 Gathering::One(_) if exceeds => return Step::Refuse(too_large()),
                 Gathering::One(_) if !reply.more => return Step::Finish(Ok(Answer::One(whole()))),
@@ -407,6 +413,11 @@ impl Pending {
     /// Takes a step with the lock held, and finishes without: that wakes whoever waits and may log, both other
     /// people's code.
     fn advance(&self, step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
+        self.advance_with(Waker::wake, step)
+    }
+
+    /// The same, with the wakers of tasks given to `wake`.
+    fn advance_with(&self, wake: impl FnMut(Waker), step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
         let step = {
             let mut gathering = self.gathering.lock();
             // Whatever still comes is not wanted any more.
@@ -418,9 +429,9 @@ impl Pending {
             step
         };
         match step {
-            Step::Finish(outcome) => self.finish(outcome),
+            Step::Finish(outcome) => self.finish(outcome, wake),
             Step::Refuse(error) => {
-                self.finish(Err(error));
+                self.finish(Err(error), wake);
                 Progress::Refused
             }
             Step::Wait(progress) => progress,
@@ -438,11 +449,11 @@ impl Pending {
         self.outcome.set_with(Ok(Answer::One(payload)), wake);
     }
 
-    fn finish(&self, outcome: Result<Answer>) -> Progress {
+    fn finish(&self, outcome: Result<Answer>, wake: impl FnMut(Waker)) -> Progress {
         if let (Err(error), true) = (&outcome, self.failure_logged) {
             tracing::warn!(callback = %self.callback, %error, "a call failed that nobody waits for");
         }
-        self.outcome.set(outcome);
+        self.outcome.set_with(outcome, wake);
         Progress::Done
     }
 }

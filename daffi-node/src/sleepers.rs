@@ -1,4 +1,4 @@
-//! Tasks whose calls are over and that are still to be woken.
+//! Tasks whose calls are over and that are still to be woken, and answers that are left to them unread.
 //!
 //! The answers to many calls come in one batch. Waking a task from another thread than its runtime's costs a system call
 //! with some runtimes, and with tokio's for one thread each time; and whatever belongs to a call moves from the cache of one
@@ -17,14 +17,14 @@ use std::{
 use bytes::Bytes;
 
 use crate::sync::{
-    Mutex,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Tasks that are still to be woken.
+/// Tasks that are still to be woken, and answers that are still to be read.
 #[derive(Default)]
 pub(crate) struct Sleepers {
-    /// Whether there are any, for whoever just looks. Written under the lock. A task that was woken on their behalf sees
+    /// Whether anything is left, for whoever just looks. Written under the lock. A task that was woken on their behalf sees
     /// it, as they were here before; whoever else does not leaves them to that one. For the turn it is `SeqCst`, which a
     /// reactor's bell asks for.
     any: AtomicBool,
@@ -50,7 +50,23 @@ pub(crate) struct Left {
     pub(crate) unread: Vec<Bytes>,
 }
 
-/// How long they are left to the task that was woken. It may be busy, or not come back to its call at all.
+/// Reads answers, and gives the wakers of the tasks that wait for them. It calls nobody else's code.
+pub(crate) trait Read: Fn(Vec<Bytes>) -> Vec<Waker> {}
+
+impl<F: Fn(Vec<Bytes>) -> Vec<Waker>> Read for F {}
+
+/// What a turn found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing is left.
+    Nothing,
+    /// Something is left to others until then.
+    At(Instant),
+    /// It was time, and all is done.
+    Done,
+}
+
+/// How long all that is left to the task that was woken. It may be busy, or not come back to its call at all.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 impl Left {
@@ -66,9 +82,8 @@ impl Left {
 
 impl Sleepers {
     /// Wakes the first of these tasks and leaves the others to it, and the answers as well; says whether there are any, so
-    /// that a [`turn`](Self::turn) has to follow. After the [`end`](Self::end) nothing is left to anybody: `read` reads
-    /// answers, and gives the wakers of those that wait for them.
-    pub(crate) fn wake_first(&self, mut left: Left, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) -> bool {
+    /// that a [`turn`](Self::turn) has to follow. After the [`end`](Self::end) nothing is left to anybody.
+    pub(crate) fn wake_first(&self, mut left: Left, read: impl Read) -> bool {
         let wakers = mem::take(&mut left.wakers);
         let mut first = None;
         for waker in wakers {
@@ -95,64 +110,62 @@ impl Sleepers {
         follows
     }
 
-    /// Whoever looks after a call, or gives one up, does what is left, if it may.
-    pub(crate) fn wake_others(&self, may: impl FnOnce() -> bool, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) {
-        if self.any.load(Ordering::Relaxed) && may() {
-            self.try_read(read);
-        }
+    /// Whoever looks after a call, or gives one up, does what is left, if it may; says whether it did.
+    pub(crate) fn wake_others(&self, may: impl FnOnce() -> bool, read: impl Read) -> bool {
+        self.any.load(Ordering::Relaxed) && may() && self.try_finish(read)
     }
 
-    /// Does what nobody has done for a while; says when there will be something.
-    pub(crate) fn turn(&self, now: Instant, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) -> Option<Instant> {
+    /// Does what nobody has done for a while; says when there will be something, or whether it did.
+    pub(crate) fn turn(&self, now: Instant, read: impl Read) -> Turn {
         if !self.any.load(Ordering::SeqCst) {
-            return None;
+            return Turn::Nothing;
         }
         {
             let mut state = self.state.lock();
             if state.left.is_empty() {
-                return None;
+                return Turn::Nothing;
             }
             let due = *state.due.get_or_insert(now + PATIENCE);
             if now < due {
-                return Some(due);
+                return Turn::At(due);
             }
         }
         // Whoever reads just now has most of it.
-        (!self.try_read(read)).then(|| now + PATIENCE)
+        if self.try_finish(read) { Turn::Done } else { Turn::At(now + PATIENCE) }
     }
 
-    /// Does what is left. When this returns, no answer that was left before is unread, nor is anybody reading one.
-    pub(crate) fn finish(&self, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) {
-        let reading = self.reading.lock();
-        let Left { wakers, unread } = self.take();
-        let read = read(unread);
-        drop(reading);
-        wake_all(wakers);
-        wake_all(read);
-    }
-
-    /// As [`finish`](Self::finish), and from now on nothing is left to anybody, since there are no more turns.
-    pub(crate) fn end(&self, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) {
-        self.state.lock().ended = true;
-        self.finish(read);
-    }
-
-    /// Does what is left, unless somebody is at it, maybe this thread; says whether it did.
-    fn try_read(&self, read: impl Fn(Vec<Bytes>) -> Vec<Waker>) -> bool {
+    /// Does what is left, unless somebody is at it, maybe this thread; says whether it did. Then no answer that was left before is
+    /// unread, nor is anybody reading one.
+    pub(crate) fn try_finish(&self, read: impl Read) -> bool {
         // Once more for those who came meanwhile and found this thread at it.
         for round in 0..2 {
-            // Taken before what is left is, so that nobody is past this with answers that are still unread.
             let Some(reading) = self.reading.try_lock() else { return round > 0 };
-            let Left { wakers, unread } = self.take();
-            let read = if unread.is_empty() { Vec::new() } else { read(unread) };
-            drop(reading);
-            wake_all(wakers);
-            wake_all(read);
+            self.finish_with(reading, &read);
             if !self.any.load(Ordering::SeqCst) {
                 break;
             }
         }
         true
+    }
+
+    /// As [`try_finish`](Self::try_finish), and waits until whoever is at it is done.
+    pub(crate) fn finish(&self, read: impl Read) {
+        self.finish_with(self.reading.lock(), &read);
+    }
+
+    /// As [`finish`](Self::finish), and from now on nothing is left to anybody, since there are no more turns.
+    pub(crate) fn end(&self, read: impl Read) {
+        self.state.lock().ended = true;
+        self.finish(read);
+    }
+
+    /// With the lock, which is taken before what is left is: nobody is past this with answers that are still unread.
+    fn finish_with(&self, reading: MutexGuard<'_, ()>, read: &impl Read) {
+        let Left { wakers, unread } = self.take();
+        let read = if unread.is_empty() { Vec::new() } else { read(unread) };
+        drop(reading);
+        wake_all(wakers);
+        wake_all(read);
     }
 
     /// Leaves these to others; says whether it could.
@@ -267,16 +280,16 @@ mod tests {
         let sleepers = Sleepers::default();
         let tasks = tasks();
         let start = Instant::now();
-        assert_eq!(sleepers.turn(start, nothing), None);
+        assert_eq!(sleepers.turn(start, nothing), Turn::Nothing);
         assert!(sleepers.wake_first(over(&tasks[..2]), nothing));
-        assert_eq!(sleepers.turn(start, nothing), Some(start + PATIENCE));
+        assert_eq!(sleepers.turn(start, nothing), Turn::At(start + PATIENCE));
         // Those that come later do not put it off.
         assert!(sleepers.wake_first(over(&tasks[2..]), nothing));
-        assert_eq!(sleepers.turn(start + PATIENCE / 2, nothing), Some(start + PATIENCE));
+        assert_eq!(sleepers.turn(start + PATIENCE / 2, nothing), Turn::At(start + PATIENCE));
         assert_eq!(woken(&tasks), [1, 0, 1, 0]);
-        assert_eq!(sleepers.turn(start + PATIENCE, nothing), None);
+        assert_eq!(sleepers.turn(start + PATIENCE, nothing), Turn::Done);
         assert_eq!(woken(&tasks), [1; 4]);
-        assert_eq!(sleepers.turn(start + PATIENCE, nothing), None);
+        assert_eq!(sleepers.turn(start + PATIENCE, nothing), Turn::Nothing);
     }
 
     #[test]
@@ -338,8 +351,8 @@ mod tests {
         };
         let start = Instant::now();
         let ways: [&dyn Fn(&Sleepers); 4] = [
-            &|sleepers| sleepers.wake_others(|| true, read),
-            &|sleepers| assert_eq!(sleepers.turn(start + PATIENCE, read), None),
+            &|sleepers| _ = sleepers.wake_others(|| true, read),
+            &|sleepers| _ = sleepers.turn(start + PATIENCE, read),
             &|sleepers| sleepers.finish(read),
             &|sleepers| sleepers.end(read),
         ];
@@ -347,7 +360,7 @@ mod tests {
             let sleepers = Sleepers::default();
             assert!(sleepers.wake_first(left(), read));
             assert_eq!(woken(&tasks), [round + 1, round, round, round]);
-            assert!(sleepers.turn(start, read).is_some());
+            assert_eq!(sleepers.turn(start, read), Turn::At(start + PATIENCE));
             sleepers.wake_others(|| false, read);
             assert_eq!(woken(&tasks)[1], round);
             way(&sleepers);

@@ -289,6 +289,10 @@ pub struct Summary {
     pub cancelled_in_time: usize,
     /// Processes that died within a step.
     pub deaths: usize,
+    /// How often one machine did not reach another one, by which it was reached still.
+    pub one_way: usize,
+    /// Nodes that lost their name to another one.
+    pub takeovers: usize,
     /// Calls that ran, and whose caller was told that the callee is gone.
     pub ran_unknown: usize,
     /// How often a callback ran.

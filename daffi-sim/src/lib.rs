@@ -156,7 +156,12 @@ fn run_to_the_end(seed: u64, options: Options) -> Report {
     violations.extend(checker::check(&sim, &cluster));
     let mut summary = sim.history.borrow().summary();
     summary.cancelled_in_time = checker::cancelled_in_time(&sim);
-    summary.deaths = sim.network.lock().deaths;
+    {
+        let network = sim.network.lock();
+        summary.deaths = network.deaths;
+        summary.one_way = network.one_way;
+        summary.takeovers = network.wire.takeovers;
+    }
     let (time, wall_reads) = (sim.now(), sim.wall_reads.get());
     sim.leave();
     let network = sim.network.lock();

@@ -52,6 +52,8 @@ pub(crate) struct Network {
     pub(crate) dead: BTreeSet<HostId>,
     /// How many died so.
     pub(crate) deaths: usize,
+    /// How often one machine did not reach another one, by which it was reached still.
+    pub(crate) one_way: usize,
     /// When somebody tried to connect.
     pub(crate) attempts: Vec<Duration>,
 }
@@ -147,6 +149,7 @@ impl Network {
             fallen: Vec::new(),
             dead: BTreeSet::new(),
             deaths: 0,
+            one_way: 0,
             attempts: Vec::new(),
         }
     }

@@ -67,6 +67,8 @@ pub(crate) struct Wire {
     /// Whom each broadcast went to, as the controller said.
     pub(crate) targets: BTreeMap<Nonce, BTreeSet<String>>,
     pub(crate) frames: u64,
+    /// Nodes that lost their name to another one.
+    pub(crate) takeovers: usize,
     /// Nodes may have few calls in flight: others wait, and what needs no place overtakes them.
     pub(crate) calls_wait: bool,
     /// Nodes that are in a controller's process, so that no bytes tell of them.
@@ -283,6 +285,8 @@ impl Wire {
                 seen.welcomed = true;
                 let of_the_name = |older: &&mut Seen| older.welcomed && older.name == seen.name;
                 for older in self.connections.values_mut().filter(of_the_name) {
+                    // Ended for this, or just now.
+                    self.takeovers += usize::from(older.over.is_none_or(|over| over == now));
                     older.over.get_or_insert(now);
                 }
             }

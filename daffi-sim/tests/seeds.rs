@@ -5,6 +5,7 @@ use daffi_sim::{Bug, Options, run};
 /// Runs these seeds, and says how to see again what is wrong with one.
 fn hold(seeds: impl Iterator<Item = u64>) {
     let (mut deaths, mut ran_unknown, mut cancelled, mut in_time) = (0, 0, 0, 0);
+    let (mut one_way, mut takeovers) = (0, 0);
     for seed in seeds {
         let report = run(seed, Options::default());
         assert!(report.violations.is_empty(), "seed {seed}: {:#?}\n{}", report.violations, report.replay());
@@ -13,8 +14,12 @@ fn hold(seeds: impl Iterator<Item = u64>) {
         ran_unknown += report.summary.ran_unknown;
         cancelled += report.summary.cancelled;
         in_time += report.summary.cancelled_in_time;
+        one_way += report.summary.one_way;
+        takeovers += report.summary.takeovers;
     }
     println!("{deaths} deaths, {ran_unknown} ran and are unknown, {cancelled} cancelled, {in_time} in time");
+    println!("{one_way} times one way alone was cut, {takeovers} names were taken over");
+    assert!(one_way > 5 && takeovers > 0, "no way is cut in one direction, or no name taken over");
     assert!(deaths > 5 && ran_unknown > 5, "nobody dies in the middle of something");
     assert!(cancelled > 50 && in_time > 5, "nothing is cancelled when it is about to call");
 }

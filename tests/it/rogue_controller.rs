@@ -1,20 +1,24 @@
 //! A node whose controller breaks the protocol.
 
 use std::{
+    future::{Future as _, IntoFuture as _},
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    task::{Context, Waker},
     thread,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use daffi::{BROADCAST, Error, Global, GlobalBuilder};
+use daffi::{BROADCAST, Error, Global, GlobalBuilder, Limits};
 use daffi_core::{
-    frame::{Body, Frame, Request, Targets, VERSION, Welcome},
+    frame::{Body, Frame, Reply, Request, Targets, VERSION, Welcome},
     limits::FRAME_BYTES_MAX,
 };
 
@@ -162,4 +166,56 @@ fn what_was_passed_on_before_the_goodbye_arrived_runs() {
     assert_eq!(ran.load(Ordering::SeqCst), 1);
     controller.join().unwrap();
     let _ = std::fs::remove_dir_all(directory);
+}
+
+/// Answers that come together, to tasks that do not look after them: the calls that wait for their places leave all the same, with
+/// nothing else going on.
+#[test]
+fn calls_that_wait_for_the_places_of_neglected_ones_leave() {
+    // Once a second the reactor looks at its connections, and then they leave in any case. A busy machine may take as long for it
+    // now and then.
+    let times: Vec<_> = (103..106).map(places_of_neglected_calls).collect();
+    assert!(times.iter().any(|time| *time < Duration::from_millis(900)), "{times:?}");
+}
+
+/// How long it takes until the others leave.
+fn places_of_neglected_calls(number: u32) -> Duration {
+    const CALLS: usize = 64;
+    // No ping comes in time.
+    let limits = Limits { calls_in_flight_max: CALLS, heartbeat: 4 * BOUND, ..Limits::default() };
+    let (starting, socket, directory) = node_with(number, |builder| builder.limits(limits));
+    let (waits, all_wait) = mpsc::channel();
+    let (came, all_came) = mpsc::channel();
+    let caller = thread::spawn(move || {
+        let node = starting.join().unwrap();
+        let mut calls: Vec<_> =
+            (0..2 * CALLS).map(|_| Box::pin(node.call.by_name::<(), _>("f", ()).into_future())).collect();
+        for call in &mut calls {
+            assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        waits.send(()).unwrap();
+        all_came.recv_timeout(BOUND).expect("the others leave");
+    });
+    let (mut ids, mut answered, mut took) = (Vec::new(), Instant::now(), Duration::MAX);
+    control(socket, &[], |socket, frame| {
+        let Frame::Request(request) = frame else { return };
+        ids.push(request.id);
+        if ids.len() == CALLS {
+            all_wait.recv_timeout(BOUND).unwrap();
+            let reply = |id: &u64| {
+                let body = Body::default();
+                Frame::Reply(Reply { id: *id, more: false, part: 0, codec: 0, total: 0, body }).to_bytes()
+            };
+            let replies: Vec<_> = ids.iter().map(reply).collect();
+            answered = Instant::now();
+            socket.write_all(&replies.concat()).unwrap();
+        }
+        if ids.len() == 2 * CALLS {
+            took = answered.elapsed();
+            came.send(()).unwrap();
+        }
+    });
+    caller.join().unwrap();
+    let _ = std::fs::remove_dir_all(directory);
+    took
 }

@@ -50,8 +50,7 @@ fn a_killed_callee_ends_every_call_at_once() {
 }
 
 /// A killed caller's calls are cancelled, and nothing of them stays at the controller.
-#[test]
-fn a_killed_caller_leaves_nothing_behind() {
+fn a_killed_caller(late_max: Duration) {
     let mut world = World::new();
     let _callee = world.callee("callee");
     let mut caller = world.child("caller", "doomed", &[]);
@@ -63,18 +62,31 @@ fn a_killed_caller_leaves_nothing_behind() {
         world.await_event("cancelled", call);
         world.await_event("dropped", 100 + call);
     }
-    assert!(killed.elapsed() < AT_ONCE, "its end is seen, not missed heartbeats: {:?}", killed.elapsed());
+    let took = killed.elapsed();
+    println!("the calls of a killed caller were cancelled after {took:?}");
+    assert!(took < late_max, "its end is seen, not missed heartbeats: {took:?}");
     // With a call in flight it would wait for it, and exit with 4.
     let stopped = Instant::now();
     world.controller().terminate();
     assert_eq!(world.controller_exit(), 0);
-    assert!(stopped.elapsed() < AT_ONCE);
+    assert!(stopped.elapsed() < late_max);
+}
+
+#[test]
+fn a_killed_caller_leaves_nothing_behind() {
+    a_killed_caller(AT_ONCE);
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture full_size_a_killed_caller`
+#[test]
+#[ignore = "its bound holds in a release build, without other work"]
+fn full_size_a_killed_caller_leaves_nothing_behind_after_a_second() {
+    a_killed_caller(Duration::from_secs(1));
 }
 
 /// A frozen callee: the heartbeat declares it dead and its calls fail; when it goes on it rejoins by itself.
-#[test]
-fn a_frozen_callee_is_lost_and_rejoins_when_it_goes_on() {
-    let world = World::watchful();
+fn a_frozen_callee(world: World, lost_after_max: Duration) {
+    let heartbeat = world.heartbeat;
     let callee = world.callee("callee");
     let g = world.caller();
     let pid = (g.call.pid() & FG).unwrap();
@@ -91,7 +103,8 @@ fn a_frozen_callee_is_lost_and_rejoins_when_it_goes_on() {
         assert!(matches!(&error, Error::RemoteStopped { node } if node == "callee"), "{error:?}");
     }
     let took = frozen.elapsed();
-    assert!(took >= 2 * QUICK_HEARTBEAT && took < 4 * QUICK_HEARTBEAT + AT_ONCE, "{took:?}");
+    println!("a frozen callee was lost after {took:?}, with a heartbeat of {heartbeat:?}");
+    assert!(took >= 2 * heartbeat && took <= lost_after_max, "{took:?}");
     assert!(matches!(calls_meanwhile.outcome(), Err(Error::RemoteStopped { .. })));
     let error = (g.call.work(nonce()) & FG).unwrap_err();
     assert!(matches!(&error, Error::NoCandidate { .. }), "{error:?}");
@@ -102,6 +115,18 @@ fn a_frozen_callee_is_lost_and_rejoins_when_it_goes_on() {
     world.await_event("dropped", b);
     let executions = world.executions();
     assert!(executions.values().all(|count| *count == 1), "{executions:?}");
+}
+
+#[test]
+fn a_frozen_callee_is_lost_and_rejoins_when_it_goes_on() {
+    a_frozen_callee(World::watchful(), 4 * QUICK_HEARTBEAT + AT_ONCE);
+}
+
+/// With the heartbeat that is the default. `cargo test --release --test promises -- --ignored --nocapture full_size_a_frozen_callee`
+#[test]
+#[ignore = "it takes a quarter of a minute"]
+fn full_size_a_frozen_callee_is_lost_after_fifteen_seconds() {
+    a_frozen_callee(World::new(), Duration::from_secs(15));
 }
 
 /// Exactly one outcome, and the right one: what ran when the link was lost does not answer the calls that come after

@@ -216,7 +216,11 @@ fn panics(count: u64, a_second: u64) -> [u64; 2] {
             thread::sleep(due.saturating_sub(begun.elapsed()));
             burst(AT_A_TIME);
         }
-        println!("{count} panics in {:?}", begun.elapsed());
+        let took = begun.elapsed();
+        println!("{count} panics in {took:?}");
+        // Below a hundred thousand a second that is the pace, and not what there is time for.
+        let pace = Duration::from_secs_f64(count as f64 / a_second as f64);
+        assert!(a_second >= 100_000 || took < pace * 11 / 10, "{took:?} instead of {pace:?}");
         roles::resident_kib(&callee.id().to_string(), "VmRSS")
     };
     let [before, after] = [storm(count), storm(count)];

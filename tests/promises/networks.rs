@@ -365,7 +365,7 @@ fn attempts_that_nobody_answers_end_by_themselves() {
     let line = hurried.line("failed to start");
     let took = begun.elapsed();
     println!("an attempt ended after {attempt:?}, the start after {took:?}: {line}");
-    assert!((4_900..8_000).contains(&attempt.as_millis()), "{attempt:?}");
+    assert!((4_900..6_000).contains(&attempt.as_millis()), "{attempt:?}");
     assert!((12_000..15_000).contains(&took.as_millis()), "{took:?}");
     assert!(
         line.contains("Unreachable") && line.contains("10.99.0.1") && line.contains("timed out"),

@@ -14,7 +14,7 @@ use crate::{
     cgroup::Group,
     crowds::percentile,
     roles::{self, Callee},
-    support::{Outcome, Process, World, nonce, until},
+    support::{Outcome, Process, Raw, World, nonce, until},
 };
 
 /// As many nodes in a process of their own, named `herd-0` and so on.
@@ -182,7 +182,7 @@ fn frozen_consumers_are_bounded_together() {
 fn full_size_ten_gigabytes_for_a_hundred_frozen_consumers() {
     let world = World::with(&["--heartbeat", "1m"]).lasting(Duration::from_secs(600));
     let peak = offered_to_the_frozen(&world, 100, 10_000_000_000);
-    assert!(peak < 400, "{peak} MiB");
+    assert!(peak <= 370, "{peak} MiB");
 }
 
 /// The same where the kernel kills a controller that takes more.
@@ -197,7 +197,7 @@ fn frozen_consumers_are_bounded_in_a_control_group() {
 
 /// Calls that wait for an answer that never comes: each expires in time, and then nothing of them is left, neither at the
 /// caller, nor at the callee, nor at the controller.
-fn pending_calls_expire(count: usize, timeout: Duration, late_ms_max: u64) {
+fn pending_calls_expire(count: usize, timeout: Duration, late_ms_max: u64, more_kib_max: u64) {
     let world = World::new();
     let held_max = (2 * count).to_string();
     // With several arenas, what a burst leaves free in each of them is more than what is looked for here.
@@ -228,24 +228,25 @@ fn pending_calls_expire(count: usize, timeout: Duration, late_ms_max: u64) {
     assert_eq!(number("expired", 1), count as u64);
     assert!(number("late_ms", 1) <= late_ms_max, "{line}");
     let (before, after) = (number("kib", 1), number("kib", 3));
-    assert!(after < before + before / 10 + 8 * 1024, "{line}");
+    assert!(after < before + before / 10 + more_kib_max, "{line}");
     // A thread that stands by may have been begun meanwhile, because the system held up another one, for each of two nodes.
     assert!(number("threads", 2) <= number("threads", 1) + 2, "{line}");
     for (before, after) in [(controller_before, controller_after), (callee_before, callee_after)] {
-        assert!(after < before + before / 10 + 8 * 1024, "{before} KiB, then {after} KiB");
+        assert!(after < before + before / 10 + more_kib_max, "{before} KiB, then {after} KiB");
     }
 }
 
 #[test]
 fn ten_thousand_pending_calls_expire() {
-    pending_calls_expire(10_000, Duration::from_secs(2), 3_000);
+    pending_calls_expire(10_000, Duration::from_secs(2), 3_000, 8 * 1024);
 }
 
 /// `cargo test --release --test promises -- --ignored --nocapture full_size_a_hundred_thousand`
 #[test]
 #[ignore = "a hundred thousand take their time without optimization"]
 fn full_size_a_hundred_thousand_pending_calls_expire() {
-    pending_calls_expire(100_000, Duration::from_secs(5), 100);
+    // A few bytes for each call beyond what the allocator keeps.
+    pending_calls_expire(100_000, Duration::from_secs(5), 100, 1024);
 }
 
 /// A small call's time next to payloads of so many bytes on the same link, and what it is when nothing else travels: p50 and p99.
@@ -357,4 +358,43 @@ fn a_large_broadcast_is_kept_once() {
 #[ignore = "a thousand nodes take their time without optimization"]
 fn full_size_a_large_broadcast_is_kept_once() {
     a_broadcast_is_kept_once(1_000);
+}
+
+/// A node that takes calls and reads nothing: the controller keeps as much for it as it may by default, then refuses, and after ten
+/// seconds in which it takes nothing ends its connection. `cargo test --release --test promises -- --ignored --nocapture full_size_a_slow`
+#[test]
+#[ignore = "it takes ten seconds"]
+fn full_size_a_slow_consumer_is_closed_after_ten_seconds() {
+    const PIECE: usize = 60_000;
+    let world = World::with(&["--heartbeat", "5m"]);
+    let mut slow = Raw::join(&world.address, "slow", "takes");
+    let g = world.caller();
+    let payload = vec![7u8; PIECE];
+    let call = || g.call.by_name::<(), _>("takes", (&payload,)) & BG.on("slow");
+    let (begun, mut kept) = (Instant::now(), Vec::new());
+    let refused = loop {
+        let call = call();
+        // The controller answers questions in their turn.
+        g.processes().unwrap();
+        match call.get_timeout(Duration::ZERO) {
+            Err(Error::Overloaded { node }) => break node,
+            Err(Error::Timeout { .. }) => kept.push(call),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused, "slow");
+    let (mib, took) = ((kept.len() * PIECE) as f64 / f64::from(1 << 20), begun.elapsed());
+    for call in kept {
+        let error = call.get_timeout(Duration::from_secs(20)).unwrap_err();
+        assert!(matches!(&error, Error::RemoteStopped { node } if node == "slow"), "{error:?}");
+    }
+    let closed = begun.elapsed();
+    println!(
+        "{mib:.1} MiB were kept for a node that does not read, after {took:?}; it was closed after {closed:?}"
+    );
+    // What the sockets have is beyond it.
+    assert!((8.0..13.0).contains(&mib), "{mib}");
+    assert!((10.0..13.0).contains(&closed.as_secs_f64()), "{closed:?}");
+    world.controller().line("slow consumer");
+    assert!(slow.reads_to_the_end());
 }

@@ -14,7 +14,7 @@ use daffi::{BG, Error, Global, Result};
 use crate::{
     proxy::Proxy,
     roles::Callee,
-    support::{Over, PATIENCE, World, at, eventually, nonce, until},
+    support::{Over, PATIENCE, QUICK_HEARTBEAT, World, at, eventually, nonce, until},
 };
 
 const THREADS: usize = 6;
@@ -147,5 +147,30 @@ fn histories_agree_while_callees_die_and_wires_break() {
             });
         }
     });
+    check(&world, &history);
+}
+
+/// A callee and the controller are frozen for longer than anybody waits for a sign of life, or for less, and go on.
+#[test]
+fn histories_agree_while_processes_freeze_and_go_on() {
+    let world = World::watchful();
+    let callees = ["a", "b"].map(|name| world.callee(name));
+    let g = world.caller();
+    let history = under_load(&g, |succeeded| {
+        for round in 0..6 {
+            let before = succeeded.load(Ordering::SeqCst);
+            until("calls succeed", || succeeded.load(Ordering::SeqCst) > before + 200);
+            let frozen = if round % 3 == 2 { world.controller() } else { &callees[round % 2] };
+            frozen.freeze();
+            thread::sleep(if round % 2 == 0 { 5 * QUICK_HEARTBEAT } else { QUICK_HEARTBEAT });
+            frozen.thaw();
+        }
+        let before = succeeded.load(Ordering::SeqCst);
+        until("calls succeed again", || succeeded.load(Ordering::SeqCst) > before + 200);
+    });
+    let lost = history.iter().filter(|(_, outcome)| {
+        matches!(outcome, Err(Error::RemoteStopped { .. } | Error::ControllerLost { .. }))
+    });
+    assert!(lost.count() > 0, "nobody was frozen for long");
     check(&world, &history);
 }

@@ -3,7 +3,9 @@
 use std::{
     collections::{BTreeSet, HashMap},
     env, fs,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{
@@ -15,7 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use daffi::{Address, AsyncResult, Error, Global, GlobalBuilder, Limits};
+use daffi_core::{
+    frame::{Frame, Hello, Offer, Offers, Register, VERSION},
+    limits::FRAME_BYTES_MAX,
+};
 
 use crate::roles;
 
@@ -405,6 +412,95 @@ impl World {
     #[track_caller]
     pub fn await_event(&self, what: &str, nonce: u64) {
         until(&format!("{what} {nonce} is in the log"), || self.count(what, nonce) > 0);
+    }
+}
+
+/// A node of a few bytes: it says hello and registers, and does nothing by itself.
+pub struct Raw(Box<dyn RawSocket>);
+
+/// A socket of either kind.
+pub trait RawSocket: Read + Write {}
+
+impl<S: Read + Write> RawSocket for S {}
+
+impl Raw {
+    /// Connects, and says nothing.
+    pub fn connect(address: &Address) -> Self {
+        match address {
+            Address::Tcp { host, port } => {
+                let socket = TcpStream::connect((host.as_str(), *port)).unwrap();
+                socket.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+                Self(Box::new(socket))
+            }
+            Address::Unix(path) => {
+                let socket = UnixStream::connect(path).unwrap();
+                socket.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+                Self(Box::new(socket))
+            }
+        }
+    }
+
+    /// Joins under this name, with one callback whose signature is not compared.
+    pub fn join(address: &Address, name: &str, callback: &str) -> Self {
+        let mut raw = Self::connect(address);
+        let (version_min, version_max) = (VERSION, VERSION);
+        raw.send(&Frame::Hello(Hello {
+            version_min,
+            version_max,
+            capabilities: 0,
+            instance: 1,
+            name,
+            credentials: &[],
+        }));
+        let mut offers = Vec::new();
+        Offers::push(
+            &mut offers,
+            &Offer { index: 0, fingerprint: 0, ready: true, name: callback, signature: "" },
+        );
+        let offers = Offers::parse(&offers).unwrap();
+        raw.send(&Frame::Register(Register { id: 1, more: false, offers }));
+        let mut bytes = Vec::new();
+        loop {
+            let mut more = [0; 256];
+            let read = raw.0.read(&mut more).unwrap();
+            assert!(read > 0, "it was closed");
+            bytes.extend_from_slice(&more[..read]);
+            let batch = Bytes::copy_from_slice(&bytes);
+            let mut at = 0;
+            while let Some((frame, next)) = Frame::decode(&batch, at, FRAME_BYTES_MAX).unwrap() {
+                at = next;
+                if matches!(frame, Frame::Registered { .. }) {
+                    return raw;
+                }
+            }
+        }
+    }
+
+    pub fn send(&mut self, frame: &Frame<'_>) {
+        self.write(&frame.to_bytes()).unwrap();
+    }
+
+    /// # Errors
+    /// The other end is gone.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    /// What is read next, until the other end closes.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset is an end as well.
+        let _ = self.0.read_to_end(&mut rest);
+        rest
+    }
+
+    /// Whether the other end has closed it, which is seen behind what it has sent.
+    pub fn reads_to_the_end(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
     }
 }
 

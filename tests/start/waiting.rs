@@ -348,3 +348,16 @@ fn a_wait_ends_when_its_own_global_stops() {
         }
     });
 }
+
+/// A node whose controller is to be at a host that does not exist is told so.
+#[test]
+fn a_host_that_does_not_exist() {
+    in_time(|| {
+        let nowhere = builder().host("host.invalid").port(1).connect_timeout(A_WHILE);
+        let error = nowhere.start().unwrap_err();
+        let Error::Unreachable { address, .. } = &error else { panic!("{error:?}") };
+        assert!(address.to_string().contains("host.invalid"), "{error}");
+        let reason = std::error::Error::source(&error).expect("the reason").to_string();
+        assert!(!reason.is_empty() && error.to_string().contains("host.invalid"), "{error}");
+    });
+}

@@ -67,8 +67,8 @@ impl<'a> Frame<'a> {
         let head = Head::parse(head);
         let fixed = content.first_chunk::<8>()?;
         let (length, total) = (head.length as usize, u32::from_le_bytes(part(fixed, 4)) as usize);
-        let is_whole = head.kind == kind::REPLY && !head.has(flag::MORE) && length == total + fixed.len();
-        (is_whole && total <= limit && length <= content.len()).then_some(at + HEAD_BYTES + length)
+        let is_whole = total <= limit && length == total + fixed.len() && length <= content.len();
+        (is_whole && head.kind == kind::REPLY && !head.has(flag::MORE)).then_some(at + HEAD_BYTES + length)
     }
 
     #[inline(never)]

@@ -109,8 +109,8 @@ impl<const N: usize> Calls<N> {
         let mut now = Instant::now();
         for _ in 0..4 {
             match self.sleepers.turn(now, |unread| self.read(unread)) {
-                Some(due) => now = due,
-                None => return,
+                Turn::At(due) => now = due,
+                Turn::Nothing | Turn::Done => return,
             }
             thread::yield_now();
         }

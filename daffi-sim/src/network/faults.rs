@@ -10,6 +10,11 @@ impl Network {
         self.note(|| format!("{} {from} -> {to}", if block { "block" } else { "unblock" }));
         if block {
             self.blocked.insert((from, to));
+            if self.blocked.contains(&(to, from)) {
+                self.one_way = self.one_way.saturating_sub(1);
+            } else {
+                self.one_way += 1;
+            }
             return;
         }
         self.blocked.remove(&(from, to));

@@ -13,7 +13,15 @@ pub fn stream(bytes: &[u8]) {
     for limit in [FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX] {
         let mut at = 0;
         loop {
-            match Frame::decode(&batch, at, limit) {
+            let whole_reply = Frame::whole_reply(&batch, at, limit);
+            let decoded = Frame::decode(&batch, at, limit);
+            let is_whole = |frame: &Frame<'_>| matches!(frame, Frame::Reply(reply) if !reply.more);
+            match &decoded {
+                Ok(Some((frame, next))) => assert_eq!(whole_reply, is_whole(frame).then_some(*next)),
+                // A limit for frames counts what is around the result as well.
+                _ => assert!(whole_reply.is_none_or(|next| next - at > HEAD_BYTES + limit)),
+            }
+            match decoded {
                 Ok(Some((frame, next))) => {
                     let frame_bytes = batch.slice(at..next);
                     assert!(frame_bytes.len() <= HEAD_BYTES + limit);

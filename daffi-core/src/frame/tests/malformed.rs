@@ -42,6 +42,43 @@ fn every_truncation_waits_for_more() {
     }
 }
 
+/// What is taken for a result without being decoded is one: whole, cut, or with any one bit flipped.
+#[test]
+fn a_whole_reply_is_known_without_being_decoded() {
+    let check = |bytes: &Bytes, limit: usize| {
+        let decoded = Frame::decode(bytes, 0, FRAME_BYTES_MAX);
+        let expected = match &decoded {
+            Ok(Some((Frame::Reply(reply), next))) if !reply.more && reply.body.len() <= limit => Some(*next),
+            _ => None,
+        };
+        assert_eq!(Frame::whole_reply(bytes, 0, limit), expected, "{bytes:02x?} is {decoded:?}");
+        expected.is_some()
+    };
+    let mut known = 0;
+    for bytes in samples() {
+        for limit in [0, 3, 256, FRAME_BYTES_MAX] {
+            known += usize::from(check(&bytes, limit));
+            for end in 0..bytes.len() {
+                check(&bytes.slice(..end), limit);
+            }
+            for bit in 0..8 * bytes.len() {
+                let mut flipped = bytes.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                check(&flipped.into(), limit);
+            }
+        }
+    }
+    assert!(known > 0);
+    // Behind others.
+    let stream: Bytes = samples().concat().into();
+    let mut at = 0;
+    while let Some((frame, next)) = Frame::decode(&stream, at, FRAME_BYTES_MAX).unwrap() {
+        let is_whole = matches!(&frame, Frame::Reply(reply) if !reply.more);
+        assert_eq!(Frame::whole_reply(&stream, at, FRAME_BYTES_MAX), is_whole.then_some(next));
+        at = next;
+    }
+}
+
 /// So that the rest of it can be read to where it belongs.
 #[test]
 fn a_chunk_that_has_begun_is_known_by_its_head() {
