@@ -14,7 +14,11 @@ use daffi_core::host;
 
 use crate::{
     blocking::{Role, with_role},
-    sync::{Condvar, Mutex, thread},
+    sync::{
+        Condvar, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+        thread,
+    },
 };
 
 /// Something to run.
@@ -29,7 +33,12 @@ pub(crate) struct Pool {
     /// How long a thread stays without work.
     keep_alive: Duration,
     state: Mutex<State>,
+    /// Threads that count as busy and never came to work, since the system had nothing left for them.
+    lost: AtomicUsize,
 }
+
+/// A thread that counts as busy. Whoever drops this before it came to work has lost it.
+struct Begins(Option<Arc<Pool>>);
 
 #[derive(Default)]
 struct State {
@@ -59,14 +68,15 @@ impl Pool {
     }
 
     fn with_keep_alive(name: String, busy_max: usize, keep_alive: Duration) -> Arc<Self> {
-        Arc::new(Self { name, busy_max, keep_alive, state: Mutex::default() })
+        let lost = AtomicUsize::new(0);
+        Arc::new(Self { name, busy_max, keep_alive, state: Mutex::default(), lost })
     }
 
     /// Runs `job` on a thread of the pool, in the order of submission as far as there are threads.
     ///
     /// A pool that is stopped drops it.
     pub(crate) fn submit(self: &Arc<Self>, job: Work) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.stopped {
             return;
         }
@@ -89,7 +99,7 @@ impl Pool {
 
     /// Adds threads if work has waited for too long; says when to look again.
     pub(crate) fn turn(self: &Arc<Self>, now: Instant) -> Option<Instant> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.queue.is_empty() || state.busy >= self.busy_max {
             return None;
         }
@@ -115,7 +125,7 @@ impl Pool {
             }
         }
         {
-            let mut state = self.state.lock();
+            let mut state = self.lock();
             state.busy -= 1;
             // Whoever is idle was not needed, and whoever wakes has its job already.
             if state.queue.len() > state.waking && state.idle.is_empty() {
@@ -143,14 +153,21 @@ impl Pool {
 
     fn add_thread(self: &Arc<Self>, state: &mut State) {
         state.busy += 1;
-        let pool = self.clone();
+        let mut begins = Begins(Some(self.clone()));
         let spawned = thread::Builder::new().name(self.name.clone()).spawn(move || {
+            let Some(pool) = begins.0.take() else { return };
             with_role(Role::Pool(pool.clone()), || pool.work());
         });
         if let Err(error) = spawned {
-            state.busy -= 1;
             tracing::error!(%error, "cannot start a thread for callbacks; the others go on");
         }
+    }
+
+    /// The state, without the threads that were lost.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        state.busy -= self.lost.swap(0, Ordering::Relaxed);
+        state
     }
 
     /// What a thread does; it counts as busy when it comes here.
@@ -188,6 +205,15 @@ impl Pool {
     }
 }
 
+impl Drop for Begins {
+    fn drop(&mut self) {
+        // Not under the lock, which whoever starts a thread has: a thread that cannot be started is dropped there.
+        if let Some(pool) = &self.0 {
+            pool.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { queue, idle, busy, .. } = self;
@@ -217,6 +243,17 @@ mod tests {
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
         }
+    }
+
+    /// A thread that the system has nothing left for ends before it begins, and counts no more.
+    #[test]
+    fn a_thread_that_does_not_begin_is_not_busy() {
+        let pool = Pool::new("test".into(), 1);
+        pool.state.lock().busy += 1;
+        drop(Begins(Some(pool.clone())));
+        let (done_in, done) = channel();
+        pool.submit(Box::new(move || done_in.send(7).unwrap()));
+        assert_eq!(done.recv_timeout(Duration::from_secs(10)), Ok(7));
     }
 
     /// Runs twenty jobs, none of which ends before all have begun.
