@@ -507,6 +507,7 @@ impl Node {
         self.link.down();
         // What has come still counts.
         self.sleepers.finish(|unread| self.read_answers(unread));
+        self.admit_queued();
         for (id, pending) in self.calls.remove_where(Pending::is_sent) {
             self.settling.forget(id);
             self.release(&pending);
@@ -582,6 +583,7 @@ impl Node {
         if !self.sleepers.try_finish(|unread| self.read_answers(unread)) {
             return Some(now + READING);
         }
+        self.admit_queued();
         for (id, pending, after) in self.calls.expired(now) {
             self.settling.forget(id);
             self.release(&pending);

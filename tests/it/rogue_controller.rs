@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -79,6 +79,21 @@ fn node_with(
     number: u32,
     with: impl FnOnce(GlobalBuilder) -> GlobalBuilder,
 ) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
+    let (starting, listener, directory) = listening(number, with);
+    (starting, accepted(&listener), directory)
+}
+
+fn accepted(listener: &UnixListener) -> UnixStream {
+    let (socket, _) = listener.accept().unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    socket
+}
+
+/// A node, and where its controller is to be.
+fn listening(
+    number: u32,
+    with: impl FnOnce(GlobalBuilder) -> GlobalBuilder,
+) -> (thread::JoinHandle<Global>, UnixListener, PathBuf) {
     let directory = std::env::temp_dir().join(format!("daffi-rogue-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("socket");
@@ -87,9 +102,7 @@ fn node_with(
     let builder = Global::builder().process_name("a").unix_sock_path(path).link_time_callbacks(false);
     let builder = with(builder);
     let starting = thread::spawn(move || builder.start().unwrap());
-    let (socket, _) = listener.accept().unwrap();
-    socket.set_read_timeout(Some(BOUND)).unwrap();
-    (starting, socket, directory)
+    (starting, listener, directory)
 }
 
 #[test]
@@ -218,4 +231,56 @@ fn places_of_neglected_calls(number: u32) -> Duration {
     caller.join().unwrap();
     let _ = std::fs::remove_dir_all(directory);
     took
+}
+
+/// Answers of neglected calls that come with the end of the link count, and the calls that wait for their places go over the next one.
+#[test]
+fn calls_that_wait_for_places_go_over_the_next_link() {
+    const CALLS: usize = 64;
+    let limits = Limits { calls_in_flight_max: CALLS, ..Limits::default() };
+    let (starting, listener, directory) = listening(110, |builder| builder.limits(limits));
+    let (waits, all_wait) = mpsc::channel();
+    let (came, all_came) = mpsc::channel();
+    let caller = thread::spawn(move || {
+        let node = starting.join().unwrap();
+        let mut calls: Vec<_> =
+            (0..2 * CALLS).map(|_| Box::pin(node.call.by_name::<(), _>("f", ()).into_future())).collect();
+        let mut poll = |call: usize| calls[call].as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        for call in 0..2 * CALLS {
+            assert!(poll(call).is_pending());
+        }
+        waits.send(()).unwrap();
+        all_came.recv_timeout(BOUND).expect("the others go over the next link");
+        for call in 0..CALLS {
+            assert!(matches!(poll(call), Poll::Ready(Ok(()))), "{call}");
+        }
+    });
+    let first = accepted(&listener);
+    let ends = first.try_clone().unwrap();
+    let mut ids = Vec::new();
+    control(first, &[], |socket, frame| {
+        let Frame::Request(request) = frame else { return };
+        ids.push(request.id);
+        if ids.len() == CALLS {
+            all_wait.recv_timeout(BOUND).unwrap();
+            let reply = |id: &u64| {
+                let body = Body::default();
+                Frame::Reply(Reply { id: *id, more: false, part: 0, codec: 0, total: 0, body }).to_bytes()
+            };
+            let replies: Vec<_> = ids.iter().map(reply).collect();
+            socket.write_all(&replies.concat()).unwrap();
+            ends.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+    });
+    let mut count = 0;
+    control(accepted(&listener), &[], |_, frame| {
+        let Frame::Request(_) = frame else { return };
+        count += 1;
+        // One had the place of the first that was answered, and was sent before.
+        if count == CALLS - 1 {
+            came.send(()).unwrap();
+        }
+    });
+    caller.join().unwrap();
+    let _ = std::fs::remove_dir_all(directory);
 }
