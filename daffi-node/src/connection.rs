@@ -163,7 +163,10 @@ impl Node {
         }
         state.give_up = None;
         let address = self.connector.address()?;
-        let reason = state.last_error.clone();
+        let reason = match state.last_error.as_str() {
+            "" => "the first attempt to connect has not ended yet".to_owned(),
+            said => said.to_owned(),
+        };
         drop(state);
         self.started.set(Err(Error::Unreachable { address, waited: deadline.after, reason }));
         None
