@@ -49,6 +49,8 @@ pub(crate) struct Lane {
     flat_written: usize,
     /// Large bodies, and how much of `flat` comes before each.
     shared: VecDeque<(usize, Bytes)>,
+    /// Those that have been written. To drop one may run the user's code, which is for whoever has no lock.
+    written: Vec<Bytes>,
     bytes: usize,
 }
 
@@ -214,7 +216,16 @@ impl Lane {
         (slices, count)
     }
 
-    /// Forgets the first `written` bytes.
+    /// Takes out the bodies that have been written, to be dropped without a lock.
+    pub(crate) fn take_written(&mut self) -> Vec<Bytes> {
+        mem::take(&mut self.written)
+    }
+
+    pub(crate) fn has_written(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    /// Forgets the first `written` bytes. The bodies among them are left to [`take_written`](Self::take_written).
     pub(crate) fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
@@ -226,10 +237,13 @@ impl Lane {
                 && self.flat_written == flat_end
             {
                 let shared = written.min(body.len());
-                let _ = body.split_to(shared);
+                let written_whole = shared == body.len();
+                if !written_whole {
+                    let _ = body.split_to(shared);
+                }
                 written -= shared;
-                if body.is_empty() {
-                    self.shared.pop_front();
+                if written_whole {
+                    self.written.extend(self.shared.pop_front().map(|(_, body)| body));
                 }
             }
         }

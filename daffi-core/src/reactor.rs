@@ -268,6 +268,11 @@ impl Handle {
         CURRENT.get() == self.shared.address() && self.shared.lead.is_mine()
     }
 
+    /// Whether this thread is in a turn of any reactor, in which it must not wait.
+    pub fn is_any_current() -> bool {
+        CURRENT.get() != 0
+    }
+
     /// Does `work` that may take its time, in [`Service::work`], piece by piece: after each it asks
     /// [`Step::again`] whether this thread leads still. If not, another one has taken over, and goes on with the work
     /// that is left.

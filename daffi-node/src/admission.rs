@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use daffi_core::payload::Encoded;
+
 use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
     pending::Pending,
+    remains::Remains,
     sync::{
         Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -71,7 +74,7 @@ impl Admission {
             self.queued_count.store(queued.len(), Ordering::SeqCst);
         }
         if pending.is_over() {
-            self.unqueue(&pending);
+            self.unqueue(&pending, &mut Remains::default());
         }
         true
     }
@@ -81,16 +84,19 @@ impl Admission {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Gives the calls that wait to `send`, as far as there are places. After each call that came or ended.
+    /// Gives the calls that wait to `send`, as far as there are places, and drops the arguments that it gives back. After each
+    /// call that came or ended.
     #[inline]
-    pub(crate) fn go_on(&self, send: impl Fn(Admitted, usize)) {
+    pub(crate) fn go_on(&self, send: impl Fn(Admitted, usize) -> Encoded) {
         if self.queued_count.load(Ordering::SeqCst) > 0 {
             self.let_in(send);
         }
     }
 
     #[cold]
-    fn let_in(&self, send: impl Fn(Admitted, usize)) {
+    fn let_in(&self, send: impl Fn(Admitted, usize) -> Encoded) {
+        // Dropped when others may let in, and before: who waits for a call when they are dropped waits for that.
+        let mut remains = Remains::default();
         let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
         if asked > 1 {
             // The thread that is at it, which may be this one, looks again.
@@ -106,7 +112,7 @@ impl Admission {
                     next
                 };
                 match next {
-                    Some((_, call)) => send(call, going_on),
+                    Some((_, call)) => remains.add(send(call, going_on)),
                     None => self.give_back(),
                 }
             }
@@ -117,12 +123,13 @@ impl Admission {
         }
     }
 
-    /// A call is over, and counts no more, whether it was in or waited.
-    pub(crate) fn leave(&self, pending: &Pending) {
+    /// A call is over, and counts no more, whether it was in or waited. If it waited, its arguments are added to `remains`.
+    #[inline]
+    pub(crate) fn leave(&self, pending: &Pending, remains: &mut Remains) {
         if pending.end() {
             self.give_back();
         } else {
-            self.unqueue(pending);
+            self.unqueue(pending, remains);
         }
     }
 
@@ -148,13 +155,13 @@ impl Admission {
     }
 
     /// Takes a call out of the queue, in which it may be.
-    fn unqueue(&self, pending: &Pending) {
+    fn unqueue(&self, pending: &Pending, remains: &mut Remains) {
         if let Some(place) = pending.place() {
             let mut queued = self.queued.lock();
             let removed = queued.remove(&place);
             self.queued_count.store(queued.len(), Ordering::SeqCst);
             drop(queued);
-            drop(removed);
+            remains.add(removed.map(|queued| queued.call.body));
         }
     }
 }
@@ -190,6 +197,7 @@ mod tests {
         admission.go_on(|call, _| {
             call.pending.admit();
             sent.borrow_mut().push(call.id.0);
+            call.call.body
         });
         sent.into_inner()
     }
@@ -212,10 +220,10 @@ mod tests {
         }
         assert!(go_on(&admission).is_empty());
         // One of those that wait is given up, and one that is in ends.
-        admission.leave(&third);
-        admission.leave(&inside[0]);
+        admission.leave(&third, &mut Remains::default());
+        admission.leave(&inside[0], &mut Remains::default());
         assert_eq!(go_on(&admission), [2]);
-        admission.leave(&inside[1]);
+        admission.leave(&inside[1], &mut Remains::default());
         assert_eq!(go_on(&admission), [4]);
     }
 
@@ -225,8 +233,8 @@ mod tests {
         assert_eq!(admission.enter(), Some(0));
         let first = call(0);
         first.pending.admit();
-        admission.leave(&first.pending);
-        admission.leave(&first.pending);
+        admission.leave(&first.pending, &mut Remains::default());
+        admission.leave(&first.pending, &mut Remains::default());
         assert_eq!(admission.admitted.load(Ordering::SeqCst), 0);
     }
 }

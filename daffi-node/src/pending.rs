@@ -423,9 +423,9 @@ impl Pending {
             // Whatever still comes is not wanted any more.
             let Some(open) = &mut *gathering else { return Progress::Done };
             let step = step(open);
-            if !matches!(step, Step::Wait(_)) {
-                *gathering = None;
-            }
+            let over = if matches!(step, Step::Wait(_)) { None } else { gathering.take() };
+            drop(gathering);
+            drop(over);
             step
         };
         match step {
