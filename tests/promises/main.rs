@@ -24,6 +24,7 @@ mod controller_loss;
 mod crowds;
 mod deadlines;
 mod names;
+mod nesting;
 mod networks;
 mod order;
 mod outcomes;
