@@ -20,6 +20,7 @@ mod support;
 
 mod broadcast;
 mod callee_death;
+mod clocks;
 mod controller_loss;
 mod crowds;
 mod deadlines;
