@@ -2,7 +2,7 @@
 
 import unittest
 
-from driver import plot, table, targets
+from driver import plot, profile, table, targets
 from driver.figures import Figures
 from driver.variants import VARIANTS, WORKLOADS, variant
 
@@ -44,6 +44,38 @@ class FiguresTest(unittest.TestCase):
         self.assertEqual(figures.best_peer("latency", "p50_us", "unix"), "zeromq-unix")
         self.assertEqual(figures.best_peer("latency", "p50_us", "tcp"), "nats")
         self.assertEqual(figures.measured("latency", "p50_us")[0], "relay-unix")
+
+
+class ProfileTest(unittest.TestCase):
+    KERNEL = 0xFFFFFFFF81000000
+
+    def part(self, *kernel, user=("main",)):
+        stack = [(self.KERNEL + place, name) for place, name in enumerate(kernel)]
+        return profile.part_of(stack + [(0x1000 + place, name) for place, name in enumerate(user)])
+
+    def test_a_sample_is_counted_for_what_the_kernel_was_asked_for(self):
+        self.assertEqual(self.part("_copy_from_iter", "unix_stream_sendmsg", "__x64_sys_sendto"), "copying")
+        self.assertEqual(self.part("skb_alloc", "__x64_sys_writev"), "writing, the rest")
+        self.assertEqual(self.part("kfree", "__x64_sys_recvfrom"), "reading, the rest")
+        self.assertEqual(self.part("ttwu", "try_to_wake_up", "ep_poll_callback", "__x64_sys_sendto"), "waking others")
+        self.assertEqual(self.part("clear_page_erms", "exc_page_fault", user=("__memset_avx2",)), "page faults")
+        self.assertEqual(self.part("__schedule", "do_epoll_wait"), "waiting")
+        self.assertEqual(self.part("something"), "the kernel's rest")
+
+    def test_a_sample_in_user_space_is_counted_for_its_function(self):
+        self.assertEqual(self.part(user=("__memmove_avx_unaligned_erms", "f")), "copying in user space")
+        self.assertEqual(self.part(user=("_int_free", "f")), "allocator")
+        self.assertEqual(self.part(user=("route", "malloc")), "the program itself")
+        self.assertEqual(profile.part_of([]), "the program itself")
+
+    def test_parts_add_up_to_what_the_processes_used(self):
+        script = " 7 \n\tffffffff81baf0b4 _copy_to_iter\n\n 8 \n\tee6eb call::get\n\n 8 \n\tee6ec \n\n 9 \n\t1 x\n\n"
+        calls = {"calls": 1000, "cpu_seconds": [0.001, 0.002]}
+        found = profile.by_role(script, {7: "router", 8: "caller"}, calls)
+        self.assertEqual(found, {("router", "copying"): 1.0, ("caller", "the program itself"): 2.0})
+        table = profile.markdown("Calls", {"daffi": found})
+        self.assertIn("| copying | 1.00 |", table)
+        self.assertIn("| **all** | 3.00 |", table)
 
 
 class TargetsTest(unittest.TestCase):
