@@ -149,7 +149,7 @@ fn what_waits_at_a_busy_callee_makes_room() {
     let limits = Limits {
         threads_max: 1,
         requests_held_max: 6,
-        requests_held_bytes_max: 1 << 20,
+        requests_held_bytes_max: 400_000,
         ..Limits::default()
     };
     let _b = net.node("b").limits(limits).callback("work", work).start().unwrap();
@@ -158,18 +158,18 @@ fn what_waits_at_a_busy_callee_makes_room() {
     let first = call(10) & BG;
     entered.wait(1);
     for _ in 0..50 {
-        let waiting: Vec<_> = (0..5).map(|_| call(150_000) & BG).collect();
-        // Behind them, so that they are there.
+        let waiting: Vec<_> = (0..5).map(|_| call(60_000) & BG).collect();
+        // Behind them, since they are in one piece each, so that they are there.
         let refused = (call(10) & BG).get_timeout(BOUND).unwrap_err();
         assert!(matches!(refused, Error::Overloaded { .. }), "{refused}");
         assert!(waiting.iter().all(|waiting| !waiting.is_ready()), "there was room for each");
         waiting.iter().for_each(daffi::AsyncResult::cancel);
     }
-    let last: Vec<_> = (0..5).map(|_| call(150_000) & BG).collect();
+    let last: Vec<_> = (0..5).map(|_| call(60_000) & BG).collect();
     open.add();
     assert_eq!(first.get_timeout(BOUND).unwrap(), 10);
     for result in last {
-        assert_eq!(result.get_timeout(BOUND).unwrap(), 150_000);
+        assert_eq!(result.get_timeout(BOUND).unwrap(), 60_000);
     }
     assert_eq!(entered.get(), 6, "what was given up never ran");
 }

@@ -4,6 +4,7 @@
 use std::{
     io::Write as _,
     net::Shutdown,
+    os::unix::net::UnixStream,
     sync::{Arc, Mutex, OnceLock, Weak, mpsc::channel},
     thread,
     time::{Duration, Instant},
@@ -188,14 +189,33 @@ struct Silent {
 
 impl Silent {
     fn new(number: u32, with: impl FnOnce(GlobalBuilder) -> GlobalBuilder) -> Self {
+        Self::answering(number, with, |socket, frame| {
+            if matches!(frame, Frame::Request(request) if request.name == "close") {
+                socket.shutdown(Shutdown::Both).unwrap();
+            }
+        })
+    }
+
+    /// One that gives credit for what has come.
+    fn hungry(number: u32, with: impl FnOnce(GlobalBuilder) -> GlobalBuilder) -> Self {
+        Self::answering(number, with, |socket, frame| {
+            let (id, bytes) = match frame {
+                Frame::Request(request) if request.more => (request.id, request.body.len()),
+                Frame::Chunk(chunk) if chunk.more => (chunk.id, chunk.body.len()),
+                _ => return,
+            };
+            let credit = Frame::Credit { id, reply: false, part: 0, bytes: bytes as u32 };
+            socket.write_all(&credit.to_bytes()).unwrap();
+        })
+    }
+
+    fn answering(
+        number: u32,
+        with: impl FnOnce(GlobalBuilder) -> GlobalBuilder,
+        answer: impl Fn(&mut UnixStream, &Frame<'_>) + Send + 'static,
+    ) -> Self {
         let (starting, socket, directory) = node_with(number, with);
-        let controller = thread::spawn(move || {
-            control(socket, &[], |socket, frame| {
-                if matches!(frame, Frame::Request(request) if request.name == "close") {
-                    socket.shutdown(Shutdown::Both).unwrap();
-                }
-            });
-        });
+        let controller = thread::spawn(move || control(socket, &[], answer));
         let (a, watch) = Watch::of(starting.join().unwrap());
         Self { a, watch, controller, directory }
     }
@@ -234,14 +254,14 @@ fn a_call_that_is_given_up_while_its_chunks_leave() {
 
 #[test]
 fn the_last_of_a_payload_that_leaves() {
-    let silent = Silent::new(302, with_little_grace);
-    let _busy = silent.busy();
+    let hungry = Silent::hungry(302, with_little_grace);
+    let _busy = hungry.busy();
     // The last of it is small, and copied.
     let _calls = [5_000, 66_000].map(|size| {
-        (silent.a.call.by_name::<(), _>("one way", (silent.watch.bytes(size),)) & NO_RETURN).unwrap()
+        (hungry.a.call.by_name::<(), _>("one way", (hungry.watch.bytes(size),)) & NO_RETURN).unwrap()
     });
-    silent.watch.is_well(2);
-    silent.end();
+    hungry.watch.is_well(2);
+    hungry.end();
 }
 
 #[test]
