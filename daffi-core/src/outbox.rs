@@ -7,7 +7,7 @@ pub(crate) use room::Room;
 use crate::{
     controller::{FramePort, PortError},
     frame::Frame,
-    queue::{Lane, OutQueue},
+    queue::{Lane, OutQueue, Spent},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -116,6 +116,9 @@ const MUST_FACTOR: usize = 4;
 /// What part of its limit a queue takes once all queues together are at theirs, and of frames that can be refused if its
 /// peer takes what it is sent: more than such a peer has waiting.
 const FLOOR_PART: usize = 16;
+
+/// How many bytes of what a thread has written it keeps until it is done with writing.
+const SPENT_BYTES_KEPT: usize = 1024 * 1024;
 
 /// By what part of it all queues together may exceed their limit. Then a queue whose peer takes nothing gets nothing more.
 const MUST_TOTAL_PART: usize = 4;
@@ -312,14 +315,15 @@ impl Outbox {
 
     /// Writes what waits, until there is nothing or the kernel takes no more.
     pub fn flush(&self) {
+        // Dropped without the lock, since a body may be the user's, who may call something here; and last, since that may wait for
+        // what others have queued meanwhile.
+        let mut spent = Spent::default();
         loop {
             // Whoever is writing looks again once it has let go, so nothing is left behind.
             let Some(mut lane) = self.writing.try_lock() else { return };
             let result = self.write(&mut lane);
-            let written = lane.take_written();
+            spent.append(lane.take_spent());
             drop(lane);
-            // Without the lock, since a body may be the user's, who may call something here.
-            drop(written);
             let again = match result {
                 Written::Some => true,
                 Written::Over => {
@@ -339,11 +343,15 @@ impl Outbox {
                 Written::Blocked => !self.blocked.load(Ordering::SeqCst),
                 Written::All => {
                     let state = self.state.lock();
-                    !state.queue.is_empty() || (state.finishing && !state.closed)
+                    let ends = state.finishing && !state.closed;
+                    !state.queue.is_empty() || !state.discarded.is_empty() || ends
                 }
             };
             if !again {
                 return;
+            }
+            if spent.len() >= SPENT_BYTES_KEPT {
+                spent = Spent::default();
             }
         }
     }
@@ -359,7 +367,7 @@ impl Outbox {
 
     fn write(&self, lane: &mut Lane) -> Written {
         loop {
-            if lane.is_empty() && lane.has_written() {
+            if lane.is_empty() && lane.has_spent() {
                 return Written::Some;
             }
             if lane.is_empty() && !self.take_next(lane) {
@@ -432,13 +440,13 @@ impl Outbox {
     /// Drops what waited and what was being written when the connection closed, without a lock. Whoever is writing finds out,
     /// and does this.
     fn discard_rest(&self) {
-        let queue = std::mem::take(&mut self.state.lock().discarded);
-        let lane = self.writing.try_lock().map(|mut lane| {
+        let discarded = std::mem::take(&mut self.state.lock().discarded);
+        let mut spent = discarded.spend();
+        if let Some(mut lane) = self.writing.try_lock() {
             let rest = std::mem::take(&mut *lane);
             self.has_left(&lane, rest.len());
-            rest
-        });
-        drop((queue, lane));
+            spent.append(rest.spend());
+        }
     }
 
     /// Ends the connection once what waits has been written. Nothing more is taken.

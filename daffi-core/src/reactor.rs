@@ -9,7 +9,7 @@ mod bell;
 mod buffers;
 
 mod driver;
-use driver::{Driver, Patience, Stay, survive};
+use driver::{Driver, Patience, Stay};
 
 mod guest;
 
@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use crate::simulation;
 use crate::{
     outbox::{Budget, Outbox, Room},
+    survive::survive,
     transport::{Listener, Stream},
 };
 

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use daffi_core::payload::Encoded;
-
 use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
@@ -84,19 +82,19 @@ impl Admission {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Gives the calls that wait to `send`, as far as there are places, and drops the arguments that it gives back. After each
-    /// call that came or ended.
+    /// Gives the calls that wait to `send`, as far as there are places, which calls nobody else's code, since all others wait
+    /// for it; and what it says is to follow to `finish`. After each call that came or ended.
     #[inline]
-    pub(crate) fn go_on(&self, send: impl Fn(Admitted, usize) -> Encoded) {
+    pub(crate) fn go_on<T: Default>(&self, send: impl Fn(Admitted, usize, &mut T), finish: impl FnOnce(T)) {
         if self.queued_count.load(Ordering::SeqCst) > 0 {
-            self.let_in(send);
+            let mut after = T::default();
+            self.let_in(|call, going_on| send(call, going_on, &mut after));
+            finish(after);
         }
     }
 
     #[cold]
-    fn let_in(&self, send: impl Fn(Admitted, usize) -> Encoded) {
-        // Dropped when others may let in, and before: who waits for a call when they are dropped waits for that.
-        let mut remains = Remains::default();
+    fn let_in(&self, mut send: impl FnMut(Admitted, usize)) {
         let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
         if asked > 1 {
             // The thread that is at it, which may be this one, looks again.
@@ -112,7 +110,7 @@ impl Admission {
                     next
                 };
                 match next {
-                    Some((_, call)) => remains.add(send(call, going_on)),
+                    Some((_, call)) => send(call, going_on),
                     None => self.give_back(),
                 }
             }
@@ -194,11 +192,11 @@ mod tests {
     /// Lets in what can be; gives their numbers.
     fn go_on(admission: &Admission) -> Vec<u64> {
         let sent = RefCell::new(Vec::new());
-        admission.go_on(|call, _| {
+        let send = |call: Admitted, _, _: &mut ()| {
             call.pending.admit();
             sent.borrow_mut().push(call.id.0);
-            call.call.body
-        });
+        };
+        admission.go_on(send, |()| {});
         sent.into_inner()
     }
 
@@ -236,5 +234,26 @@ mod tests {
         admission.leave(&first.pending, &mut Remains::default());
         admission.leave(&first.pending, &mut Remains::default());
         assert_eq!(admission.admitted.load(Ordering::SeqCst), 0);
+    }
+
+    /// What follows may run the user's code, which may wait for a call of its own.
+    #[test]
+    fn others_get_in_while_what_follows_is_done() {
+        let admission = Admission::new(2);
+        let first = call(0);
+        assert!(admission.queue(call(1)));
+        let send = |call: Admitted, _, sent: &mut Vec<u64>| {
+            assert!(admission.enter().is_none(), "this one goes first");
+            call.pending.admit();
+            sent.push(call.id.0);
+        };
+        let finish = |sent: Vec<u64>| {
+            assert_eq!(sent, [1]);
+            assert_eq!(admission.enter(), Some(1));
+            first.pending.admit();
+        };
+        admission.go_on(send, finish);
+        admission.leave(&first.pending, &mut Remains::default());
+        assert_eq!(admission.going_on(), 1);
     }
 }

@@ -379,7 +379,7 @@ pub(crate) fn send_registration(node: &Node, port: &Port) {
         let register = Register { id: REGISTRATION, more: number < last, offers };
         // A closed connection says so by itself.
         if port.push(&Frame::Register(register)).is_err() {
-            return;
+            break;
         }
     }
     // To write drops what has been written, which may be the user's.

@@ -5,7 +5,6 @@ use std::{
     mem,
     ops::Range,
     sync::Arc,
-    task::Waker,
 };
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use daffi_core::{
     host,
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::{Connection, Expected},
+    survive::wake,
 };
 use parking_lot::Mutex;
 
@@ -203,7 +203,7 @@ impl Inbound {
             }
             Frame::Reply(reply) => {
                 self.goes_on = self.node.answer(reply.id, true, reply.part, |pending| {
-                    pending.reply(&reply, limit, &self.node.pool, Waker::wake)
+                    pending.reply(&reply, limit, &self.node.pool, wake)
                 });
             }
             Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}

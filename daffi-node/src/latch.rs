@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use daffi_core::survive::wake;
+
 use crate::sync::{Condvar, Mutex};
 
 /// A value that arrives once.
@@ -47,7 +49,7 @@ impl<T> Latch<T> {
 
     /// Sets the value unless there is one, and wakes whoever waits; says whether it was set.
     pub(crate) fn set(&self, value: T) -> bool {
-        self.set_with(value, Waker::wake)
+        self.set_with(value, wake)
     }
 
     /// The same, with the wakers of tasks given to `wake`.

@@ -82,10 +82,11 @@ const FLUSH_BYTES: usize = 16 * 1024;
 const BACKLOG_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// What became of a call that was to be sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[must_use = "it may still have to be written"]
 pub(crate) enum Sent {
-    /// It is on its way.
-    Yes,
+    /// It is on its way, or will be once this is written.
+    Yes(Option<Unwritten>),
     /// It waits for the link.
     Waits,
     /// It may not leave any more.
@@ -93,6 +94,12 @@ pub(crate) enum Sent {
     /// There is no room for it.
     Full,
 }
+
+/// Frames that the thread which has passed them on is to [`write`](Link::write_to). What has been written is dropped then, which may
+/// be the user's: so nobody who has a lock writes.
+#[derive(Debug)]
+#[must_use = "it is to be written without a lock"]
+pub(crate) struct Unwritten(Port);
 
 impl Flush {
     /// How to write when so many calls are going on.
@@ -113,9 +120,9 @@ impl Link {
         }
     }
 
-    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and says whether it
+    /// Passes a call on, or keeps it until there is a link. `mark` is called just before it may leave, and says whether it
     /// still may, and after it turned out that it did not. Where there is no room to wait, those that are not wanted
-    /// any more make some.
+    /// any more make some, and their arguments are added to `remains`.
     pub(crate) fn send_call(
         &self,
         id: Option<CallId>,
@@ -123,6 +130,7 @@ impl Link {
         flush: Flush,
         mark: impl Fn(bool) -> bool,
         is_wanted: impl Fn(CallId) -> bool,
+        remains: &mut Remains,
     ) -> Sent {
         loop {
             let state = self.state.read();
@@ -131,12 +139,7 @@ impl Link {
                     return Sent::No;
                 }
                 match self.send_over(port, id, call) {
-                    Ok(()) => {
-                        let port = self.flush(port, flush);
-                        drop(state);
-                        self.flush_now(port);
-                        return Sent::Yes;
-                    }
+                    Ok(()) => return Sent::Yes(self.flush(port, flush)),
                     Err(error) => {
                         mark(false);
                         if error == PortError::Full {
@@ -159,7 +162,7 @@ impl Link {
                         Sent::Waits
                     };
                     drop(state);
-                    drop(unwanted);
+                    unwanted.into_iter().for_each(|(_, call)| remains.add(call.body));
                     return sent;
                 }
                 State::Up(port) if port.is_closed() => {
@@ -195,11 +198,11 @@ impl Link {
 
     /// Sends what calls for no answer and cannot be refused. Dropped without a link.
     pub(crate) fn send(&self, frame: &Frame<'_>, flush: Flush) {
-        let port = match self.state.read().port() {
+        let unwritten = match self.state.read().port() {
             Some(port) if port.push(frame).is_ok() => self.flush(port, flush),
             _ => None,
         };
-        self.flush_now(port);
+        self.write_to(unwritten);
     }
 
     /// Sends a result. Dropped without a link: its caller has its answer already.
@@ -228,9 +231,9 @@ impl Link {
         if pushed.is_err() {
             return;
         }
-        let port = self.flush(port, flush);
+        let unwritten = self.flush(port, flush);
         drop(state);
-        self.flush_now(port);
+        self.write_to(unwritten);
     }
 
     /// The receiver of a large payload takes more of it.
@@ -272,8 +275,9 @@ impl Link {
         }
         let before = std::mem::replace(&mut *state, State::Up(port));
         drop(state);
-        drop((before, waiting));
         self.write();
+        // Last: the user's memory may be among it, and wait for what others have sent.
+        drop((before, waiting));
         refused
     }
 
@@ -323,7 +327,7 @@ impl Link {
     /// Writes what waits.
     pub(crate) fn write(&self) {
         self.flusher.begin();
-        self.flush_now(self.port());
+        self.write_to(self.port().map(Unwritten));
     }
 
     /// What the I/O thread does for the link whenever it has a turn. Says when there is something to write, if that is left to a
@@ -337,37 +341,35 @@ impl Link {
         left
     }
 
-    /// Has written what was pushed: gives the port back if that is for this thread, see [`flush_now`](Self::flush_now).
-    #[must_use = "it is to be written without the lock"]
-    fn flush(&self, port: &Port, flush: Flush) -> Option<Port> {
+    /// Has written what was pushed, unless that is for this thread.
+    fn flush(&self, port: &Port, flush: Flush) -> Option<Unwritten> {
         let is_much = || matches!(port, Port::Socket(outbox) if outbox.len() >= FLUSH_BYTES);
         if self.reactor.is_current() {
             // The thread has its turn as soon as it is done with what came in, and then everything leaves together.
             self.wanted.store(true, Ordering::Relaxed);
         } else if flush == Flush::Later {
             if is_much() && !port.is_blocked() {
-                return Some(port.clone());
+                return Some(Unwritten(port.clone()));
             }
             if self.flusher.leave() {
                 // For the time in which no task does it.
                 self.reactor.wake_soon();
             }
         } else if flush == Flush::Now {
-            return Some(port.clone());
+            return Some(Unwritten(port.clone()));
         } else {
             self.wanted.store(true, Ordering::SeqCst);
             self.reactor.wake_soon();
             if self.reactor.is_vacant() && is_much() {
-                return Some(port.clone());
+                return Some(Unwritten(port.clone()));
             }
         }
         None
     }
 
-    /// Writes what waits for this port. What has been written is dropped then, which may be the user's: so nobody who has the
-    /// lock comes here.
-    fn flush_now(&self, port: Option<Port>) {
-        match port {
+    /// Writes what waits there.
+    pub(crate) fn write_to(&self, unwritten: Option<Unwritten>) {
+        match unwritten.map(|Unwritten(port)| port) {
             Some(Port::Socket(outbox)) => {
                 outbox.flush();
                 // Whoever made room lets the large payloads go on.
@@ -405,6 +407,9 @@ impl Link {
 #[must_use = "they are to be dropped without the lock"]
 fn take_unwanted(waiting: &mut Waiting, is_wanted: impl Fn(CallId) -> bool) -> Waiting {
     let wanted = |(id, call): &(Option<CallId>, Outgoing)| call.answered_as(*id).is_none_or(&is_wanted);
+    if waiting.iter().all(wanted) {
+        return Waiting::new();
+    }
     let (kept, unwanted) = std::mem::take(waiting).into_iter().partition(wanted);
     *waiting = kept;
     unwanted

@@ -34,7 +34,7 @@ use crate::{
     held_bytes::{Full, HeldBytes, Hold},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
-    link::{Flush, Link, Sent},
+    link::{Flush, Link, Sent, Unwritten},
     outgoing::{Kind, Outgoing},
     payload_pool::PayloadPool,
     pending::{Payload, Pending, Progress},
@@ -90,6 +90,18 @@ struct Delayed {
     again: bool,
     id: Option<CallId>,
     call: Outgoing,
+}
+
+/// What follows from sending calls, for when no other call waits for this thread: all of it may run the user's code.
+#[derive(Debug, Default)]
+struct After {
+    /// Where calls went that are still to be written.
+    unwritten: Vec<Unwritten>,
+    /// Calls that the other side may have been told not to answer before it was asked.
+    withdrawn: Vec<(CallId, Arc<Pending>)>,
+    /// Calls that there was no room for.
+    refused: Vec<Arc<Pending>>,
+    remains: Remains,
 }
 
 /// The largest arguments that are left to a task to be written.
@@ -167,7 +179,9 @@ impl Node {
             (Some(_), _) if !self.has_room_to_delay() => self.fail(id, |_| self.overloaded()),
             (Some(eta), _) => self.delay(eta, Some(id), call.clone(), false),
             (None, Some(going_on)) => {
-                self.send_in_flight(pending, id, call, going_on);
+                let mut after = After::default();
+                self.send_in_flight(pending, id, call, going_on, &mut after);
+                self.finish(after);
                 self.admit_queued();
             }
             (None, None) => self.admit(pending, id, call),
@@ -199,20 +213,26 @@ impl Node {
             // A payload in chunks needs an id of its own, which no other call has after it either.
             let pending = Arc::new(Pending::new(call.name.clone(), None));
             let id = self.calls.insert(pending, None);
-            let sent = self.link.send_call(Some(id), call, flush, |_| true, |id| self.is_wanted(id));
+            let sent = self.send_unanswered(Some(id), call, flush);
             self.calls.remove(id);
-            return self.taken(sent);
+            return sent;
         }
-        let sent = self.link.send_call(None, call, flush, |_| true, |id| self.is_wanted(id));
-        self.taken(sent)
+        self.send_unanswered(None, call, flush)
+    }
+
+    fn send_unanswered(&self, id: Option<CallId>, call: &Outgoing, flush: Flush) -> Result<()> {
+        let mut remains = Remains::default();
+        let sent = self.link.send_call(id, call, flush, |_| true, |id| self.is_wanted(id), &mut remains);
+        match sent {
+            Sent::Full => return Err(self.overloaded()),
+            Sent::Yes(unwritten) => self.link.write_to(unwritten),
+            Sent::Waits | Sent::No => {}
+        }
+        Ok(())
     }
 
     fn is_wanted(&self, id: CallId) -> bool {
         self.calls.contains(id)
-    }
-
-    fn taken(&self, sent: Sent) -> Result<()> {
-        if sent == Sent::Full { Err(self.overloaded()) } else { Ok(()) }
     }
 
     fn overloaded(&self) -> Error {
@@ -222,7 +242,9 @@ impl Node {
     /// Sends a call now if no more than the limit are in flight, later otherwise.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing) {
         if let Some(going_on) = self.admission.enter() {
-            self.send_admitted(pending, id, call, going_on);
+            let mut after = After::default();
+            self.send_admitted(pending, id, call, going_on, &mut after);
+            self.finish(after);
         } else if !self.admission.queue(Admitted { pending: pending.clone(), id, call: call.clone() }) {
             self.fail(id, |_| self.overloaded());
         }
@@ -233,24 +255,40 @@ impl Node {
     /// Sends what waits until fewer are in flight, as far as there are places.
     #[inline]
     pub(crate) fn admit_queued(&self) {
-        let send = |call: Admitted, going_on| {
-            self.send_admitted(&call.pending, call.id, &call.call, going_on);
-            call.call.body
-        };
-        self.admission.go_on(send);
+        self.admission.go_on(
+            |Admitted { pending, id, call }, going_on, after: &mut After| {
+                self.send_admitted(&pending, id, &call, going_on, after);
+                after.remains.add(call.body);
+            },
+            |after| self.finish(after),
+        );
     }
 
     /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
-    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
+    fn send_admitted(
+        &self,
+        pending: &Arc<Pending>,
+        id: CallId,
+        call: &Outgoing,
+        going_on: usize,
+        after: &mut After,
+    ) {
         if !pending.admit() {
             // It was cancelled, or its time ran out.
             return self.admission.give_back();
         }
-        self.send_in_flight(pending, id, call, going_on);
+        self.send_in_flight(pending, id, call, going_on, after);
     }
 
     /// Sends a call that counts among those in flight.
-    fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
+    fn send_in_flight(
+        &self,
+        pending: &Arc<Pending>,
+        id: CallId,
+        call: &Outgoing,
+        going_on: usize,
+        after: &mut After,
+    ) {
         self.settling.keep(id, call);
         let large = call.is_large();
         let flush = match Flush::with(going_on) {
@@ -258,19 +296,39 @@ impl Node {
             flush => flush,
         };
         let mark = |sent| pending.set_sent(sent);
-        let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
+        let is_wanted = |id| self.is_wanted(id);
+        let sent = self.link.send_call(Some(id), call, flush, mark, is_wanted, &mut after.remains);
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
-            self.withdraw(id, pending);
+            after.withdrawn.push((id, pending.clone()));
         }
-        if sent == Sent::Full && self.calls.remove(id).is_some() {
+        let is_full = matches!(sent, Sent::Full);
+        if let Sent::Yes(Some(unwritten)) = sent {
+            after.unwritten.push(unwritten);
+        }
+        if is_full && self.calls.remove(id).is_some() {
             // Whoever called this lets the next one in.
-            self.admission.leave(pending, &mut Remains::default());
-            pending.fail(self.overloaded());
+            self.admission.leave(pending, &mut after.remains);
+            after.refused.push(pending.clone());
         } else if large && !self.is_wanted(id) && !goes_on_alone(call, pending) {
             // It was over before the rest of its arguments was known to the link.
             self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
         }
+    }
+
+    /// Does what follows from sending calls.
+    fn finish(&self, after: After) {
+        let After { unwritten, withdrawn, refused, remains } = after;
+        for unwritten in unwritten {
+            self.link.write_to(Some(unwritten));
+        }
+        for (id, pending) in withdrawn {
+            self.withdraw(id, &pending);
+        }
+        for pending in refused {
+            pending.fail(self.overloaded());
+        }
+        drop(remains);
     }
 
     /// Counts the arguments of a call that nobody waits for. Where there is no room, those that were given up make some.
@@ -301,6 +359,9 @@ impl Node {
     #[must_use = "they are to be dropped without the lock"]
     fn take_unwanted(&self, delayed: &mut BinaryHeap<Reverse<Delayed>>) -> Vec<Reverse<Delayed>> {
         let is_wanted = |Reverse(delayed): &Reverse<Delayed>| delayed.id.is_none_or(|id| self.is_wanted(id));
+        if delayed.iter().all(is_wanted) {
+            return Vec::new();
+        }
         let (kept, unwanted): (Vec<_>, _) = std::mem::take(delayed).into_iter().partition(is_wanted);
         *delayed = kept.into();
         unwanted
@@ -626,7 +687,9 @@ impl Node {
             let Some(Reverse(Delayed { id, call, again, .. })) = due else { return };
             match id.map(|id| (id, self.calls.get(id))) {
                 Some((id, Some(pending))) if again => {
-                    self.send_in_flight(&pending, id, &call, self.admission.going_on())
+                    let mut after = After::default();
+                    self.send_in_flight(&pending, id, &call, self.admission.going_on(), &mut after);
+                    self.finish(after);
                 }
                 Some((id, Some(pending))) => self.admit(&pending, id, &call),
                 // It was cancelled.

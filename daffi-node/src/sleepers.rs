@@ -9,12 +9,12 @@
 
 use std::{
     fmt, mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     task::Waker,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use daffi_core::survive::{survive, wake};
 
 use crate::{
     remains::Remains,
@@ -96,7 +96,7 @@ impl Answers {
     /// Wakes the tasks. Who held a lock meanwhile has released it.
     fn finish(self) {
         wake_all(self.wakers);
-        survive(|| drop(self.remains));
+        drop(self.remains);
     }
 }
 
@@ -215,14 +215,8 @@ fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
         if wakers.peek().is_some_and(|next| next.will_wake(&waker)) {
             survive(|| drop(waker));
         } else {
-            survive(|| waker.wake());
+            wake(waker);
         }
-    }
-}
-
-fn survive(run: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        tracing::error!("the waker of a task or its arguments panicked; see the panic message above");
     }
 }
 

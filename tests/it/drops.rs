@@ -110,6 +110,51 @@ impl Watch {
     }
 }
 
+/// Memory of a user's whose code is wrong.
+struct Panics;
+
+impl AsRef<[u8]> for Panics {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 100_000]
+    }
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        panic!("as this test wants it");
+    }
+}
+
+/// Wherever that is: the I/O threads of both ends go on.
+#[test]
+fn memory_that_panics_when_it_is_dropped() {
+    let net = Net::new();
+    let length = |bytes: Vec<u8>| bytes.len();
+    let _b = net.node("b").callback("length", length).start().unwrap();
+    let a = net.node("a").start().unwrap();
+    let panics = |size| Bytes::from(bytes::Bytes::from_owner(Panics).slice(..size));
+    for round in 0..20 {
+        let sizes = [5_000, 64_000, 100_000];
+        let calls = sizes.map(|size| {
+            // This thread may be the one that drops it.
+            let call = || a.call.by_name::<usize, _>("length", (panics(size),)) & BG;
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
+        });
+        if round % 2 == 0 {
+            calls.iter().flatten().for_each(AsyncResult::cancel);
+        }
+        for (call, size) in calls.into_iter().zip(sizes) {
+            if let Ok(call) = call
+                && let Ok(length) = call.get()
+            {
+                assert_eq!(length, size);
+            }
+        }
+        let well = a.call.by_name::<usize, _>("length", (vec![7u8; 10],));
+        assert_eq!((well & FG).unwrap(), 10);
+    }
+}
+
 /// A node whose link is lost, with room for so many calls.
 fn without_link(room: usize) -> (Net, Arc<Global>, Arc<Watch>) {
     let mut net = Net::new();

@@ -61,10 +61,7 @@ impl Calls {
     }
 
     fn go_on(&self) {
-        self.admission.go_on(|call, _| {
-            self.send(&call.pending);
-            call.call.body
-        });
+        self.admission.go_on(|call, _, _: &mut ()| self.send(&call.pending), |()| {});
     }
 
     fn assert_idle(&self) {

@@ -48,6 +48,7 @@ use daffi_core::{
     payload::Codec,
     reactor,
     signature::Signature,
+    survive::survive,
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -211,13 +212,18 @@ impl Executor {
                             self.run(job);
                             continue;
                         }
+                        // What is dropped may be the user's memory, and that may wait for something.
                         Some(Next::Drop(run)) => {
-                            drop(run);
-                            continue;
+                            survive(|| drop(run));
+                            if step.again() { continue } else { return }
                         }
                         Some(Next::Forget(job)) => {
-                            drop(job);
-                            continue;
+                            survive(|| drop(job));
+                            if step.again() { continue } else { return }
+                        }
+                        Some(Next::End(held)) => {
+                            self.end(held);
+                            if step.again() { continue } else { return }
                         }
                         Some(Next::Run(run)) => run,
                     };
@@ -243,6 +249,9 @@ impl Executor {
                     }
                     if done % RUNS_BETWEEN_FLUSHES == 0 {
                         flush();
+                        if !step.again() {
+                            return;
+                        }
                     }
                 }
                 self.reactor.wake();
@@ -358,7 +367,7 @@ impl Executor {
     /// where it waits is an empty husk.
     fn end(&self, held: Held) {
         let waits = held.waits();
-        held.cancel();
+        survive(|| held.cancel());
         if !waits {
             return;
         }
@@ -480,7 +489,10 @@ impl Executor {
         if has_place {
             self.occupancy.leave(&self.requests);
         } else {
-            self.husks.fetch_sub(1, Ordering::Relaxed);
+            let left = self.husks.fetch_sub(1, Ordering::Relaxed) - 1;
+            if left <= 0 {
+                self.sweep_at.store(SWEEP_MIN, Ordering::Relaxed);
+            }
         }
         if is_in
             && let Some(entry) = self.registry.get(callback)
@@ -501,8 +513,9 @@ impl Work for OnPool {
         let origin = run.origin().clone();
         let Some(entry) = origin.home.executor().registry.get(run.callback()) else { return };
         let clock = run.says_how_quick().then(host::now);
-        run.on_pool(entry);
-        entry.pace.ran(clock, true);
+        if run.on_pool(entry) {
+            entry.pace.ran(clock, true);
+        }
     }
 
     fn is_over(&self) -> bool {

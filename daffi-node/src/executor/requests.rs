@@ -57,6 +57,18 @@ pub(super) enum Next {
     Drop(Run),
     /// Drop one that was cancelled before it was looked at.
     Forget(Job),
+    /// End one whose id another one has now, which no well-behaved controller brings about.
+    End(Held),
+}
+
+/// What becomes of a request that goes on as a task.
+pub(super) enum Continued {
+    /// It can be cancelled from now on.
+    Held,
+    /// The same, and another one of its id is to end.
+    Instead(Held),
+    /// Nobody waits for it any more: the task is to end.
+    Unwanted(AbortHandle),
 }
 
 /// Which request it is. Its id alone does not say, since ids begin anew after the link was lost and found again.
@@ -172,9 +184,11 @@ impl Requests {
     /// What the I/O thread does next. A request that `is_quick` runs there.
     pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool) -> Option<Next> {
         self.in_hand = false;
-        if let Some((key, held)) = self.current.take() {
+        if let Some((key, held)) = self.current.take()
             // Another thread was the I/O thread when that began, and is still at it.
-            self.held.insert(key.id, held);
+            && let Some(replaced) = self.held.insert(key.id, held)
+        {
+            return Some(Next::End(replaced));
         }
         if let Some(mut run) = self.released.pop_front() {
             return Some(if run.begin(self) { Next::Run(run) } else { Next::Drop(run) });
@@ -223,14 +237,14 @@ impl Requests {
         is_there
     }
 
-    /// A request goes on as a task, unless it is over already. Gives the handle back if the task is to end.
-    pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Option<AbortHandle> {
-        if let Some((key, held)) = self.current.take_if(|(current, _)| *current == key) {
-            self.held.insert(key.id, held);
-        }
-        let Some(held) = self.find(key) else { return Some(abort) };
+    /// A request goes on as a task, unless it is over already.
+    #[must_use = "what it has is to be dropped without the lock"]
+    pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Continued {
+        let current = self.current.take_if(|(current, _)| *current == key);
+        let replaced = current.and_then(|(key, held)| self.held.insert(key.id, held));
+        let Some(held) = self.find(key) else { return Continued::Unwanted(abort) };
         held.abort = Some(abort);
-        None
+        replaced.map_or(Continued::Held, Continued::Instead)
     }
 
     /// Whether a request can still be cancelled.
@@ -380,7 +394,7 @@ mod tests {
         std::iter::from_fn(|| requests.next(|_| false))
             .filter_map(|next| match next {
                 Next::Place(job) => Some(job.id),
-                Next::Run(_) | Next::Drop(_) | Next::Forget(_) => None,
+                Next::Run(_) | Next::Drop(_) | Next::Forget(_) | Next::End(_) => None,
             })
             .collect()
     }
@@ -427,6 +441,31 @@ mod tests {
         requests.close();
         requests.push_all(&mut [job(1)].into());
         assert!(!requests.has_work());
+    }
+
+    /// As only a controller that is mistaken brings about. The first one has to give its place back.
+    #[test]
+    fn another_request_of_an_id_that_is_in_use_ends_the_first() {
+        let mut requests = Requests::default();
+        let key = |number| Key { id: 1, number };
+        assert!(requests.hold(key(0), Arguments::default()).is_none());
+        assert!(requests.hold(key(0), Arguments::default()).is_some_and(|first| first.waits()));
+        let begin = |requests: &mut Requests| {
+            requests.push_all(&mut [job(1)].into());
+            match requests.next(|_| true) {
+                // Dropping it is for executors.
+                Some(Next::Run(run)) => std::mem::ManuallyDrop::new(run).key().unwrap(),
+                _ => unreachable!("it is quick"),
+            }
+        };
+        let second = begin(&mut requests);
+        assert!(matches!(requests.next(|_| true), Some(Next::End(first)) if first.waits()));
+        assert!(requests.has(second));
+        let third = begin(&mut requests);
+        let task = tokio::runtime::Builder::new_current_thread().build().unwrap().spawn(async {});
+        let continued = requests.continues(third, task.abort_handle());
+        assert!(matches!(continued, Continued::Instead(second) if !second.waits()));
+        assert!(requests.has(third) && !requests.has(second));
     }
 
     #[test]

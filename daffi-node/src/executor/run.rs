@@ -17,7 +17,7 @@ use daffi_core::{
 
 use super::{
     Executor, Job, Key, Origin, panics,
-    requests::{Arguments, Requests},
+    requests::{Arguments, Continued, Requests},
 };
 use crate::{
     callback::{BoxFuture, Function, Handler, Invocation, Outcome},
@@ -114,13 +114,12 @@ impl Run {
         }
     }
 
-    /// Runs an `fn` callback on a thread of the pool, which this is.
-    pub(super) fn on_pool(self, entry: &Entry) {
-        if let Handler::Sync(function) = entry.callback.handler()
-            && let Some(run) = self.after_waiting()
-        {
-            run.sync(function);
-        }
+    /// Runs an `fn` callback on a thread of the pool, which this is, unless nobody waits for it any more; says whether it did.
+    pub(super) fn on_pool(self, entry: &Entry) -> bool {
+        let Handler::Sync(function) = entry.callback.handler() else { return false };
+        let Some(run) = self.after_waiting() else { return false };
+        run.sync(function);
+        true
     }
 
     /// Runs an `async fn` callback on the workers.
@@ -285,9 +284,13 @@ impl Task {
         let executor = origin.home.executor();
         let Some(workers) = &executor.worker_handle else { return };
         let abort = workers.spawn(self).abort_handle();
-        let unwanted = key.and_then(|key| executor.requests.lock().continues(key, abort));
-        if let Some(task) = unwanted {
-            task.abort();
+        let Some(key) = key else { return };
+        // Not in the condition, where the lock would be held on.
+        let continued = executor.requests.lock().continues(key, abort);
+        match continued {
+            Continued::Unwanted(task) => task.abort(),
+            Continued::Instead(other) => executor.end(other),
+            Continued::Held => {}
         }
     }
 }
