@@ -84,7 +84,7 @@ impl Admission {
 
     /// Gives the calls that wait to `send`, as far as there are places, which calls nobody else's code, since all others wait
     /// for it; and what it says is to follow to `finish`. After each call that came or ended.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn go_on<T: Default>(&self, send: impl Fn(Admitted, usize, &mut T), finish: impl FnOnce(T)) {
         if self.queued_count.load(Ordering::SeqCst) > 0 {
             let mut after = T::default();

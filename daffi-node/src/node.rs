@@ -95,13 +95,19 @@ struct Delayed {
 /// What follows from sending calls, for when no other call waits for this thread: all of it may run the user's code.
 #[derive(Debug, Default)]
 struct After {
-    /// Where calls went that are still to be written.
-    unwritten: Vec<Unwritten>,
-    /// Calls that the other side may have been told not to answer before it was asked.
-    withdrawn: Vec<(CallId, Arc<Pending>)>,
-    /// Calls that there was no room for.
-    refused: Vec<Arc<Pending>>,
+    steps: Vec<Step>,
     remains: Remains,
+}
+
+/// Mostly there is none.
+#[derive(Debug)]
+enum Step {
+    /// A call is still to be written.
+    Write(Unwritten),
+    /// The other side may have been told that nobody waits for a call before it was asked.
+    Withdraw(CallId, Arc<Pending>),
+    /// There was no room for a call.
+    Refuse(Arc<Pending>),
 }
 
 /// The largest arguments that are left to a task to be written.
@@ -300,16 +306,16 @@ impl Node {
         let sent = self.link.send_call(Some(id), call, flush, mark, is_wanted, &mut after.remains);
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
-            after.withdrawn.push((id, pending.clone()));
+            after.steps.push(Step::Withdraw(id, pending.clone()));
         }
         let is_full = matches!(sent, Sent::Full);
         if let Sent::Yes(Some(unwritten)) = sent {
-            after.unwritten.push(unwritten);
+            after.steps.push(Step::Write(unwritten));
         }
         if is_full && self.calls.remove(id).is_some() {
             // Whoever called this lets the next one in.
             self.admission.leave(pending, &mut after.remains);
-            after.refused.push(pending.clone());
+            after.steps.push(Step::Refuse(pending.clone()));
         } else if large && !self.is_wanted(id) && !goes_on_alone(call, pending) {
             // It was over before the rest of its arguments was known to the link.
             self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
@@ -317,18 +323,22 @@ impl Node {
     }
 
     /// Does what follows from sending calls.
+    #[inline(always)]
     fn finish(&self, after: After) {
-        let After { unwritten, withdrawn, refused, remains } = after;
-        for unwritten in unwritten {
-            self.link.write_to(Some(unwritten));
+        if !after.steps.is_empty() {
+            self.take_steps(after.steps);
         }
-        for (id, pending) in withdrawn {
-            self.withdraw(id, &pending);
+        drop(after.remains);
+    }
+
+    fn take_steps(&self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Write(unwritten) => self.link.write_to(Some(unwritten)),
+                Step::Withdraw(id, pending) => self.withdraw(id, &pending),
+                Step::Refuse(pending) => pending.fail(self.overloaded()),
+            }
         }
-        for pending in refused {
-            pending.fail(self.overloaded());
-        }
-        drop(remains);
     }
 
     /// Counts the arguments of a call that nobody waits for. Where there is no room, those that were given up make some.

@@ -5,18 +5,26 @@
 
 use daffi_core::{payload::Encoded, survive::survive};
 
-/// Payloads that are dropped with this, where no lock of ours is held.
+/// Payloads that are dropped with this, where no lock of ours is held. Mostly there are none, which costs nothing.
 #[derive(Debug, Default)]
 #[must_use = "it is to be dropped without a lock"]
-pub(crate) struct Remains(Vec<Encoded>);
+pub(crate) struct Remains(Option<Box<Payloads>>);
+
+#[derive(Debug, Default)]
+struct Payloads(Vec<Encoded>);
 
 impl Remains {
+    #[inline]
     pub(crate) fn add(&mut self, payload: impl Into<Option<Encoded>>) {
-        self.0.extend(payload.into().filter(Encoded::is_shared));
+        if let Some(payload) = payload.into()
+            && payload.is_shared()
+        {
+            self.0.get_or_insert_default().0.push(payload);
+        }
     }
 }
 
-impl Drop for Remains {
+impl Drop for Payloads {
     fn drop(&mut self) {
         for payload in self.0.drain(..) {
             survive(|| drop(payload));
