@@ -85,12 +85,12 @@ def _variants():
         yield _daffi("async", "thread", transport, "standalone", _CALLS)
         for callback in ("fn", "inline"):
             yield _daffi(callback, "tasks", transport, "standalone", _CALLS if transport == "unix" else _BASICS)
-    for callback in ("fn", "inline"):
-        yield _daffi(callback, "thread", "unix", "standalone", _BASICS)
-    for controller in ("callee", "caller"):
-        for caller in ("tasks", "thread"):
-            yield _daffi("async", caller, "unix", controller, _BASICS)
-        yield _daffi("async", "tasks", "tcp", controller, _BASICS)
+    yield _daffi("fn", "thread", "unix", "standalone", _BASICS)
+    yield _daffi("inline", "thread", "unix", "standalone", _CALLS)
+    for transport in _TRANSPORTS:
+        for controller in ("callee", "caller"):
+            for caller in ("tasks", "thread"):
+                yield _daffi("async", caller, transport, controller, _BASICS)
     yield _peer("nats", "NATS, TCP", "nats", "tcp")
     one_callee = (("broadcast", "its proxy passes a message on to one callee"),)
     yield _peer("zeromq-unix", "ZeroMQ, UNIX", "zeromq", "unix", lacks=one_callee)
