@@ -31,6 +31,10 @@ pub mod payload;
 mod queue;
 pub mod reactor;
 pub mod signature;
+
+#[doc(hidden)]
+pub mod survive;
+
 mod sync;
 
 #[cfg(feature = "simulation")]

@@ -94,7 +94,8 @@ pub struct Limits {
     pub queue_total_bytes_max: usize,
     /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait, blocking callers
     /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
-    /// `Error::Overloaded`.
+    /// `Error::Overloaded`. Calls of callbacks wait like others: if it is so low that calls which call back hold all places
+    /// of their own node, only a deadline ends them.
     pub calls_in_flight_max: usize,
     /// The most bytes of arguments above 4 KiB that calls hold together which nobody waits for: those in the background and with
     /// an `eta`, without return, and scheduled ones. They count until they are sent, above 64 KiB until they have arrived, and for each call, also where

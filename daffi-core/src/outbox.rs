@@ -7,7 +7,7 @@ pub(crate) use room::Room;
 use crate::{
     controller::{FramePort, PortError},
     frame::Frame,
-    queue::{Lane, OutQueue},
+    queue::{Lane, OutQueue, Spent},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -47,6 +47,8 @@ struct State {
     closed: bool,
     /// Close once the queue is empty.
     finishing: bool,
+    /// What waited when it was closed. To drop it may run the user's code, so whoever has no lock does.
+    discarded: OutQueue,
 }
 
 /// Frames for one outbox that are going to be queued together, with one look at its lock and budget for all of them.
@@ -98,8 +100,12 @@ mod room;
 /// How far a write got.
 enum Written {
     All,
+    /// Some, and large bodies among it that are to be dropped.
+    Some,
     Blocked,
     Over,
+    /// Nobody would tell of room.
+    Deaf(io::Error),
 }
 
 /// How much more than its limit a queue takes of frames that cannot be refused, such as replies, for a peer that has not
@@ -110,6 +116,9 @@ const MUST_FACTOR: usize = 4;
 /// What part of its limit a queue takes once all queues together are at theirs, and of frames that can be refused if its
 /// peer takes what it is sent: more than such a peer has waiting.
 const FLOOR_PART: usize = 16;
+
+/// How many bytes of what a thread has written it keeps until it is done with writing.
+const SPENT_BYTES_KEPT: usize = 1024 * 1024;
 
 /// By what part of it all queues together may exceed their limit. Then a queue whose peer takes nothing gets nothing more.
 const MUST_TOTAL_PART: usize = 4;
@@ -163,7 +172,8 @@ impl Outbox {
     fn give_up_if_full(&self, error: PortError) -> PortError {
         if error == PortError::Full {
             self.slow.store(true, Ordering::Relaxed);
-            self.close();
+            // Who sends may have locks: the reactor, which hears of the end, drops what waits.
+            self.shut();
         }
         PortError::Closed
     }
@@ -186,11 +196,12 @@ impl Outbox {
         added.map_err(|error| self.give_up_if_full(error))
     }
 
-    /// Queues the frames of a batch, which is empty then. Those for a connection that is closed are dropped.
+    /// Queues the frames of a batch, which is empty then. Those for a connection that is closed are dropped with the
+    /// [`flush`](Self::flush) that follows.
     pub fn push_all(&self, batch: &mut Batch) {
         let mut state = self.state.lock();
         if state.closed || state.finishing {
-            batch.queue = OutQueue::default();
+            state.discarded.append(&mut batch.queue);
         } else {
             self.budget.take(batch.queue.len());
             state.queue.append(&mut batch.queue);
@@ -304,13 +315,26 @@ impl Outbox {
 
     /// Writes what waits, until there is nothing or the kernel takes no more.
     pub fn flush(&self) {
+        // Dropped without the lock, since a body may be the user's, who may call something here; and last, since that may wait for
+        // what others have queued meanwhile.
+        let mut spent = Spent::default();
         loop {
             // Whoever is writing looks again once it has let go, so nothing is left behind.
             let Some(mut lane) = self.writing.try_lock() else { return };
-            let written = self.write(&mut lane);
+            let result = self.write(&mut lane);
+            spent.append(lane.take_spent());
             drop(lane);
-            let again = match written {
-                Written::Over => false,
+            let again = match result {
+                Written::Some => true,
+                Written::Over => {
+                    self.discard_rest();
+                    false
+                }
+                Written::Deaf(error) => {
+                    tracing::error!(%error, "cannot wait for a socket that takes no more");
+                    self.close();
+                    false
+                }
                 Written::Blocked if self.state.lock().closed => {
                     // Whoever closed it found the lane in this thread's hands.
                     self.discard_rest();
@@ -319,11 +343,15 @@ impl Outbox {
                 Written::Blocked => !self.blocked.load(Ordering::SeqCst),
                 Written::All => {
                     let state = self.state.lock();
-                    !state.queue.is_empty() || (state.finishing && !state.closed)
+                    let ends = state.finishing && !state.closed;
+                    !state.queue.is_empty() || !state.discarded.is_empty() || ends
                 }
             };
             if !again {
                 return;
+            }
+            if spent.len() >= SPENT_BYTES_KEPT {
+                spent = Spent::default();
             }
         }
     }
@@ -339,6 +367,9 @@ impl Outbox {
 
     fn write(&self, lane: &mut Lane) -> Written {
         loop {
+            if lane.is_empty() && lane.has_spent() {
+                return Written::Some;
+            }
             if lane.is_empty() && !self.take_next(lane) {
                 return Written::Over;
             }
@@ -359,20 +390,16 @@ impl Outbox {
                         return Written::Blocked;
                     }
                     if let Some(Err(error)) = self.room.as_ref().map(|room| room.watch(&self.stream)) {
-                        tracing::error!(%error, "cannot wait for a socket that takes no more");
-                        return self.broken(lane);
+                        return Written::Deaf(error);
                     }
                 }
-                Err(_) => return self.broken(lane),
+                Err(_) => {
+                    // Nothing can be written any more. The reader sees the end of the stream and reports it.
+                    self.shut();
+                    return Written::Over;
+                }
             }
         }
-    }
-
-    /// Nothing can be written any more. The reader sees the end of the stream and reports it.
-    fn broken(&self, lane: &mut Lane) -> Written {
-        self.close();
-        self.discard(lane);
-        Written::Over
     }
 
     /// Moves what goes next into `lane`; says whether the connection goes on.
@@ -393,27 +420,32 @@ impl Outbox {
         self.budget.give_back(bytes);
     }
 
-    fn discard(&self, lane: &mut Lane) {
-        let dropped = std::mem::take(lane).len();
-        self.has_left(lane, dropped);
-    }
-
     /// Ends the connection at once; what waits is dropped.
     pub fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let dropped = state.queue.len();
-        state.queue = OutQueue::default();
-        self.budget.give_back(dropped);
-        drop(state);
-        self.stream.shutdown();
+        self.shut();
         self.discard_rest();
     }
 
-    /// Drops what was being written when the connection closed. Whoever is writing finds out, and does this.
+    /// Ends the connection at once. What waits counts no more, and is dropped by whoever flushes or closes next.
+    fn shut(&self) {
+        let mut state = self.state.lock();
+        let State { queue, discarded, closed, .. } = &mut *state;
+        *closed = true;
+        self.budget.give_back(queue.len());
+        discarded.append(queue);
+        drop(state);
+        self.stream.shutdown();
+    }
+
+    /// Drops what waited and what was being written when the connection closed, without a lock. Whoever is writing finds out,
+    /// and does this.
     fn discard_rest(&self) {
+        let discarded = std::mem::take(&mut self.state.lock().discarded);
+        let mut spent = discarded.spend();
         if let Some(mut lane) = self.writing.try_lock() {
-            self.discard(&mut lane);
+            let rest = std::mem::take(&mut *lane);
+            self.has_left(&lane, rest.len());
+            spent.append(rest.spend());
         }
     }
 

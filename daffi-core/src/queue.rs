@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     frame::{Body, Frame},
     limits::{CHUNK_BYTES, HEAD_BYTES},
+    survive::survive,
 };
 
 /// Bodies up to this size are copied behind their head, so that many small frames leave as one slice. Above it the
@@ -49,8 +50,14 @@ pub(crate) struct Lane {
     flat_written: usize,
     /// Large bodies, and how much of `flat` comes before each.
     shared: VecDeque<(usize, Bytes)>,
+    /// Those that have been written.
+    spent: Spent,
     bytes: usize,
 }
+
+/// Bodies that nobody needs any more. To drop one may run the user's code: that is for whoever has no lock.
+#[derive(Debug, Default)]
+pub(crate) struct Spent(Vec<Bytes>);
 
 impl OutQueue {
     /// How many bytes wait.
@@ -144,6 +151,33 @@ impl OutQueue {
         }
         self.bytes -= lane.bytes;
     }
+
+    /// Nothing of it is to be written any more.
+    pub(crate) fn spend(self) -> Spent {
+        let mut spent = Spent(self.chunks.into_iter().map(|(_, body)| body).collect());
+        for lane in [self.urgent, self.frames].into_iter().chain(self.later) {
+            spent.append(lane.spend());
+        }
+        spent
+    }
+}
+
+impl Spent {
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        for body in self.0.drain(..) {
+            survive(|| drop(body));
+        }
+    }
 }
 
 impl Lane {
@@ -214,7 +248,23 @@ impl Lane {
         (slices, count)
     }
 
-    /// Forgets the first `written` bytes.
+    /// Takes out the bodies that have been written.
+    pub(crate) fn take_spent(&mut self) -> Spent {
+        mem::take(&mut self.spent)
+    }
+
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.0.is_empty()
+    }
+
+    /// Nothing of it is to be written any more.
+    pub(crate) fn spend(self) -> Spent {
+        let mut spent = self.spent;
+        spent.0.extend(self.shared.into_iter().map(|(_, body)| body));
+        spent
+    }
+
+    /// Forgets the first `written` bytes. The bodies among them are left to [`take_spent`](Self::take_spent).
     pub(crate) fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
@@ -226,10 +276,13 @@ impl Lane {
                 && self.flat_written == flat_end
             {
                 let shared = written.min(body.len());
-                let _ = body.split_to(shared);
+                let written_whole = shared == body.len();
+                if !written_whole {
+                    let _ = body.split_to(shared);
+                }
                 written -= shared;
-                if body.is_empty() {
-                    self.shared.pop_front();
+                if written_whole {
+                    self.spent.0.extend(self.shared.pop_front().map(|(_, body)| body));
                 }
             }
         }

@@ -9,7 +9,7 @@ mod bell;
 mod buffers;
 
 mod driver;
-use driver::{Driver, Patience, Stay, survive};
+use driver::{Driver, Patience, Stay};
 
 mod guest;
 
@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use crate::simulation;
 use crate::{
     outbox::{Budget, Outbox, Room},
+    survive::survive,
     transport::{Listener, Stream},
 };
 
@@ -266,6 +267,11 @@ impl Handle {
     /// Whether this is the thread that leads. What it leaves to do is done in the turn that follows.
     pub fn is_current(&self) -> bool {
         CURRENT.get() == self.shared.address() && self.shared.lead.is_mine()
+    }
+
+    /// Whether this thread is in a turn of any reactor, in which it must not wait.
+    pub fn is_any_current() -> bool {
+        CURRENT.get() != 0
     }
 
     /// Does `work` that may take its time, in [`Service::work`], piece by piece: after each it asks

@@ -100,7 +100,12 @@ impl Signature {
         let key = make as usize;
         let seen = SEEN.try_with(|seen| seen.borrow().get(&key).copied()).ok().flatten();
         seen.unwrap_or_else(|| {
-            let signature = *CALLS.lock().entry(key).or_insert_with(|| Box::leak(Box::new(make())));
+            let known = CALLS.lock().get(&key).copied();
+            let signature = known.unwrap_or_else(|| {
+                // Without the lock, since the types are asked for their shapes, which is the user's code.
+                let made = make();
+                CALLS.lock().entry(key).or_insert_with(|| Box::leak(Box::new(made)))
+            });
             // While the thread ends, there is nothing to remember for.
             let _ = SEEN.try_with(|seen| seen.borrow_mut().insert(key, signature));
             signature

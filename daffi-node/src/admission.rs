@@ -6,6 +6,7 @@ use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
     pending::Pending,
+    remains::Remains,
     sync::{
         Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -71,7 +72,7 @@ impl Admission {
             self.queued_count.store(queued.len(), Ordering::SeqCst);
         }
         if pending.is_over() {
-            self.unqueue(&pending);
+            self.unqueue(&pending, &mut Remains::default());
         }
         true
     }
@@ -81,16 +82,19 @@ impl Admission {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Gives the calls that wait to `send`, as far as there are places. After each call that came or ended.
-    #[inline]
-    pub(crate) fn go_on(&self, send: impl Fn(Admitted, usize)) {
+    /// Gives the calls that wait to `send`, as far as there are places, which calls nobody else's code, since all others wait
+    /// for it; and what it says is to follow to `finish`. After each call that came or ended.
+    #[inline(always)]
+    pub(crate) fn go_on<T: Default>(&self, send: impl Fn(Admitted, usize, &mut T), finish: impl FnOnce(T)) {
         if self.queued_count.load(Ordering::SeqCst) > 0 {
-            self.let_in(send);
+            let mut after = T::default();
+            self.let_in(|call, going_on| send(call, going_on, &mut after));
+            finish(after);
         }
     }
 
     #[cold]
-    fn let_in(&self, send: impl Fn(Admitted, usize)) {
+    fn let_in(&self, mut send: impl FnMut(Admitted, usize)) {
         let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
         if asked > 1 {
             // The thread that is at it, which may be this one, looks again.
@@ -117,12 +121,13 @@ impl Admission {
         }
     }
 
-    /// A call is over, and counts no more, whether it was in or waited.
-    pub(crate) fn leave(&self, pending: &Pending) {
+    /// A call is over, and counts no more, whether it was in or waited. If it waited, its arguments are added to `remains`.
+    #[inline]
+    pub(crate) fn leave(&self, pending: &Pending, remains: &mut Remains) {
         if pending.end() {
             self.give_back();
         } else {
-            self.unqueue(pending);
+            self.unqueue(pending, remains);
         }
     }
 
@@ -148,13 +153,13 @@ impl Admission {
     }
 
     /// Takes a call out of the queue, in which it may be.
-    fn unqueue(&self, pending: &Pending) {
+    fn unqueue(&self, pending: &Pending, remains: &mut Remains) {
         if let Some(place) = pending.place() {
             let mut queued = self.queued.lock();
             let removed = queued.remove(&place);
             self.queued_count.store(queued.len(), Ordering::SeqCst);
             drop(queued);
-            drop(removed);
+            remains.add(removed.map(|queued| queued.call.body));
         }
     }
 }
@@ -187,10 +192,11 @@ mod tests {
     /// Lets in what can be; gives their numbers.
     fn go_on(admission: &Admission) -> Vec<u64> {
         let sent = RefCell::new(Vec::new());
-        admission.go_on(|call, _| {
+        let send = |call: Admitted, _, _: &mut ()| {
             call.pending.admit();
             sent.borrow_mut().push(call.id.0);
-        });
+        };
+        admission.go_on(send, |()| {});
         sent.into_inner()
     }
 
@@ -212,10 +218,10 @@ mod tests {
         }
         assert!(go_on(&admission).is_empty());
         // One of those that wait is given up, and one that is in ends.
-        admission.leave(&third);
-        admission.leave(&inside[0]);
+        admission.leave(&third, &mut Remains::default());
+        admission.leave(&inside[0], &mut Remains::default());
         assert_eq!(go_on(&admission), [2]);
-        admission.leave(&inside[1]);
+        admission.leave(&inside[1], &mut Remains::default());
         assert_eq!(go_on(&admission), [4]);
     }
 
@@ -225,8 +231,29 @@ mod tests {
         assert_eq!(admission.enter(), Some(0));
         let first = call(0);
         first.pending.admit();
-        admission.leave(&first.pending);
-        admission.leave(&first.pending);
+        admission.leave(&first.pending, &mut Remains::default());
+        admission.leave(&first.pending, &mut Remains::default());
         assert_eq!(admission.admitted.load(Ordering::SeqCst), 0);
+    }
+
+    /// What follows may run the user's code, which may wait for a call of its own.
+    #[test]
+    fn others_get_in_while_what_follows_is_done() {
+        let admission = Admission::new(2);
+        let first = call(0);
+        assert!(admission.queue(call(1)));
+        let send = |call: Admitted, _, sent: &mut Vec<u64>| {
+            assert!(admission.enter().is_none(), "this one goes first");
+            call.pending.admit();
+            sent.push(call.id.0);
+        };
+        let finish = |sent: Vec<u64>| {
+            assert_eq!(sent, [1]);
+            assert_eq!(admission.enter(), Some(1));
+            first.pending.admit();
+        };
+        admission.go_on(send, finish);
+        admission.leave(&first.pending, &mut Remains::default());
+        assert_eq!(admission.going_on(), 1);
     }
 }

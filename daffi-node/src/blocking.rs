@@ -55,7 +55,9 @@ pub(crate) fn with_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
 pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl FnOnce() -> T) -> Result<T> {
     let refused = || Error::BlockingInAsync { blocking, twin };
     let role = ROLE.with_borrow(Role::clone);
-    if let Role::Io = role {
+    // A user's waker, or his memory that is dropped once it is written, may find itself in a turn of the I/O thread's.
+    let in_turn = || matches!(role, Role::User) && reactor::Handle::is_any_current();
+    if matches!(role, Role::Io) || in_turn() {
         return Err(refused());
     }
     let wait = || match role {

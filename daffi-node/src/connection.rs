@@ -66,6 +66,15 @@ struct Live {
     ping_at: Instant,
 }
 
+/// What is to be done for a connection.
+#[derive(Debug)]
+struct Turn {
+    /// When to look again.
+    next: Option<Instant>,
+    /// The id of the ping that is due.
+    ping: Option<u64>,
+}
+
 /// How long one attempt to connect may take, for all addresses together that a host name has.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -139,16 +148,21 @@ impl Node {
                 }
                 None
             }
-            (None, Some(live)) => match live.turn(now, &self.limits) {
-                Ok(next) => next,
-                Err(problem) => {
-                    let port = live.port.clone();
-                    drop(state);
+            (None, Some(live)) => {
+                let turn = live.turn(now, &self.limits);
+                let port = live.port.clone();
+                drop(state);
+                // To write drops what has been written, which may be the user's: not with the lock.
+                let turn = turn.and_then(|Turn { next, ping }| match ping.map(|id| Frame::Ping { id }) {
+                    Some(ping) if port.push_now(&ping).is_err() => Err("the controller does not read"),
+                    _ => Ok(next),
+                });
+                turn.unwrap_or_else(|problem| {
                     tracing::warn!(node = self.name, problem, "giving up the connection to the controller");
                     port.close(problem);
                     None
-                }
-            },
+                })
+            }
             (None, None) => None,
         };
         next.into_iter().chain(give_up).min()
@@ -302,17 +316,16 @@ impl Node {
         if self.is_stopped() {
             return;
         }
-        let at = {
+        let (at, before) = {
             let mut state = self.connector.state.lock();
             let at = host::now() + state.backoff.next();
-            if state.last_error != reason {
-                tracing::info!(node = self.name, reason, "waiting for the controller");
-            }
-            state.last_error = reason;
             state.retry_at = Some(at);
-            at
+            (at, std::mem::replace(&mut state.last_error, reason.clone()))
         };
         self.watch(at);
+        if before != reason {
+            tracing::info!(node = self.name, reason, "waiting for the controller");
+        }
     }
 
     /// The controller will never take this node.
@@ -324,33 +337,32 @@ impl Node {
 }
 
 impl Live {
-    /// Asks for a sign of life when it is time; says when to look again.
+    /// Has a sign of life asked for when it is time; says when to look again.
     ///
     /// # Errors
     /// The peer has not answered for too long.
-    fn turn(&mut self, now: Instant, limits: &Limits) -> Result<Option<Instant>, &'static str> {
+    fn turn(&mut self, now: Instant, limits: &Limits) -> Result<Turn, &'static str> {
         if let Port::Memory(_) = self.port {
             // Both ends live and die together.
-            return Ok(None);
+            return Ok(Turn { next: None, ping: None });
         }
         if !self.up {
             let until = self.since + limits.handshake_timeout;
             return if now < until {
-                Ok(Some(until))
+                Ok(Turn { next: Some(until), ping: None })
             } else {
                 Err("the controller does not answer the handshake")
             };
         }
+        let mut ping = None;
         if self.ping_at <= now {
-            let Some(id) = self.heartbeat.next_ping() else {
+            ping = self.heartbeat.next_ping();
+            if ping.is_none() {
                 return Err("the controller gives no sign of life");
-            };
-            self.ping_at = now + Heartbeat::interval(limits.heartbeat);
-            if self.port.push_now(&Frame::Ping { id }).is_err() {
-                return Err("the controller does not read");
             }
+            self.ping_at = now + Heartbeat::interval(limits.heartbeat);
         }
-        Ok(Some(self.ping_at))
+        Ok(Turn { next: Some(self.ping_at), ping })
     }
 }
 
@@ -366,10 +378,13 @@ pub(crate) fn send_registration(node: &Node, port: &Port) {
         let offers = Offers::parse(piece).expect("offers are parsed as they are pushed");
         let register = Register { id: REGISTRATION, more: number < last, offers };
         // A closed connection says so by itself.
-        if port.push_now(&Frame::Register(register)).is_err() {
-            return;
+        if port.push(&Frame::Register(register)).is_err() {
+            break;
         }
     }
+    // To write drops what has been written, which may be the user's.
+    drop(registered);
+    port.flush();
 }
 
 impl fmt::Debug for State {

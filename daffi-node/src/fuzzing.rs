@@ -13,6 +13,7 @@ use crate::{
     assembly::Assembly,
     payload_pool::PayloadPool,
     pending::{Answer, Payload, Pending, Progress},
+    remains::Remains,
     streams::{StreamId, Streams},
 };
 
@@ -38,12 +39,12 @@ impl Sending {
 
     /// Nobody wants the rest of it.
     pub fn cancel(&self, call: u64, reply: bool) {
-        let _others_go_on = self.0.cancel(StreamId { call, reply });
+        let _others_go_on = self.0.cancel(StreamId { call, reply }, &mut Remains::default());
     }
 
     /// Sends what may be sent.
     pub fn pump(&self, has_room: impl Fn() -> bool, send: impl Fn(&Frame<'_>) -> Result<(), PortError>) {
-        self.0.pump(has_room, send);
+        drop(self.0.pump(has_room, send));
     }
 
     /// Whether any payload is being sent.

@@ -117,6 +117,15 @@ impl InFlight {
         Some(call.clone())
     }
 
+    /// Whether there is a call of this id.
+    pub(crate) fn contains(&self, id: CallId) -> bool {
+        let Some(shard) = self.shards.get(id.shard()).map(|shard| shard.lock()) else { return false };
+        shard
+            .places
+            .get(id.place())
+            .is_some_and(|place| place.call.is_some() && place.generation == id.generation())
+    }
+
     /// Takes out the calls whose deadline has passed.
     pub(crate) fn expired(&self, now: Instant) -> Vec<(CallId, Arc<Pending>, Duration)> {
         let mut expired = Vec::new();

@@ -5,7 +5,6 @@ use std::{
     mem,
     ops::Range,
     sync::Arc,
-    task::Waker,
 };
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use daffi_core::{
     host,
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::{Connection, Expected},
+    survive::wake,
 };
 use parking_lot::Mutex;
 
@@ -29,6 +29,7 @@ use crate::{
     node::{FAREWELL, Node},
     payload_pool::PayloadPool,
     pending::{OutOfTurn, Payload, Progress},
+    remains::Remains,
     sleepers::Left,
     streams::StreamId,
 };
@@ -195,12 +196,14 @@ impl Inbound {
             }
             Frame::Request(request) => self.request(&request),
             Frame::Reply(reply) if !reply.more && u64::from(reply.total) <= limit => {
-                self.node.reply(&reply, |waker| self.left.wakers.push(waker));
+                let mut remains = Remains::default();
+                self.node.reply(&reply, |waker| self.left.wakers.push(waker), &mut remains);
+                drop(remains);
                 self.node.admit_queued();
             }
             Frame::Reply(reply) => {
                 self.goes_on = self.node.answer(reply.id, true, reply.part, |pending| {
-                    pending.reply(&reply, limit, &self.node.pool, Waker::wake)
+                    pending.reply(&reply, limit, &self.node.pool, wake)
                 });
             }
             Frame::Failure(failure) if self.node.try_again(CallId(failure.id), &failure.fault) => {}
@@ -216,7 +219,7 @@ impl Inbound {
                     Some((job, _)) => self.arrived(Arrival::Dropped(job)),
                     None => self.node.executor.cancel(id),
                 }
-                self.node.link.cancel_stream(StreamId { call: id, reply: true });
+                self.node.link.cancel_stream(StreamId { call: id, reply: true }, &mut Remains::default());
             }
             Frame::Credit { id, reply, bytes, .. } => {
                 self.node.link.credit(StreamId { call: id, reply }, bytes);

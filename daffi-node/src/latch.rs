@@ -1,13 +1,15 @@
 //! A value that arrives once and is waited for by threads and tasks alike, without any runtime.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
     fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::Instant,
 };
+
+use daffi_core::survive::wake;
 
 use crate::sync::{Condvar, Mutex};
 
@@ -47,7 +49,7 @@ impl<T> Latch<T> {
 
     /// Sets the value unless there is one, and wakes whoever waits; says whether it was set.
     pub(crate) fn set(&self, value: T) -> bool {
-        self.set_with(value, Waker::wake)
+        self.set_with(value, wake)
     }
 
     /// The same, with the wakers of tasks given to `wake`.
@@ -109,19 +111,29 @@ impl<T: Clone> Latch<T> {
     /// Waits for the value in a future that has `place`, empty at first. Whoever gives up before the value is there
     /// calls [`leave`](Self::leave).
     pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<T> {
-        let mut state = self.state.lock();
-        if let Some(value) = &state.value {
-            return Poll::Ready(value.clone());
+        // Wakers are other people's code, also when they are cloned or dropped: not with the lock.
+        let mut waker = place.is_none().then(|| context.waker().clone());
+        loop {
+            let mut state = self.state.lock();
+            if let Some(value) = &state.value {
+                let value = value.clone();
+                drop(state);
+                return Poll::Ready(value);
+            }
+            let place = *place.get_or_insert_with(|| {
+                state.last_place += 1;
+                Place(state.last_place)
+            });
+            if waker.is_none() && !state.is_known(place, context.waker()) {
+                drop(state);
+                waker = Some(context.waker().clone());
+                continue;
+            }
+            let replaced = waker.take().and_then(|waker| state.wait_at(place, waker));
+            drop(state);
+            drop(replaced);
+            return Poll::Pending;
         }
-        let place = *place.get_or_insert_with(|| {
-            state.last_place += 1;
-            Place(state.last_place)
-        });
-        let replaced = state.wait_at(place, context.waker());
-        // Wakers are other people's code.
-        drop(state);
-        drop(replaced);
-        Poll::Pending
     }
 }
 
@@ -138,23 +150,26 @@ impl<T> Latch<T> {
 }
 
 impl<T> State<T> {
-    /// Puts a waker at a place; gives back the one that was there, if it is another.
-    fn wait_at(&mut self, place: Place, waker: &Waker) -> Option<Waker> {
-        let known = match &mut self.waiter {
-            Some((owner, known)) if *owner == place => known,
-            first @ None if self.more_waiters.is_none() => {
-                *first = Some((place, waker.clone()));
-                return None;
-            }
-            _ => match self.more_waiters.get_or_insert_default().entry(place) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(waker.clone());
-                    return None;
-                }
-            },
+    /// Whether this waker, or one for the same task, is at this place.
+    fn is_known(&self, place: Place, waker: &Waker) -> bool {
+        let known = match &self.waiter {
+            Some((owner, known)) if *owner == place => Some(known),
+            _ => self.more_waiters.as_ref().and_then(|more| more.get(&place)),
         };
-        if known.will_wake(waker) { None } else { Some(std::mem::replace(known, waker.clone())) }
+        known.is_some_and(|known| known.will_wake(waker))
+    }
+
+    /// Puts a waker at a place; gives back the one that was there.
+    #[must_use = "it is to be dropped without the lock"]
+    fn wait_at(&mut self, place: Place, waker: Waker) -> Option<Waker> {
+        match &mut self.waiter {
+            Some((owner, known)) if *owner == place => Some(std::mem::replace(known, waker)),
+            first @ None if self.more_waiters.is_none() => {
+                *first = Some((place, waker));
+                None
+            }
+            _ => self.more_waiters.get_or_insert_default().insert(place, waker),
+        }
     }
 }
 

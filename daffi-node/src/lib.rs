@@ -56,6 +56,7 @@ mod pending;
 mod question;
 mod registration;
 mod registry;
+mod remains;
 
 mod scheduled_task;
 pub use scheduled_task::{ScheduledTask, TaskState, TaskStatus};

@@ -25,6 +25,7 @@ use crate::{
     flusher::Flusher,
     in_flight::CallId,
     outgoing::Outgoing,
+    remains::Remains,
     streams::{StreamId, Streams},
 };
 
@@ -81,10 +82,11 @@ const FLUSH_BYTES: usize = 16 * 1024;
 const BACKLOG_BYTES: usize = 4 * CHUNK_BYTES;
 
 /// What became of a call that was to be sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[must_use = "it may still have to be written"]
 pub(crate) enum Sent {
-    /// It is on its way.
-    Yes,
+    /// It is on its way, or will be once this is written.
+    Yes(Option<Unwritten>),
     /// It waits for the link.
     Waits,
     /// It may not leave any more.
@@ -92,6 +94,12 @@ pub(crate) enum Sent {
     /// There is no room for it.
     Full,
 }
+
+/// Frames that the thread which has passed them on is to [`write`](Link::write_to). What has been written is dropped then, which may
+/// be the user's: so nobody who has a lock writes.
+#[derive(Debug)]
+#[must_use = "it is to be written without a lock"]
+pub(crate) struct Unwritten(Port);
 
 impl Flush {
     /// How to write when so many calls are going on.
@@ -112,9 +120,9 @@ impl Link {
         }
     }
 
-    /// Sends a call, or keeps it until there is a link. `mark` is called just before it may leave, and says whether it
+    /// Passes a call on, or keeps it until there is a link. `mark` is called just before it may leave, and says whether it
     /// still may, and after it turned out that it did not. Where there is no room to wait, those that are not wanted
-    /// any more make some.
+    /// any more make some, and their arguments are added to `remains`.
     pub(crate) fn send_call(
         &self,
         id: Option<CallId>,
@@ -122,14 +130,16 @@ impl Link {
         flush: Flush,
         mark: impl Fn(bool) -> bool,
         is_wanted: impl Fn(CallId) -> bool,
+        remains: &mut Remains,
     ) -> Sent {
         loop {
-            if let State::Up(port) = &*self.state.read() {
+            let state = self.state.read();
+            if let State::Up(port) = &*state {
                 if !mark(true) {
                     return Sent::No;
                 }
-                match self.send_over(port, id, call, flush) {
-                    Ok(()) => return Sent::Yes,
+                match self.send_over(port, id, call) {
+                    Ok(()) => return Sent::Yes(self.flush(port, flush)),
                     Err(error) => {
                         mark(false);
                         if error == PortError::Full {
@@ -139,20 +149,27 @@ impl Link {
                     }
                 }
             }
+            drop(state);
             let mut state = self.state.write();
             match &mut *state {
                 State::Down(waiting) | State::Draining(_, waiting) => {
-                    if waiting.len() >= self.waiting_max {
-                        waiting.retain(|(id, call)| call.answered_as(*id).is_none_or(&is_wanted));
-                    }
-                    if waiting.len() >= self.waiting_max {
-                        return Sent::Full;
-                    }
-                    waiting.push_back((id, call.clone()));
-                    return Sent::Waits;
+                    let is_full = waiting.len() >= self.waiting_max;
+                    let unwanted = if is_full { take_unwanted(waiting, &is_wanted) } else { Waiting::new() };
+                    let sent = if waiting.len() >= self.waiting_max {
+                        Sent::Full
+                    } else {
+                        waiting.push_back((id, call.clone()));
+                        Sent::Waits
+                    };
+                    drop(state);
+                    unwanted.into_iter().for_each(|(_, call)| remains.add(call.body));
+                    return sent;
                 }
                 State::Up(port) if port.is_closed() => {
-                    *state = State::Down(VecDeque::from([(id, call.clone())]));
+                    let down = State::Down(VecDeque::from([(id, call.clone())]));
+                    let up = std::mem::replace(&mut *state, down);
+                    drop(state);
+                    drop(up);
                     return Sent::Waits;
                 }
                 State::Up(_) => {}
@@ -160,19 +177,15 @@ impl Link {
         }
     }
 
-    fn send_over(
-        &self,
-        port: &Port,
-        id: Option<CallId>,
-        call: &Outgoing,
-        flush: Flush,
-    ) -> Result<(), PortError> {
+    /// Passes a call on, without writing it.
+    fn send_over(&self, port: &Port, id: Option<CallId>, call: &Outgoing) -> Result<(), PortError> {
         let number = id.map_or(0, |id| id.0);
         if call.is_large() {
             let id = StreamId { call: number, reply: false };
             let first = self.streams.begin(id, &call.body, call.has_result(), call.hold.clone());
             if let Err(error) = call.with_frame(number, first, |frame| port.try_push(frame)) {
-                self.streams.cancel(id);
+                // What remains is the call's, which is the caller's.
+                self.streams.cancel(id, &mut Remains::default());
                 return Err(error);
             }
             self.streams.go_on(id);
@@ -180,17 +193,16 @@ impl Link {
             call.with_frame(number, 0, |frame| port.try_push(frame))?;
             self.streams.make_way();
         }
-        self.flush(port, flush);
         Ok(())
     }
 
     /// Sends what calls for no answer and cannot be refused. Dropped without a link.
     pub(crate) fn send(&self, frame: &Frame<'_>, flush: Flush) {
-        if let Some(port) = self.state.read().port()
-            && port.push(frame).is_ok()
-        {
-            self.flush(port, flush);
-        }
+        let unwritten = match self.state.read().port() {
+            Some(port) if port.push(frame).is_ok() => self.flush(port, flush),
+            _ => None,
+        };
+        self.write_to(unwritten);
     }
 
     /// Sends a result. Dropped without a link: its caller has its answer already.
@@ -212,13 +224,16 @@ impl Link {
         let pushed = port.push(&Frame::Reply(reply));
         match (more, pushed) {
             (true, Ok(())) => self.streams.go_on(stream),
-            (true, Err(_)) => _ = self.streams.cancel(stream),
+            // What remains is the body's, which is dropped last.
+            (true, Err(_)) => _ = self.streams.cancel(stream, &mut Remains::default()),
             (false, _) => self.streams.make_way(),
         }
         if pushed.is_err() {
             return;
         }
-        self.flush(port, flush);
+        let unwritten = self.flush(port, flush);
+        drop(state);
+        self.write_to(unwritten);
     }
 
     /// The receiver of a large payload takes more of it.
@@ -227,10 +242,11 @@ impl Link {
         self.write();
     }
 
-    /// Nobody wants the rest of a large payload.
-    pub(crate) fn cancel_stream(&self, id: StreamId) {
+    /// Nobody wants the rest of a large payload, which is added to `remains`.
+    #[inline]
+    pub(crate) fn cancel_stream(&self, id: StreamId, remains: &mut Remains) {
         // On its own thread the reactor pumps before it waits.
-        if self.streams.cancel(id) && !self.reactor.is_current() {
+        if self.streams.cancel(id, remains) && !self.reactor.is_current() {
             self.reactor.wake_soon();
         }
     }
@@ -245,28 +261,34 @@ impl Link {
     ) -> Vec<(Option<CallId>, Cow<'static, str>)> {
         let mut refused = Vec::new();
         let mut state = self.state.write();
-        for (id, call) in state.take_waiting() {
-            let answered = call.answered_as(id);
+        let waiting = state.take_waiting();
+        for (id, call) in &waiting {
+            let answered = call.answered_as(*id);
             if answered.is_some_and(|id| !mark(id, true)) {
                 continue;
             }
-            answered.inspect(|id| keep(*id, &call));
-            if self.send_over(&port, id, &call, Flush::Soon).is_err() {
+            answered.inspect(|id| keep(*id, call));
+            if self.send_over(&port, *id, call).is_err() {
                 answered.inspect(|id| _ = mark(*id, false));
-                refused.push((answered, call.name));
+                refused.push((answered, call.name.clone()));
             }
         }
-        *state = State::Up(port);
+        let before = std::mem::replace(&mut *state, State::Up(port));
         drop(state);
         self.write();
+        // Last: the user's memory may be among it, and wait for what others have sent.
+        drop((before, waiting));
         refused
     }
 
     /// The link is gone: calls wait from now on.
     pub(crate) fn down(&self) {
         let mut state = self.state.write();
-        *state = State::Down(state.take_waiting());
-        self.streams.clear();
+        let down = State::Down(state.take_waiting());
+        let up = std::mem::replace(&mut *state, down);
+        let streams = self.streams.clear();
+        drop(state);
+        drop((up, streams));
     }
 
     /// The controller is stopping: new calls wait from now on, answers still go to it.
@@ -289,13 +311,10 @@ impl Link {
 
     /// Forgets calls that wait for a link and were given up.
     pub(crate) fn forget_unwanted(&self, is_wanted: impl Fn(CallId) -> bool) {
-        let mut unwanted = Waiting::new();
-        if let State::Down(waiting) | State::Draining(_, waiting) = &mut *self.state.write() {
-            let wanted =
-                |(id, call): &(Option<CallId>, Outgoing)| call.answered_as(*id).is_none_or(&is_wanted);
-            let (kept, dropped) = std::mem::take(waiting).into_iter().partition(wanted);
-            (*waiting, unwanted) = (kept, dropped);
-        }
+        let unwanted = match &mut *self.state.write() {
+            State::Down(waiting) | State::Draining(_, waiting) => take_unwanted(waiting, is_wanted),
+            State::Up(_) => Waiting::new(),
+        };
         // Without the lock.
         drop(unwanted);
     }
@@ -308,9 +327,7 @@ impl Link {
     /// Writes what waits.
     pub(crate) fn write(&self) {
         self.flusher.begin();
-        if let Some(port) = self.state.read().port() {
-            self.flush_now(port);
-        }
+        self.write_to(self.port().map(Unwritten));
     }
 
     /// What the I/O thread does for the link whenever it has a turn. Says when there is something to write, if that is left to a
@@ -324,56 +341,78 @@ impl Link {
         left
     }
 
-    fn flush(&self, port: &Port, flush: Flush) {
+    /// Has written what was pushed, unless that is for this thread.
+    fn flush(&self, port: &Port, flush: Flush) -> Option<Unwritten> {
+        let is_much = || matches!(port, Port::Socket(outbox) if outbox.len() >= FLUSH_BYTES);
         if self.reactor.is_current() {
             // The thread has its turn as soon as it is done with what came in, and then everything leaves together.
             self.wanted.store(true, Ordering::Relaxed);
         } else if flush == Flush::Later {
-            if let Port::Socket(outbox) = port
-                && outbox.len() >= FLUSH_BYTES
-                && !outbox.is_blocked()
-            {
-                self.flush_now(port);
-            } else if self.flusher.leave() {
+            if is_much() && !port.is_blocked() {
+                return Some(Unwritten(port.clone()));
+            }
+            if self.flusher.leave() {
                 // For the time in which no task does it.
                 self.reactor.wake_soon();
             }
         } else if flush == Flush::Now {
-            self.flush_now(port);
+            return Some(Unwritten(port.clone()));
         } else {
-            if self.reactor.is_vacant()
-                && let Port::Socket(outbox) = port
-                && outbox.len() >= FLUSH_BYTES
-            {
-                self.flush_now(port);
-            }
             self.wanted.store(true, Ordering::SeqCst);
             self.reactor.wake_soon();
+            if self.reactor.is_vacant() && is_much() {
+                return Some(Unwritten(port.clone()));
+            }
         }
+        None
     }
 
-    fn flush_now(&self, port: &Port) {
-        match port {
-            Port::Socket(outbox) => {
+    /// Writes what waits there.
+    pub(crate) fn write_to(&self, unwritten: Option<Unwritten>) {
+        match unwritten.map(|Unwritten(port)| port) {
+            Some(Port::Socket(outbox)) => {
                 outbox.flush();
                 // Whoever made room lets the large payloads go on.
                 while self.streams.is_active() {
                     let before = outbox.len();
-                    self.streams.pump(|| outbox.len() < BACKLOG_BYTES, |frame| outbox.push(frame));
+                    self.pump(|port| matches!(port, Port::Socket(current) if Arc::ptr_eq(current, &outbox)));
                     if outbox.len() <= before {
                         break;
                     }
                     outbox.flush();
                 }
             }
-            Port::Memory(port) => {
+            Some(Port::Memory(memory)) => {
                 if self.streams.is_active() {
-                    self.streams.pump(|| true, |frame| port.push(frame));
+                    self.pump(|port| matches!(port, Port::Memory(current) if Arc::ptr_eq(current, &memory)));
                 }
-                port.flush();
+                memory.flush();
             }
+            None => {}
         }
     }
+
+    /// Passes chunks on, if the way is the expected one still: each belongs to what has gone this way before.
+    fn pump(&self, is_expected: impl Fn(&Port) -> bool) {
+        let sent = {
+            let state = self.state.read();
+            let Some(port) = state.port().filter(|port| is_expected(port)) else { return };
+            self.streams.pump(|| port.has_room(), |frame| port.push(frame))
+        };
+        drop(sent);
+    }
+}
+
+/// Takes out the calls that were given up, to be dropped without the lock.
+#[must_use = "they are to be dropped without the lock"]
+fn take_unwanted(waiting: &mut Waiting, is_wanted: impl Fn(CallId) -> bool) -> Waiting {
+    let wanted = |(id, call): &(Option<CallId>, Outgoing)| call.answered_as(*id).is_none_or(&is_wanted);
+    if waiting.iter().all(wanted) {
+        return Waiting::new();
+    }
+    let (kept, unwanted) = std::mem::take(waiting).into_iter().partition(wanted);
+    *waiting = kept;
+    unwanted
 }
 
 impl State {
@@ -419,6 +458,27 @@ impl Port {
                 Ok(())
             }
             Self::Memory(port) => port.send(frame),
+        }
+    }
+
+    /// Whether the kernel takes no more for now.
+    fn is_blocked(&self) -> bool {
+        matches!(self, Self::Socket(outbox) if outbox.is_blocked())
+    }
+
+    /// Whether chunks of large payloads go on.
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Socket(outbox) => outbox.len() < BACKLOG_BYTES,
+            Self::Memory(_) => true,
+        }
+    }
+
+    /// Writes what waits.
+    pub(crate) fn flush(&self) {
+        match self {
+            Self::Socket(outbox) => outbox.flush(),
+            Self::Memory(port) => port.flush(),
         }
     }
 

@@ -34,12 +34,13 @@ use crate::{
     held_bytes::{Full, HeldBytes, Hold},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
-    link::{Flush, Link, Sent},
+    link::{Flush, Link, Sent, Unwritten},
     outgoing::{Kind, Outgoing},
     payload_pool::PayloadPool,
     pending::{Payload, Pending, Progress},
+    remains::Remains,
     settling::Settling,
-    sleepers::{Left, Sleepers, Turn},
+    sleepers::{Answers, Left, Sleepers, Turn},
     streams::StreamId,
 };
 
@@ -89,6 +90,24 @@ struct Delayed {
     again: bool,
     id: Option<CallId>,
     call: Outgoing,
+}
+
+/// What follows from sending calls, for when no other call waits for this thread: all of it may run the user's code.
+#[derive(Debug, Default)]
+struct After {
+    steps: Vec<Step>,
+    remains: Remains,
+}
+
+/// Mostly there is none.
+#[derive(Debug)]
+enum Step {
+    /// A call is still to be written.
+    Write(Unwritten),
+    /// The other side may have been told that nobody waits for a call before it was asked.
+    Withdraw(CallId, Arc<Pending>),
+    /// There was no room for a call.
+    Refuse(Arc<Pending>),
 }
 
 /// The largest arguments that are left to a task to be written.
@@ -166,7 +185,9 @@ impl Node {
             (Some(_), _) if !self.has_room_to_delay() => self.fail(id, |_| self.overloaded()),
             (Some(eta), _) => self.delay(eta, Some(id), call.clone(), false),
             (None, Some(going_on)) => {
-                self.send_in_flight(pending, id, call, going_on);
+                let mut after = After::default();
+                self.send_in_flight(pending, id, call, going_on, &mut after);
+                self.finish(after);
                 self.admit_queued();
             }
             (None, None) => self.admit(pending, id, call),
@@ -198,20 +219,26 @@ impl Node {
             // A payload in chunks needs an id of its own, which no other call has after it either.
             let pending = Arc::new(Pending::new(call.name.clone(), None));
             let id = self.calls.insert(pending, None);
-            let sent = self.link.send_call(Some(id), call, flush, |_| true, |id| self.is_wanted(id));
+            let sent = self.send_unanswered(Some(id), call, flush);
             self.calls.remove(id);
-            return self.taken(sent);
+            return sent;
         }
-        let sent = self.link.send_call(None, call, flush, |_| true, |id| self.is_wanted(id));
-        self.taken(sent)
+        self.send_unanswered(None, call, flush)
+    }
+
+    fn send_unanswered(&self, id: Option<CallId>, call: &Outgoing, flush: Flush) -> Result<()> {
+        let mut remains = Remains::default();
+        let sent = self.link.send_call(id, call, flush, |_| true, |id| self.is_wanted(id), &mut remains);
+        match sent {
+            Sent::Full => return Err(self.overloaded()),
+            Sent::Yes(unwritten) => self.link.write_to(unwritten),
+            Sent::Waits | Sent::No => {}
+        }
+        Ok(())
     }
 
     fn is_wanted(&self, id: CallId) -> bool {
-        self.calls.get(id).is_some()
-    }
-
-    fn taken(&self, sent: Sent) -> Result<()> {
-        if sent == Sent::Full { Err(self.overloaded()) } else { Ok(()) }
+        self.calls.contains(id)
     }
 
     fn overloaded(&self) -> Error {
@@ -221,7 +248,9 @@ impl Node {
     /// Sends a call now if no more than the limit are in flight, later otherwise.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing) {
         if let Some(going_on) = self.admission.enter() {
-            self.send_admitted(pending, id, call, going_on);
+            let mut after = After::default();
+            self.send_admitted(pending, id, call, going_on, &mut after);
+            self.finish(after);
         } else if !self.admission.queue(Admitted { pending: pending.clone(), id, call: call.clone() }) {
             self.fail(id, |_| self.overloaded());
         }
@@ -232,22 +261,40 @@ impl Node {
     /// Sends what waits until fewer are in flight, as far as there are places.
     #[inline]
     pub(crate) fn admit_queued(&self) {
-        let send =
-            |call: Admitted, going_on| self.send_admitted(&call.pending, call.id, &call.call, going_on);
-        self.admission.go_on(send);
+        self.admission.go_on(
+            |Admitted { pending, id, call }, going_on, after: &mut After| {
+                self.send_admitted(&pending, id, &call, going_on, after);
+                after.remains.add(call.body);
+            },
+            |after| self.finish(after),
+        );
     }
 
     /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
-    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
+    fn send_admitted(
+        &self,
+        pending: &Arc<Pending>,
+        id: CallId,
+        call: &Outgoing,
+        going_on: usize,
+        after: &mut After,
+    ) {
         if !pending.admit() {
             // It was cancelled, or its time ran out.
             return self.admission.give_back();
         }
-        self.send_in_flight(pending, id, call, going_on);
+        self.send_in_flight(pending, id, call, going_on, after);
     }
 
     /// Sends a call that counts among those in flight.
-    fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) {
+    fn send_in_flight(
+        &self,
+        pending: &Arc<Pending>,
+        id: CallId,
+        call: &Outgoing,
+        going_on: usize,
+        after: &mut After,
+    ) {
         self.settling.keep(id, call);
         let large = call.is_large();
         let flush = match Flush::with(going_on) {
@@ -255,18 +302,42 @@ impl Node {
             flush => flush,
         };
         let mark = |sent| pending.set_sent(sent);
-        let sent = self.link.send_call(Some(id), call, flush, mark, |id| self.is_wanted(id));
+        let is_wanted = |id| self.is_wanted(id);
+        let sent = self.link.send_call(Some(id), call, flush, mark, is_wanted, &mut after.remains);
         if pending.is_withdrawn() {
             // The other side may have been told before it was asked.
-            self.withdraw(id, pending);
+            after.steps.push(Step::Withdraw(id, pending.clone()));
         }
-        if sent == Sent::Full && self.calls.remove(id).is_some() {
+        let is_full = matches!(sent, Sent::Full);
+        if let Sent::Yes(Some(unwritten)) = sent {
+            after.steps.push(Step::Write(unwritten));
+        }
+        if is_full && self.calls.remove(id).is_some() {
             // Whoever called this lets the next one in.
-            self.admission.leave(pending);
-            pending.fail(self.overloaded());
+            self.admission.leave(pending, &mut after.remains);
+            after.steps.push(Step::Refuse(pending.clone()));
         } else if large && !self.is_wanted(id) && !goes_on_alone(call, pending) {
             // It was over before the rest of its arguments was known to the link.
-            self.link.cancel_stream(StreamId { call: id.0, reply: false });
+            self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
+        }
+    }
+
+    /// Does what follows from sending calls.
+    #[inline(always)]
+    fn finish(&self, after: After) {
+        if !after.steps.is_empty() {
+            self.take_steps(after.steps);
+        }
+        drop(after.remains);
+    }
+
+    fn take_steps(&self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Write(unwritten) => self.link.write_to(Some(unwritten)),
+                Step::Withdraw(id, pending) => self.withdraw(id, &pending),
+                Step::Refuse(pending) => pending.fail(self.overloaded()),
+            }
         }
     }
 
@@ -276,15 +347,7 @@ impl Node {
             .hold(bytes)
             .or_else(|Full| {
                 self.link.forget_unwanted(|id| self.is_wanted(id));
-                let mut unwanted = Vec::new();
-                self.delayed.lock().retain(|Reverse(delayed)| {
-                    let is_wanted = delayed.id.is_none_or(|id| self.is_wanted(id));
-                    if !is_wanted {
-                        // It is dropped without the lock.
-                        unwanted.push(delayed.call.clone());
-                    }
-                    is_wanted
-                });
+                let unwanted = self.take_unwanted(&mut self.delayed.lock());
                 drop(unwanted);
                 self.waiting_bytes.hold(bytes)
             })
@@ -295,10 +358,23 @@ impl Node {
     fn has_room_to_delay(&self) -> bool {
         let max = self.limits.calls_in_flight_max;
         let mut delayed = self.delayed.lock();
-        if delayed.len() >= max {
-            delayed.retain(|Reverse(delayed)| delayed.id.is_none_or(|id| self.is_wanted(id)));
+        let unwanted = if delayed.len() >= max { self.take_unwanted(&mut delayed) } else { Vec::new() };
+        let has_room = delayed.len() < max;
+        drop(delayed);
+        drop(unwanted);
+        has_room
+    }
+
+    /// Takes out the delayed calls that were given up, to be dropped without the lock.
+    #[must_use = "they are to be dropped without the lock"]
+    fn take_unwanted(&self, delayed: &mut BinaryHeap<Reverse<Delayed>>) -> Vec<Reverse<Delayed>> {
+        let is_wanted = |Reverse(delayed): &Reverse<Delayed>| delayed.id.is_none_or(|id| self.is_wanted(id));
+        if delayed.iter().all(is_wanted) {
+            return Vec::new();
         }
-        delayed.len() < max
+        let (kept, unwanted): (Vec<_>, _) = std::mem::take(delayed).into_iter().partition(is_wanted);
+        *delayed = kept.into();
+        unwanted
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing, again: bool) {
@@ -312,32 +388,39 @@ impl Node {
     /// Takes a call out of the table that goes on without its caller: the rest of its arguments is still sent.
     pub(crate) fn let_go(&self, id: CallId) {
         if let Some(pending) = self.calls.remove(id) {
-            self.settling.forget(id);
-            self.release(&pending);
+            let mut remains = Remains::default();
+            self.settling.forget(id, &mut remains);
+            self.release(&pending, &mut remains);
         }
     }
 
     /// Takes a call out of the table, if nobody was faster.
     pub(crate) fn take(&self, id: CallId) -> Option<Arc<Pending>> {
-        let taken = self.take_if(id, |_| true)?;
+        let taken = self.take_if(id, |_| true, &mut Remains::default())?;
         self.admit_queued();
         Some(taken)
     }
 
-    /// The same, if it is one that is asked for. [`admit_queued`](Self::admit_queued) is to follow.
-    fn take_if(&self, id: CallId, which: impl FnOnce(&Pending) -> bool) -> Option<Arc<Pending>> {
+    /// The same, if it is one that is asked for. What there is still of its arguments is added to `remains`.
+    /// [`admit_queued`](Self::admit_queued) is to follow.
+    fn take_if(
+        &self,
+        id: CallId,
+        which: impl FnOnce(&Pending) -> bool,
+        remains: &mut Remains,
+    ) -> Option<Arc<Pending>> {
         let pending = self.calls.remove_if(id, which)?;
-        self.settling.forget(id);
+        self.settling.forget(id, remains);
         // It may have ended before all of its arguments were sent.
-        self.link.cancel_stream(StreamId { call: id.0, reply: false });
-        self.admission.leave(&pending);
+        self.link.cancel_stream(StreamId { call: id.0, reply: false }, remains);
+        self.admission.leave(&pending, remains);
         Some(pending)
     }
 
     /// Sends a call again after a while, if it failed because its callee has not returned yet; says whether it does.
     pub(crate) fn try_again(&self, id: CallId, fault: &Fault) -> bool {
         let Some((call, pause)) = self.settling.again(id, fault, host::now()) else { return false };
-        self.link.cancel_stream(StreamId { call: id.0, reply: false });
+        self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
         if let Some(pending) = self.calls.get(id) {
             pending.begin_again();
             self.delay(pause, Some(id), call, true);
@@ -346,8 +429,8 @@ impl Node {
     }
 
     /// A call is over: the next one may go.
-    fn release(&self, pending: &Pending) {
-        self.admission.leave(pending);
+    fn release(&self, pending: &Pending, remains: &mut Remains) {
+        self.admission.leave(pending, remains);
         self.admit_queued();
     }
 
@@ -372,31 +455,31 @@ impl Node {
         }
     }
 
-    /// Takes answers that were left unread; gives the wakers of the tasks that wait for them. [`admit_queued`](Self::admit_queued)
+    /// Takes answers that were left unread; gives what follows for the tasks that wait for them. [`admit_queued`](Self::admit_queued)
     /// is to follow, once others may read.
-    fn read_answers(&self, unread: Vec<Bytes>) -> Vec<Waker> {
-        let mut wakers = Vec::new();
+    fn read_answers(&self, unread: Vec<Bytes>) -> Answers {
+        let Answers { mut wakers, mut remains } = Answers::default();
         for answers in &unread {
             let mut at = 0;
             while let Ok(Some((Frame::Reply(reply), next))) = Frame::decode(answers, at, FRAME_BYTES_MAX) {
-                self.reply(&reply, |waker| wakers.push(waker));
+                self.reply(&reply, |waker| wakers.push(waker), &mut remains);
                 at = next;
             }
             debug_assert_eq!(at, answers.len(), "what was left was looked at");
         }
-        wakers
+        Answers { wakers, remains }
     }
 
-    /// Takes a whole result, or one of a broadcast; gives the wakers of tasks that wait for it to `wake`.
-    /// [`admit_queued`](Self::admit_queued) is to follow.
-    pub(crate) fn reply(&self, reply: &Reply<'_>, wake: impl FnMut(Waker)) {
+    /// Takes a whole result, or one of a broadcast; gives the wakers of tasks that wait for it to `wake`, and adds what there is
+    /// still of the call's arguments to `remains`. [`admit_queued`](Self::admit_queued) is to follow.
+    pub(crate) fn reply(&self, reply: &Reply<'_>, wake: impl FnMut(Waker), remains: &mut Remains) {
         // Most answers are of this kind, and looked up once.
-        if let Some(pending) = self.take_if(CallId(reply.id), Pending::is_single) {
+        if let Some(pending) = self.take_if(CallId(reply.id), Pending::is_single, remains) {
             return pending.succeed(Payload::whole(reply), wake);
         }
         let limit = self.limits.payload_bytes_max;
         let give = |pending: &Pending| pending.reply(reply, limit, &self.pool, wake);
-        self.answered(reply.id, true, reply.part, give);
+        self.answered(reply.id, true, reply.part, give, remains);
     }
 
     /// Passes what came for a call on to it; frees its place when that was the last. Says whether chunks follow that are wanted.
@@ -407,13 +490,20 @@ impl Node {
         part: u32,
         give: impl FnOnce(&Pending) -> Progress,
     ) -> bool {
-        let goes_on = self.answered(id, counts, part, give);
+        let goes_on = self.answered(id, counts, part, give, &mut Remains::default());
         self.admit_queued();
         goes_on
     }
 
     /// The same, where [`admit_queued`](Self::admit_queued) follows later.
-    fn answered(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) -> bool {
+    fn answered(
+        &self,
+        id: u64,
+        counts: bool,
+        part: u32,
+        give: impl FnOnce(&Pending) -> Progress,
+        remains: &mut Remains,
+    ) -> bool {
         let id = CallId(id);
         let Some(pending) = self.calls.get(id) else {
             if counts {
@@ -422,7 +512,7 @@ impl Node {
             return false;
         };
         match give(&pending) {
-            Progress::Done => drop(self.take_if(id, |_| true)),
+            Progress::Done => drop(self.take_if(id, |_| true, remains)),
             Progress::Refused => self.refuse_rest(id),
             Progress::Open => {}
             Progress::Credit(bytes) => {
@@ -497,7 +587,7 @@ impl Node {
     fn withdraw(&self, id: CallId, pending: &Pending) {
         pending.set_withdrawn();
         if pending.is_sent() {
-            self.link.cancel_stream(StreamId { call: id.0, reply: false });
+            self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
             self.link.send(&Frame::Cancel { id: id.0 }, Flush::Now);
         }
     }
@@ -509,8 +599,9 @@ impl Node {
         self.sleepers.finish(|unread| self.read_answers(unread));
         self.admit_queued();
         for (id, pending) in self.calls.remove_where(Pending::is_sent) {
-            self.settling.forget(id);
-            self.release(&pending);
+            let mut remains = Remains::default();
+            self.settling.forget(id, &mut remains);
+            self.release(&pending, &mut remains);
             pending.fail(Error::ControllerLost { callback: pending.callback().to_owned() });
         }
         self.executor.cancel_all();
@@ -585,8 +676,9 @@ impl Node {
         }
         self.admit_queued();
         for (id, pending, after) in self.calls.expired(now) {
-            self.settling.forget(id);
-            self.release(&pending);
+            let mut remains = Remains::default();
+            self.settling.forget(id, &mut remains);
+            self.release(&pending, &mut remains);
             self.withdraw(id, &pending);
             pending.fail(pending.timed_out(after));
         }
@@ -605,7 +697,9 @@ impl Node {
             let Some(Reverse(Delayed { id, call, again, .. })) = due else { return };
             match id.map(|id| (id, self.calls.get(id))) {
                 Some((id, Some(pending))) if again => {
-                    self.send_in_flight(&pending, id, &call, self.admission.going_on())
+                    let mut after = After::default();
+                    self.send_in_flight(&pending, id, &call, self.admission.going_on(), &mut after);
+                    self.finish(after);
                 }
                 Some((id, Some(pending))) => self.admit(&pending, id, &call),
                 // It was cancelled.
@@ -676,7 +770,7 @@ impl Home for Node {
     }
 
     fn forget(&self, id: u64) {
-        self.link.cancel_stream(StreamId { call: id, reply: true });
+        self.link.cancel_stream(StreamId { call: id, reply: true }, &mut Remains::default());
     }
 
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller {

@@ -13,6 +13,7 @@ use daffi_core::{
     frame::{Failure, Reply, Targets},
     payload::{Codec, Whole},
     signature::Signature,
+    survive::wake,
 };
 use serde::de::DeserializeOwned;
 
@@ -413,7 +414,7 @@ impl Pending {
     /// Takes a step with the lock held, and finishes without: that wakes whoever waits and may log, both other
     /// people's code.
     fn advance(&self, step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
-        self.advance_with(Waker::wake, step)
+        self.advance_with(wake, step)
     }
 
     /// The same, with the wakers of tasks given to `wake`.
@@ -423,9 +424,9 @@ impl Pending {
             // Whatever still comes is not wanted any more.
             let Some(open) = &mut *gathering else { return Progress::Done };
             let step = step(open);
-            if !matches!(step, Step::Wait(_)) {
-                *gathering = None;
-            }
+            let over = if matches!(step, Step::Wait(_)) { None } else { gathering.take() };
+            drop(gathering);
+            drop(over);
             step
         };
         match step {

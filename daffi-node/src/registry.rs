@@ -96,6 +96,10 @@ impl Registry {
         self.entries.get(index as usize)
     }
 
+    pub(crate) fn gates(&self) -> impl Iterator<Item = &Gate<Run>> {
+        self.entries.iter().filter_map(|entry| entry.gate.as_ref())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

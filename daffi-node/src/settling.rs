@@ -18,6 +18,7 @@ use crate::{
     backoff,
     in_flight::CallId,
     outgoing::{Kind, Outgoing},
+    remains::Remains,
 };
 
 /// Calls that may have to be sent again, while the nodes return.
@@ -54,17 +55,17 @@ impl Settling {
     pub(crate) fn keep(&self, id: CallId, call: &Outgoing) {
         if self.active.load(Ordering::SeqCst) && matches!(call.kind, Kind::Call) {
             let mut state = self.state.lock();
-            if state.until.is_some() {
-                state.calls.insert(id, call.clone());
-            }
+            let replaced = if state.until.is_some() { state.calls.insert(id, call.clone()) } else { None };
+            drop(state);
+            drop(replaced);
         }
     }
 
-    /// Forgets a call that is over.
-    pub(crate) fn forget(&self, id: CallId) {
+    /// Forgets a call that is over. Its arguments are added to `remains`.
+    #[inline]
+    pub(crate) fn forget(&self, id: CallId, remains: &mut Remains) {
         if self.active.load(Ordering::SeqCst) {
-            let call = self.state.lock().calls.remove(&id);
-            drop(call);
+            remains.add(self.state.lock().calls.remove(&id).map(|call| call.body));
         }
     }
 
@@ -74,9 +75,12 @@ impl Settling {
         if !absent || !self.active.load(Ordering::SeqCst) {
             return None;
         }
-        let mut state = self.state.lock();
-        let call = state.calls.remove(&id)?;
-        let left = state.until?.saturating_duration_since(now);
+        let (until, call) = {
+            let mut state = self.state.lock();
+            (state.until, state.calls.remove(&id))
+        };
+        let (until, call) = (until?, call?);
+        let left = until.saturating_duration_since(now);
         Some((call, (TIME.saturating_sub(left) / 2).clamp(*PAUSE.start(), *PAUSE.end())))
     }
 
@@ -146,7 +150,7 @@ mod tests {
         let now = Instant::now();
         settling.begin(now);
         settling.keep(ID, &call());
-        settling.forget(ID);
+        settling.forget(ID, &mut Remains::default());
         assert!(settling.again(ID, &fault(FaultKind::NoCandidate), now).is_none());
         let question = Outgoing::ask(Ask::Processes, "");
         settling.keep(ID, &question);

@@ -9,16 +9,19 @@
 
 use std::{
     fmt, mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     task::Waker,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use daffi_core::survive::{survive, wake};
 
-use crate::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
+use crate::{
+    remains::Remains,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Tasks that are still to be woken, and answers that are still to be read.
@@ -50,10 +53,19 @@ pub(crate) struct Left {
     pub(crate) unread: Vec<Bytes>,
 }
 
-/// Reads answers, and gives the wakers of the tasks that wait for them. It calls nobody else's code.
-pub(crate) trait Read: Fn(Vec<Bytes>) -> Vec<Waker> {}
+/// What follows from answers, for when there is no lock any more.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// Of the tasks that wait for them.
+    pub(crate) wakers: Vec<Waker>,
+    /// Of their calls.
+    pub(crate) remains: Remains,
+}
 
-impl<F: Fn(Vec<Bytes>) -> Vec<Waker>> Read for F {}
+/// Reads answers, and gives what follows from them. It calls nobody else's code.
+pub(crate) trait Read: Fn(Vec<Bytes>) -> Answers {}
+
+impl<F: Fn(Vec<Bytes>) -> Answers> Read for F {}
 
 /// What a turn found.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,6 +89,14 @@ impl Left {
     fn append(&mut self, other: &mut Self) {
         self.wakers.append(&mut other.wakers);
         self.unread.append(&mut other.unread);
+    }
+}
+
+impl Answers {
+    /// Wakes the tasks. Who held a lock meanwhile has released it.
+    fn finish(self) {
+        wake_all(self.wakers);
+        drop(self.remains);
     }
 }
 
@@ -105,7 +125,7 @@ impl Sleepers {
         if !left.is_empty() {
             // It could not be left.
             wake_all(left.wakers);
-            wake_all(read(left.unread));
+            read(left.unread).finish();
         }
         follows
     }
@@ -162,10 +182,10 @@ impl Sleepers {
     /// With the lock, which is taken before what is left is: nobody is past this with answers that are still unread.
     fn finish_with(&self, reading: MutexGuard<'_, ()>, read: &impl Read) {
         let Left { wakers, unread } = self.take();
-        let read = if unread.is_empty() { Vec::new() } else { read(unread) };
+        let answers = if unread.is_empty() { Answers::default() } else { read(unread) };
         drop(reading);
         wake_all(wakers);
-        wake_all(read);
+        answers.finish();
     }
 
     /// Leaves these to others; says whether it could.
@@ -195,14 +215,8 @@ fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
         if wakers.peek().is_some_and(|next| next.will_wake(&waker)) {
             survive(|| drop(waker));
         } else {
-            survive(|| waker.wake());
+            wake(waker);
         }
-    }
-}
-
-fn survive(run: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        tracing::error!("the waker of a task panicked; see the panic message above");
     }
 }
 
@@ -253,9 +267,9 @@ mod tests {
         Left { wakers: wakers(tasks), unread: Vec::new() }
     }
 
-    fn nothing(unread: Vec<Bytes>) -> Vec<Waker> {
+    fn nothing(unread: Vec<Bytes>) -> Answers {
         assert!(unread.is_empty());
-        Vec::new()
+        Answers::default()
     }
 
     fn woken<const N: usize>(tasks: &[Arc<Task>; N]) -> [usize; N] {
@@ -340,10 +354,9 @@ mod tests {
     fn whoever_looks_first_reads_what_was_left_unread() {
         let tasks = tasks::<4>();
         let read = |unread: Vec<Bytes>| {
-            unread
-                .iter()
-                .flat_map(|calls| calls.iter().map(|call| tasks[*call as usize].clone().into()))
-                .collect()
+            let calls = unread.iter().flatten();
+            let wakers = calls.map(|call| tasks[*call as usize].clone().into()).collect();
+            Answers { wakers, ..Answers::default() }
         };
         let left = || Left {
             wakers: wakers(&tasks[..1]),

@@ -14,7 +14,7 @@ use daffi_core::{
 };
 use parking_lot::Mutex;
 
-use crate::held_bytes::Hold;
+use crate::{held_bytes::Hold, remains::Remains};
 
 /// Which call a payload belongs to, and which of its two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,9 +76,12 @@ impl Streams {
     /// here. Says how many bytes go with that frame: none while as many of others are on their way as may be.
     pub(crate) fn begin(&self, id: StreamId, body: &Encoded, to_the_end: bool, hold: Option<Hold>) -> usize {
         let mut rest = body.clone();
+        // Dropped after the lock is released, and so is what such an id had before.
+        let replaced;
+        let _sent;
         let mut state = self.state.lock();
         let first = if state.on_their_way < self.window() { CHUNK_BYTES } else { 0 };
-        let _sent = rest.split_to(first);
+        _sent = rest.split_to(first);
         let credit = STREAM_WINDOW_BYTES - first;
         let stream = Stream {
             rest,
@@ -89,8 +92,10 @@ impl Streams {
             _hold: hold,
         };
         state.on_their_way += first;
-        state.streams.insert(id, stream);
+        replaced = state.streams.insert(id, stream);
         self.count.store(state.streams.len(), Ordering::Release);
+        drop(state);
+        drop(replaced);
         first
     }
 
@@ -118,11 +123,14 @@ impl Streams {
             stream.turn_left = TURN_BYTES;
         }
         state.on_their_way -= arrived;
+        let mut over = None;
         if goes_on {
             state.ready.push_back(id);
         } else if is_over {
-            state.remove(id, &self.count);
+            over = state.remove(id, &self.count);
         }
+        drop(state);
+        drop(over);
     }
 
     /// A call that is not large goes over the link, or its result: large payloads keep their distance for a while.
@@ -140,21 +148,23 @@ impl Streams {
         }
     }
 
-    /// Nobody wants the rest of it. Says whether others may go on now.
-    pub(crate) fn cancel(&self, id: StreamId) -> bool {
+    /// Nobody wants the rest of it, which is added to `remains`. Says whether others may go on now.
+    #[inline]
+    pub(crate) fn cancel(&self, id: StreamId, remains: &mut Remains) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
         }
         let mut state = self.state.lock();
-        state.remove(id, &self.count);
+        remains.add(state.remove(id, &self.count).map(|stream| stream.rest));
         !state.ready.is_empty()
     }
 
-    /// The link is gone, and with it whatever was on its way.
-    pub(crate) fn clear(&self) {
+    /// The link is gone, and with it whatever was on its way. It is given back, to be dropped without a lock.
+    #[must_use = "it is to be dropped without a lock"]
+    pub(crate) fn clear(&self) -> impl Sized + use<> {
         let lost = mem::take(&mut *self.state.lock());
-        drop(lost);
         self.count.store(0, Ordering::Release);
+        lost
     }
 
     /// Whether any payload is being sent.
@@ -162,12 +172,14 @@ impl Streams {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// Sends chunks, some of each payload in turn, while `has_room` says so and receivers take them.
+    /// Sends chunks, some of each payload in turn, while `has_room` says so and receivers take them. Gives back what has been
+    /// sent: it may be all that is left of a payload, if it was copied.
     pub(crate) fn pump(
         &self,
         has_room: impl Fn() -> bool,
         send: impl Fn(&Frame<'_>) -> Result<(), PortError>,
-    ) {
+    ) -> Remains {
+        let mut sent = Remains::default();
         let mut state = self.state.lock();
         while state.on_their_way < self.window()
             && has_room()
@@ -192,29 +204,33 @@ impl Streams {
                 self.narrow.store(narrow.saturating_sub(body.len()), Ordering::Relaxed);
             }
             let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::encoded(&body) };
-            if send(&Frame::Chunk(chunk)).is_err() {
+            let pushed = send(&Frame::Chunk(chunk));
+            sent.add(body);
+            if pushed.is_err() {
                 // The link is gone; whoever notices it ends the call.
-                return;
+                break;
             }
             if goes_on && turn_is_over {
                 state.ready.push_back(id);
             } else if goes_on {
                 state.ready.push_front(id);
             } else if is_over {
-                state.remove(id, &self.count);
+                sent.add(state.remove(id, &self.count).map(|stream| stream.rest));
             }
         }
+        sent
     }
 }
 
 impl State {
-    fn remove(&mut self, id: StreamId, count: &AtomicUsize) {
-        if let Some(stream) = self.streams.remove(&id) {
-            self.on_their_way -= stream.on_its_way;
-            // A call that is sent again has the same id, and two turns for it would be one too many.
-            self.ready.retain(|ready| *ready != id);
-            count.store(self.streams.len(), Ordering::Release);
-        }
+    #[must_use = "it is to be dropped without the lock"]
+    fn remove(&mut self, id: StreamId, count: &AtomicUsize) -> Option<Stream> {
+        let stream = self.streams.remove(&id)?;
+        self.on_their_way -= stream.on_its_way;
+        // A call that is sent again has the same id, and two turns for it would be one too many.
+        self.ready.retain(|ready| *ready != id);
+        count.store(self.streams.len(), Ordering::Release);
+        Some(stream)
     }
 }
 
@@ -241,7 +257,7 @@ mod tests {
             sent.borrow_mut().push((chunk.id, chunk.body.len(), chunk.more));
             Ok(())
         };
-        streams.pump(|| true, send);
+        drop(streams.pump(|| true, send));
         sent.into_inner()
     }
 
@@ -263,7 +279,7 @@ mod tests {
         assert_eq!(streams.state.lock().on_their_way, 0);
         // Nor does one go on that was cancelled meanwhile.
         streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true, None);
-        streams.cancel(FIRST);
+        streams.cancel(FIRST, &mut Remains::default());
         streams.go_on(FIRST);
         assert!(pump(&streams).is_empty());
     }
@@ -305,7 +321,7 @@ mod tests {
         assert_eq!(total(pump(&streams)), 100);
         streams.credit(FIRST, u32::MAX);
         assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES, "however much it claims to take");
-        streams.cancel(FIRST);
+        streams.cancel(FIRST, &mut Remains::default());
         streams.credit(FIRST, 100);
         assert!(pump(&streams).is_empty());
         assert!(!streams.is_active());
@@ -316,7 +332,7 @@ mod tests {
         let streams = Streams::default();
         let body = zeros(3 * STREAM_WINDOW_BYTES);
         start(&streams, FIRST, &body);
-        streams.cancel(FIRST);
+        streams.cancel(FIRST, &mut Remains::default());
         start(&streams, FIRST, &body);
         let sent = pump(&streams);
         assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - CHUNK_BYTES);

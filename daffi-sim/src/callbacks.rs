@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a call's arguments are: its number, how it ends, how long it takes in microseconds, how many bytes come back,
-/// whom it calls in turn as `callback@node`, and bytes that mean nothing.
+/// whom it calls in turn, as `callback@node` or as a ring, and bytes that mean nothing.
 pub(crate) type Arguments = (u64, u32, u64, u32, String, String);
 
 /// How a callback ends.
@@ -47,9 +47,7 @@ async fn work(
     if takes_us > 0 {
         world::sleep(Duration::from_micros(takes_us)).await;
     }
-    if let Some((callback, node)) = next.split_once('@') {
-        workload::nested(&ctx.call, callback, node).await;
-    }
+    workload::onwards(ctx, nonce, &next).await;
     end(nonce, how, back)
 }
 
@@ -74,17 +72,19 @@ fn inline(
 
 #[callback(max_concurrency = 1)]
 async fn serial(
+    ctx: &Context,
     nonce: u64,
     how: u32,
     takes_us: u64,
     back: u32,
-    _next: String,
+    next: String,
     pad: String,
 ) -> Result<Out, String> {
     begin(nonce, &pad, true);
     if takes_us > 0 {
         world::sleep(Duration::from_micros(takes_us)).await;
     }
+    workload::onwards(ctx, nonce, &next).await;
     end(nonce, how, back)
 }
 

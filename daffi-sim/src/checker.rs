@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use daffi_core::limits::HOPS_MAX;
+
 use crate::{
     callbacks::SERIAL,
     cluster::Cluster,
@@ -23,6 +25,7 @@ pub(crate) fn check(sim: &Sim, cluster: &Cluster) -> Vec<String> {
     calls(sim, &mut broken);
     arrivals(sim, cluster, &mut broken);
     order(sim, &mut broken);
+    nesting(sim, &mut broken);
     tasks(sim, &mut broken);
     rest(sim, cluster, &mut broken);
     let mut all = std::mem::take(&mut sim.network.lock().wire.violations);
@@ -159,6 +162,39 @@ fn order(sim: &Sim, broken: &mut Vec<String>) {
                 broken
                     .push(format!("I7: {nonce:#x} ran after {other:#x} on {host}, and was called before it"));
             }
+        }
+    }
+}
+
+/// U3: calls that call on go as deep as the limit and no deeper, and no process is called by itself.
+fn nesting(sim: &Sim, broken: &mut Vec<String>) {
+    const DEPTH_MAX: usize = HOPS_MAX as usize;
+    let history = sim.history.borrow();
+    let runs_of = |nonce: &Nonce| history.runs.get(nonce).map_or(0, Vec::len);
+    let mut runs_within = BTreeMap::<Nonce, usize>::new();
+    for (nonce, call) in &history.calls {
+        let (runs, depth) = (runs_of(nonce), call.depth);
+        if depth > 1 {
+            *runs_within.entry(call.outermost).or_default() += runs;
+        }
+        if runs > 0 && depth > DEPTH_MAX {
+            broken.push(format!("U3: {nonce:#x} ran {depth} deep"));
+        }
+        if history.runs.get(nonce).is_some_and(|runs| runs.iter().any(|(host, _)| *host == call.caller)) {
+            broken.push(format!("U3: {nonce:#x} ran in the process that made it"));
+        }
+        let Some((_, ended)) = &call.ended else { continue };
+        let too_deep = matches!(ended, Ended::NotRun(error) if error == "HopLimit");
+        let expired = matches!(ended, Ended::NotRun(error) if error == "Timeout");
+        if too_deep && depth <= DEPTH_MAX || depth > DEPTH_MAX && !too_deep && !expired {
+            broken.push(format!("U3: {nonce:#x}, {depth} deep, ended with {ended:?}"));
+        }
+    }
+    // Each callback calls on once at most.
+    for (outermost, runs) in runs_within {
+        let chains = runs_of(&outermost).max(1);
+        if runs > chains * (DEPTH_MAX - 1) {
+            broken.push(format!("U3: {outermost:#x} ran {chains} times and brought about {runs} calls"));
         }
     }
 }

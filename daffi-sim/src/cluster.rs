@@ -119,6 +119,22 @@ impl Cluster {
         Self { shared: Rc::new(shared), pause_ms, large_bytes: [1, 60_000, 1_500_000][sim.below(3)] }
     }
 
+    /// So many nodes around a controller by itself, which are as quiet as they are told.
+    pub(crate) fn of(sim: &Sim, nodes: usize, limits: Limits) -> Self {
+        let few_places = limits.calls_in_flight_max < Limits::default().calls_in_flight_max;
+        sim.network.lock().wire.calls_wait = few_places;
+        let shared = Shared {
+            names: (0..nodes).map(|number| format!("node{number}")).collect(),
+            limits,
+            embedded: false,
+            controller: Cell::new(None),
+            nodes: RefCell::new(vec![None; nodes]),
+            impostor: Cell::new(None),
+            quiet: Cell::new(true),
+        };
+        Self { shared: Rc::new(shared), pause_ms: 20, large_bytes: 1 }
+    }
+
     pub(crate) fn quiet(&self) -> bool {
         self.shared.quiet.get()
     }
@@ -129,6 +145,17 @@ impl Cluster {
 
     pub(crate) fn name_of_any(&self) -> String {
         self.shared.names[sim().below(self.shared.names.len())].clone()
+    }
+
+    /// One name or more, in order.
+    pub(crate) fn names_of_some(&self) -> Vec<String> {
+        let names = &self.shared.names;
+        let (first, count) = (sim().below(names.len()), 1 + sim().below(names.len()));
+        names.iter().cycle().skip(first).take(count).cloned().collect()
+    }
+
+    pub(crate) fn name(&self, node: usize) -> &str {
+        &self.shared.names[node]
     }
 
     /// How much the controller remembers, wherever it is.

@@ -76,6 +76,12 @@ pub(crate) enum Kind {
 pub(crate) struct Call {
     pub(crate) caller: HostId,
     pub(crate) kind: Kind,
+    /// How deep it is nested; 1 for what no callback calls.
+    pub(crate) depth: usize,
+    /// The call that it is nested in after all, or its own number.
+    pub(crate) outermost: Nonce,
+    /// Its node is to be called by itself.
+    pub(crate) to_self: bool,
     pub(crate) began: Duration,
     pub(crate) deadline: Option<Duration>,
     pub(crate) ended: Option<(Duration, Ended)>,
@@ -132,10 +138,38 @@ impl History {
     ) -> Nonce {
         self.last += 1;
         let deadline = timeout.map(|timeout| now + timeout);
-        let text = Text::default();
-        let call = Call { caller, kind, began: now, deadline, ended: None, abandoned: false, text };
+        let call = Call {
+            caller,
+            kind,
+            depth: 1,
+            outermost: self.last,
+            to_self: false,
+            began: now,
+            deadline,
+            ended: None,
+            abandoned: false,
+            text: Text::default(),
+        };
         self.calls.insert(self.last, call);
         self.last
+    }
+
+    /// A callback that runs for the call `within` makes a call.
+    pub(crate) fn begin_nested(
+        &mut self,
+        caller: HostId,
+        within: Nonce,
+        now: Duration,
+        timeout: Option<Duration>,
+        to_self: bool,
+    ) -> Nonce {
+        let nonce = self.begin(caller, Kind::Call, now, timeout);
+        let (depth, outermost) =
+            self.calls.get(&within).map_or((1, within), |call| (call.depth, call.outermost));
+        if let Some(call) = self.calls.get_mut(&nonce) {
+            (call.depth, call.outermost, call.to_self) = (depth + 1, outermost, to_self);
+        }
+        nonce
     }
 
     /// A call begins that is to be sent later.
@@ -147,7 +181,8 @@ impl History {
         timeout: Option<Duration>,
     ) -> Nonce {
         let nonce = self.begin(caller, kind, now, timeout);
-        if let Some(call) = self.calls.remove(&nonce) {
+        if let Some(mut call) = self.calls.remove(&nonce) {
+            call.outermost = nonce | LATER;
             self.calls.insert(nonce | LATER, call);
         }
         nonce | LATER
@@ -234,8 +269,18 @@ impl History {
     /// How many calls there were of each kind of outcome, for a summary.
     pub(crate) fn summary(&self) -> Summary {
         let mut summary = Summary { tasks: self.tasks.len(), ..Summary::default() };
-        for call in self.calls.values() {
+        for (nonce, call) in &self.calls {
             summary.calls += 1;
+            if self.runs.contains_key(nonce) {
+                summary.deepest = summary.deepest.max(call.depth);
+            }
+            match &call.ended {
+                Some((_, Ended::NotRun(error))) if error == "HopLimit" => summary.too_deep += 1,
+                Some((_, Ended::NotRun(error))) if error == "NoCandidate" && call.to_self => {
+                    summary.to_self += 1;
+                }
+                _ => {}
+            }
             match &call.ended {
                 Some((_, Ended::Value(_) | Ended::Entries(_))) => summary.values += 1,
                 Some((_, Ended::NotRun(_))) => summary.not_run += 1,
@@ -295,6 +340,12 @@ pub struct Summary {
     pub takeovers: usize,
     /// Calls that ran, and whose caller was told that the callee is gone.
     pub ran_unknown: usize,
+    /// How deep the deepest call was nested that ran.
+    pub deepest: usize,
+    /// Calls that were refused because they were nested too deep.
+    pub too_deep: usize,
+    /// Calls of nodes to themselves that were refused.
+    pub to_self: usize,
     /// How often a callback ran.
     pub runs: usize,
     /// Which errors there were.

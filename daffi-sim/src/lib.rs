@@ -15,7 +15,8 @@
 //! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it to the last
 //! byte (I3) and tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind at nodes,
 //! controllers and sockets (I6); the order between two nodes is kept, from how users called to how callbacks ran (I7);
-//! broadcasts are complete (I8); scheduled calls come when they are due and not after their end (I9); and when all is well
+//! broadcasts are complete (I8); calls that call on are nested as deep as the limit and no deeper, and
+//! no process is called by itself (U3); scheduled calls come when they are due and not after their end (I9); and when all is well
 //! again, everybody can be called within 30 s (I11). Code of daffi that panics breaks a promise, too, even if daffi
 //! survives it.
 //!
@@ -33,12 +34,14 @@
 
 mod callbacks;
 mod checker;
+mod circle;
 mod cluster;
 mod crowd;
 mod history;
 mod network;
 mod panics;
 mod random;
+mod ring;
 mod tamper;
 mod trace;
 mod wire;
@@ -52,6 +55,7 @@ use std::{
     time::Duration,
 };
 
+pub use circle::{Circle, Circled, circle};
 pub use crowd::{Return, crowd};
 pub use history::Summary;
 pub use tamper::Bug;
@@ -146,13 +150,7 @@ fn run_to_the_end(seed: u64, options: Options) -> Report {
     cluster.be_quiet();
     cluster.heal(&sim);
     let mut violations = everybody_is_back(&sim, &cluster);
-    // A call without a deadline waits for its callee as long as that takes, and one without a return just runs.
-    let until = sim.now() + FINISH_MAX;
-    sim.run(until, || !sim.has_tasks());
-    end_tasks(&sim, &cluster);
-    while sim.now() < until && !is_at_rest(&sim, &cluster) {
-        sim.run(sim.now() + LOOK_EVERY, || false);
-    }
+    come_to_rest(&sim, &cluster);
     violations.extend(checker::check(&sim, &cluster));
     let mut summary = sim.history.borrow().summary();
     summary.cancelled_in_time = checker::cancelled_in_time(&sim);
@@ -167,6 +165,17 @@ fn run_to_the_end(seed: u64, options: Options) -> Report {
     let network = sim.network.lock();
     let (hash, frames) = (network.trace.hash(), network.wire.frames);
     Report { seed, violations, hash, summary, frames, time, wall_reads }
+}
+
+/// Lets everything end that goes on.
+fn come_to_rest(sim: &Rc<Sim>, cluster: &Cluster) {
+    // A call without a deadline waits for its callee as long as that takes, and one without a return just runs.
+    let until = sim.now() + FINISH_MAX;
+    sim.run(until, || !sim.has_tasks());
+    end_tasks(sim, cluster);
+    while sim.now() < until && !is_at_rest(sim, cluster) {
+        sim.run(sim.now() + LOOK_EVERY, || false);
+    }
 }
 
 /// Ends what was scheduled by processes that are gone: nobody else would, and it would go on for ever.

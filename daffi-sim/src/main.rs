@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     let (mut failed, mut calls, mut frames) = (0u64, 0, 0);
     let (mut cancelled, mut in_time, mut deaths, mut ran_unknown) = (0, 0, 0, 0);
     let (mut one_way, mut takeovers) = (0, 0);
+    let (mut too_deep, mut to_self) = (0, 0);
     for seed in first..first.saturating_add(count) {
         let report = run(seed, options);
         calls += report.summary.calls;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         deaths += report.summary.deaths;
         one_way += report.summary.one_way;
         takeovers += report.summary.takeovers;
+        too_deep += report.summary.too_deep;
+        to_self += report.summary.to_self;
         ran_unknown += report.summary.ran_unknown;
         if !report.violations.is_empty() {
             failed += 1;
@@ -63,7 +66,8 @@ fn main() -> ExitCode {
     }
     println!(
         "{count} seeds from {first}, {calls} calls, {frames} frames, {deaths} deaths within a step, {ran_unknown} calls that \
-         ran at a callee that was gone then, {cancelled} tasks cancelled, {in_time} of them when they were to call, {one_way} ways cut in one direction, {takeovers} names taken over, in {:.1?}: \
+         ran at a callee that was gone then, {cancelled} tasks cancelled, {in_time} of them when they were to call, {one_way} ways cut in one direction, {takeovers} names taken over, \
+         {too_deep} rings of calls too deep, {to_self} calls of a node to itself, in {:.1?}: \
          {failed} failed",
         began.elapsed()
     );

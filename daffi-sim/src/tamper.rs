@@ -40,13 +40,15 @@ pub enum Bug {
     Forgotten,
     /// Some nodes get no calls, and stay connected.
     Unreachable,
+    /// The controller passes calls on as if none of them was nested.
+    HopsForgotten,
     /// Code of daffi panics when it writes.
     Panics,
 }
 
 impl Bug {
     /// All of them, each with the beginning of the violation that has to be found.
-    pub const ALL: [(Self, &str); 14] = [
+    pub const ALL: [(Self, &str); 15] = [
         (Self::DoubleReply, "I5: "),
         (Self::LostReply, "I2: "),
         (Self::SwappedIds, "I3: "),
@@ -60,6 +62,7 @@ impl Bug {
         (Self::FiresAfterCancel, "I9: "),
         (Self::Forgotten, "I6: "),
         (Self::Unreachable, "I11: "),
+        (Self::HopsForgotten, "U3: "),
         (Self::Panics, "a panic"),
     ];
 }
@@ -142,6 +145,9 @@ impl Tamper {
             (Bug::ResentCall, 1, Frame::Request(request)) if !request.more && random.chance(OFTEN) => {
                 let again = Request { id: request.id ^ (1 << 50), ..request.clone() };
                 vec![encode(frame), encode(&Frame::Request(again))]
+            }
+            (Bug::HopsForgotten, 1, Frame::Request(request)) => {
+                vec![encode(&Frame::Request(Request { hops: 1, ..request.clone() }))]
             }
             (Bug::NeverRun, 1, Frame::Request(request)) if request.one_way && random.chance(OFTEN) => {
                 // There is no such callback, and nobody is told.

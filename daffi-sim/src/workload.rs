@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
 
-use daffi::{Caller, Error, Global, PERIOD, Result};
+use daffi::{Caller, Context, Error, Global, PERIOD, Result};
+
+use daffi_core::limits::HOPS_MAX;
 
 use crate::{
     callbacks::{ANY, Arguments, SERIAL, how},
     cluster::Cluster,
     history::{Ended, Kind, Nonce, Out, Text, text_of},
     network::HostId,
+    ring::Ring,
     world::{self, Sim, sim},
 };
 
@@ -36,23 +39,48 @@ pub(crate) async fn user(cluster: Cluster, global: Global) {
     }
 }
 
-/// Calls another node's callback as a callback, and takes whatever comes.
-pub(crate) async fn nested(caller: &Caller, callback: &str, node: &str) {
-    let (nonce, future) = {
-        let sim = sim();
-        let now = sim.now();
-        let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, now, None);
-        let on = (!node.is_empty()).then(|| node.to_owned());
-        sim.history.borrow_mut().carries(nonce, Text { there: 10, back: 10 });
-        let arguments =
-            (nonce, how::VALUE, 1000 * sim.below(50) as u64, 10, String::new(), text_of(nonce, 10));
-        let abandoned = Abandoned(nonce);
-        ((nonce, abandoned), start(caller, callback.to_owned(), arguments, on, None))
-    };
-    let result = future.await;
-    let (nonce, abandoned) = nonce;
+/// How deep a ring of calls is to go that something else has to end.
+pub(crate) const RUNAWAY: u32 = 3 * HOPS_MAX as u32;
+
+/// Calls on as the callback of the call `within`, if it is told whom, and takes whatever comes.
+pub(crate) async fn onwards(ctx: &Context, within: Nonce, next: &str) {
+    let Some((nonce, outcome)) = nested(ctx, within, next) else { return };
+    let abandoned = Abandoned(nonce);
+    let result = outcome.await;
     std::mem::forget(abandoned);
     record(nonce, &result);
+}
+
+fn nested(ctx: &Context, within: Nonce, next: &str) -> Option<(Nonce, Outcome)> {
+    let sim = sim();
+    let (me, now) = (sim.current(), sim.now());
+    let (name, global) = sim.host(me, |host| (host.name.clone(), host.global.clone()));
+    let (callback, on, then) = match next.split_once('@') {
+        Some((callback, node)) => {
+            (callback.to_owned(), (!node.is_empty()).then(|| node.to_owned()), String::new())
+        }
+        None => {
+            let (node, ring) = Ring::parse(next)?.next(&name)?;
+            (ring.callback.clone(), Some(node), ring.to_string())
+        }
+    };
+    // Whoever calls as anybody would has no deadline, and is counted as nested all the same.
+    let plainly = !then.is_empty() && !sim.network.lock().wire.calls_wait && sim.chance(30);
+    let global = global.filter(|_| plainly);
+    let deadline = ctx.deadline().filter(|_| global.is_none()).map(|deadline| sim.time_of(deadline));
+    let timeout = deadline.map(|deadline| deadline.saturating_sub(now));
+    let to_self = on.as_ref() == Some(&name);
+    let takes_us = sim.micros(0, if then.is_empty() { 50_000 } else { 2000 }).as_micros() as u64;
+    let nonce = {
+        let mut history = sim.history.borrow_mut();
+        let nonce = history.begin_nested(me, within, now, timeout, to_self);
+        history.carries(nonce, Text { there: 10, back: 10 });
+        nonce
+    };
+    sim.note(|| format!("{nonce:#x}: {name} calls {callback} on {on:?} within {within:#x}"));
+    let arguments = (nonce, how::VALUE, takes_us, 10, then, text_of(nonce, 10));
+    let caller = global.as_ref().map_or(&ctx.call, |global| &global.call);
+    Some((nonce, start(caller, callback, arguments, on, None)))
 }
 
 /// A call whose callback is dropped in the middle has no outcome.
@@ -89,6 +117,26 @@ fn start(
     }
 }
 
+/// The first call of a ring, for which nobody is in its way.
+pub(crate) async fn first_of_a_ring(
+    global: Global,
+    on: String,
+    ring: Ring,
+    timeout: Option<Duration>,
+    nonces: std::rc::Rc<std::cell::RefCell<Vec<Nonce>>>,
+) {
+    /// So that others that are called at the same time run as well when it calls on.
+    const TAKES: Duration = Duration::from_millis(500);
+    let sim = sim();
+    let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, sim.now(), timeout);
+    nonces.borrow_mut().push(nonce);
+    sim.history.borrow_mut().carries(nonce, Text { there: 10, back: 10 });
+    let takes_us = TAKES.as_micros() as u64;
+    let arguments = (nonce, how::VALUE, takes_us, 10, ring.to_string(), text_of(nonce, 10));
+    let outcome = start(&global.call, ring.callback, arguments, Some(on), timeout);
+    record(nonce, &outcome.await);
+}
+
 /// A user of a node.
 struct User {
     sim: std::rc::Rc<Sim>,
@@ -114,7 +162,16 @@ impl User {
         self.sim.chance(50).then(|| self.sim.millis(5, 4000))
     }
 
-    fn arguments(&self, nonce: Nonce, callback: &str) -> Arguments {
+    /// A ring of some nodes or all, or of one that calls itself. Every fourth goes on and on.
+    fn ring(&self) -> Ring {
+        let sim = &self.sim;
+        let left = if sim.chance(25) { RUNAWAY } else { 1 + sim.below(10) as u32 };
+        let nodes = self.cluster.names_of_some().into();
+        Ring { left, callback: "work".to_owned(), nodes }
+    }
+
+    /// What a call is sent with that has a deadline, or has none.
+    fn arguments(&self, nonce: Nonce, callback: &str, hurries: bool) -> Arguments {
         let sim = &self.sim;
         let how = match sim.below(100) {
             0..90 => how::VALUE,
@@ -132,10 +189,15 @@ impl User {
             _ => 60_000 + sim.below(self.cluster.large_bytes),
         };
         let (back, there) = (bytes(), bytes());
-        let next = if callback == "work" && sim.chance(20) {
-            format!("{}@{}", self.callback(), self.other().unwrap_or_default())
-        } else {
-            String::new()
+        let next = match sim.below(100) {
+            0..14 if callback == "work" => {
+                format!("{}@{}", self.callback(), self.other().unwrap_or_default())
+            }
+            // Where there are few places, a ring may wait for one that it holds itself, until its time is over.
+            14..20 if callback == "work" && (hurries || !sim.network.lock().wire.calls_wait) => {
+                self.ring().to_string()
+            }
+            _ => String::new(),
         };
         sim.history.borrow_mut().carries(nonce, Text { there, back });
         (nonce, how, takes.as_micros() as u64, back as u32, next, text_of(nonce, there))
@@ -144,7 +206,7 @@ impl User {
     fn prepared(&self, timeout: Option<Duration>) -> (Nonce, Outcome) {
         let nonce = self.begin(Kind::Call, timeout);
         let callback = self.callback();
-        let arguments = self.arguments(nonce, &callback);
+        let arguments = self.arguments(nonce, &callback, timeout.is_some());
         let on = self.other();
         self.sim.note(|| format!("{nonce:#x}: {} calls {callback} on {on:?}, {timeout:?}", self.me));
         (nonce, start(&self.global.call, callback, arguments, on, timeout))
@@ -177,7 +239,7 @@ impl User {
             Some(_) => self.sim.history.borrow_mut().begin_later(self.me, Kind::Call, self.sim.now(), whole),
         };
         let callback = self.callback();
-        let arguments = self.arguments(nonce, &callback);
+        let arguments = self.arguments(nonce, &callback, timeout.is_some());
         self.sim.note(|| format!("{nonce:#x}: {} calls {callback} in the background", self.me));
         let call = self.global.call.by_name::<Out, _>(callback, arguments);
         let result = match (timeout, eta) {
@@ -197,7 +259,7 @@ impl User {
     fn one_way(&self) {
         let nonce = self.begin(Kind::OneWay, None);
         let callback = self.callback();
-        let arguments = self.arguments(nonce, &callback);
+        let arguments = self.arguments(nonce, &callback, false);
         self.sim.note(|| format!("{nonce:#x}: {} calls {callback} one way", self.me));
         let call = self.global.call.by_name::<Out, _>(callback, arguments);
         let handed_over = match self.other() {
@@ -213,7 +275,7 @@ impl User {
         let timeout = self.timeout();
         let nonce = self.begin(Kind::Results, timeout);
         let callback = self.callback();
-        let arguments = self.arguments(nonce, &callback);
+        let arguments = self.arguments(nonce, &callback, timeout.is_some());
         self.sim.note(|| format!("{nonce:#x}: {} calls {callback} everywhere", self.me));
         let call = self.global.call.by_name::<Out, _>(callback, arguments);
         let entries = match timeout {
@@ -234,7 +296,7 @@ impl User {
     async fn broadcast(&self) {
         let nonce = self.begin(Kind::Broadcast, None);
         let callback = self.callback();
-        let arguments = self.arguments(nonce, &callback);
+        let arguments = self.arguments(nonce, &callback, false);
         self.sim.note(|| format!("{nonce:#x}: {} tells {callback} everywhere", self.me));
         let call = self.global.call.by_name::<Out, _>(callback, arguments);
         let ended = match call.broadcast_async().await {

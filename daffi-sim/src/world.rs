@@ -165,6 +165,11 @@ impl Sim {
         self.network.lock().now
     }
 
+    /// A time of daffi's as one of this world.
+    pub(crate) fn time_of(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(epoch())
+    }
+
     pub(crate) fn current(&self) -> HostId {
         self.current.get()
     }

@@ -6,6 +6,7 @@ use daffi_sim::{Bug, Options, run};
 fn hold(seeds: impl Iterator<Item = u64>) {
     let (mut deaths, mut ran_unknown, mut cancelled, mut in_time) = (0, 0, 0, 0);
     let (mut one_way, mut takeovers) = (0, 0);
+    let (mut too_deep, mut to_self) = (0, 0);
     for seed in seeds {
         let report = run(seed, Options::default());
         assert!(report.violations.is_empty(), "seed {seed}: {:#?}\n{}", report.violations, report.replay());
@@ -16,9 +17,13 @@ fn hold(seeds: impl Iterator<Item = u64>) {
         in_time += report.summary.cancelled_in_time;
         one_way += report.summary.one_way;
         takeovers += report.summary.takeovers;
+        too_deep += report.summary.too_deep;
+        to_self += report.summary.to_self;
     }
     println!("{deaths} deaths, {ran_unknown} ran and are unknown, {cancelled} cancelled, {in_time} in time");
     println!("{one_way} times one way alone was cut, {takeovers} names were taken over");
+    println!("{too_deep} rings of calls were too deep, {to_self} nodes called themselves");
+    assert!(too_deep > 0 && to_self > 5, "no ring of calls is too deep, or no node calls itself");
     assert!(one_way > 5 && takeovers > 0, "no way is cut in one direction, or no name taken over");
     assert!(deaths > 5 && ran_unknown > 5, "nobody dies in the middle of something");
     assert!(cancelled > 50 && in_time > 5, "nothing is cancelled when it is about to call");

@@ -4,7 +4,7 @@
 //! frozen, terminated and restarted, and their wires broken, as a seed says; in one of the worlds the controller too. Every
 //! half minute all is mended: then everybody has to be reachable again, all calls have to end, and what the callers
 //! were told has to agree with what the callees did. Some processes are never killed; the memory that they use at these
-//! quiet moments and their descriptors must not grow.
+//! quiet moments, their descriptors and their threads must not grow.
 //!
 //! ```sh
 //! cargo run --release -p daffi-soak --bin soak -- --minutes 60 --seed 1

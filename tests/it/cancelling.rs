@@ -15,7 +15,7 @@ use daffi_core::frame::Frame;
 use crate::{
     calls::{hanging, limited},
     rogue_controller::{control, node},
-    support::BOUND,
+    support::{BOUND, Count, Net},
 };
 
 type Awaited = Pin<Box<<Call<()> as IntoFuture>::IntoFuture>>;
@@ -133,4 +133,43 @@ fn what_has_begun_is_told() {
         hanging.dropped.wait(2 * round + 2);
     }
     hanging.is_well();
+}
+
+/// At a callee without a thread for them: no more than so many requests, and bytes of theirs, may be there.
+#[test]
+fn what_waits_at_a_busy_callee_makes_room() {
+    let net = Net::new();
+    let (entered, open) = (Count::new(), Count::new());
+    let counts = (entered.clone(), open.clone());
+    let work = move |bytes: Vec<u8>| {
+        counts.0.add();
+        counts.1.wait(1);
+        bytes.len()
+    };
+    let limits = Limits {
+        threads_max: 1,
+        requests_held_max: 6,
+        requests_held_bytes_max: 400_000,
+        ..Limits::default()
+    };
+    let _b = net.node("b").limits(limits).callback("work", work).start().unwrap();
+    let a = net.caller();
+    let call = |size: usize| a.call.by_name::<usize, _>("work", (vec![7u8; size],));
+    let first = call(10) & BG;
+    entered.wait(1);
+    for _ in 0..50 {
+        let waiting: Vec<_> = (0..5).map(|_| call(60_000) & BG).collect();
+        // Behind them, since they are in one piece each, so that they are there.
+        let refused = (call(10) & BG).get_timeout(BOUND).unwrap_err();
+        assert!(matches!(refused, Error::Overloaded { .. }), "{refused}");
+        assert!(waiting.iter().all(|waiting| !waiting.is_ready()), "there was room for each");
+        waiting.iter().for_each(daffi::AsyncResult::cancel);
+    }
+    let last: Vec<_> = (0..5).map(|_| call(60_000) & BG).collect();
+    open.add();
+    assert_eq!(first.get_timeout(BOUND).unwrap(), 10);
+    for result in last {
+        assert_eq!(result.get_timeout(BOUND).unwrap(), 60_000);
+    }
+    assert_eq!(entered.get(), 6, "what was given up never ran");
 }

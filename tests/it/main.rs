@@ -4,6 +4,8 @@ mod calls;
 #[cfg(unix)]
 mod cancelling;
 mod context;
+#[cfg(unix)]
+mod drops;
 mod errors;
 mod modifiers;
 mod payloads;

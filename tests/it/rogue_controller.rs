@@ -75,7 +75,7 @@ pub(crate) fn node(number: u32) -> (thread::JoinHandle<Global>, UnixStream, Path
     node_with(number, |builder| builder)
 }
 
-fn node_with(
+pub(crate) fn node_with(
     number: u32,
     with: impl FnOnce(GlobalBuilder) -> GlobalBuilder,
 ) -> (thread::JoinHandle<Global>, UnixStream, PathBuf) {
@@ -90,7 +90,7 @@ fn accepted(listener: &UnixListener) -> UnixStream {
 }
 
 /// A node, and where its controller is to be.
-fn listening(
+pub(crate) fn listening(
     number: u32,
     with: impl FnOnce(GlobalBuilder) -> GlobalBuilder,
 ) -> (thread::JoinHandle<Global>, UnixListener, PathBuf) {

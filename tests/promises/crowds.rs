@@ -13,7 +13,7 @@ use daffi::{BG, Error, FG, RemoteError};
 
 use crate::{
     roles::{self, Callee},
-    support::{AT_ONCE, Outcome, Over, World, nonce, until},
+    support::{AT_ONCE, Outcome, Over, Raw, World, nonce, until},
 };
 
 /// The time below which this share of them are.
@@ -71,7 +71,11 @@ fn full_size_a_thousand_calls_on_a_killed_callee_are_over_soon() {
     a_thousand_calls_on_a_killed_callee(Duration::from_millis(100));
 }
 
-/// All nodes find a controller that was restarted, and each can be called again.
+/// How soon a controller answers a ping, however many nodes come back to it.
+const PONG_MAX: Duration = Duration::from_secs(1);
+
+/// All nodes find a controller that was restarted, and each can be called again. Meanwhile it answers the pings of one that is
+/// there already.
 fn nodes_are_back(count: usize, within: Duration) {
     let mut world = World::new();
     let nodes: Vec<_> = (0..count)
@@ -82,15 +86,35 @@ fn nodes_are_back(count: usize, within: Duration) {
         })
         .collect();
     let g = world.caller();
-    let all = || g.processes().unwrap().len() == count + 1;
+    // Besides them there are the caller and, once it is there, the one that pings.
+    let back = || g.processes().unwrap().iter().filter(|process| process.name.starts_with("node-")).count();
+    let all = || back() == count;
     assert!(all());
     world.kill_controller();
     world.start_controller();
     let begun = Instant::now();
-    until("all nodes are back", all);
-    let took = begun.elapsed();
+    let mut pinger = Raw::join(&world.address, "pinger", "f");
+    let over = AtomicBool::new(false);
+    let (took, mut pongs) = thread::scope(|scope| {
+        let pongs = scope.spawn(|| {
+            let mut pongs = vec![pinger.ping(0)];
+            while !over.load(Ordering::SeqCst) {
+                pongs.push(pinger.ping(pongs.len() as u64));
+            }
+            pongs
+        });
+        let _over = Over(&over);
+        until("all nodes are back", all);
+        let took = begun.elapsed();
+        over.store(true, Ordering::SeqCst);
+        (took, pongs.join().unwrap())
+    });
+    drop(pinger);
     println!("{count} nodes were back after {took:?}");
+    let (p50, longest) = (percentile(&mut pongs, 0.5), percentile(&mut pongs, 1.0));
+    println!("meanwhile {} pings were answered: p50 {p50:?}, the last one after {longest:?}", pongs.len());
     assert!(took < within, "{took:?}");
+    assert!(longest <= PONG_MAX, "{longest:?}");
     for number in 0..count {
         let name = format!("node-{number}");
         let call = g.call.by_name::<String, _>("own_name", ()).on(name.as_str());

@@ -20,10 +20,12 @@ mod support;
 
 mod broadcast;
 mod callee_death;
+mod clocks;
 mod controller_loss;
 mod crowds;
 mod deadlines;
 mod names;
+mod nesting;
 mod networks;
 mod order;
 mod outcomes;

@@ -349,6 +349,8 @@ pub trait Callee {
     fn serial_async(nonce: u64, payload: &[u8]) -> u64;
     fn time_left() -> Option<u64>;
     fn nested(nonce: u64, node: &str, timeout: Option<u64>, millis: u64);
+    fn ring(nonce: u64, left: u64, nodes: &[String]) -> u64;
+    fn ring_async(nonce: u64, left: u64, nodes: &[String]) -> u64;
     fn fails(nonce: u64) -> u64;
     fn panics(nonce: u64, text: &str) -> u64;
     fn panics_twice(nonce: u64) -> u64;
@@ -490,6 +492,35 @@ fn nested(ctx: &Context, nonce: u64, node: String, timeout: Option<u64>, millis:
         Err(Error::Timeout { sent: true, .. }) => note("nested-timeout", after),
         Err(_) => note("nested-other", after),
     }
+}
+
+/// Calls the next of these nodes, as often as is left, and gives how many callbacks ran. Writes down why one was not called.
+#[callback]
+fn ring(ctx: &Context, nonce: u64, left: u64, mut nodes: Vec<String>) -> u64 {
+    note("run", nonce);
+    let Some(left) = left.checked_sub(1) else { return 1 };
+    let next = nodes[0].clone();
+    nodes.rotate_left(1);
+    after_all(nonce, ctx.call.ring_async(nonce, left, &nodes).on(next).fg())
+}
+
+#[callback]
+async fn ring_async(ctx: &Context, nonce: u64, left: u64, mut nodes: Vec<String>) -> u64 {
+    note("run", nonce);
+    let Some(left) = left.checked_sub(1) else { return 1 };
+    let next = nodes[0].clone();
+    nodes.rotate_left(1);
+    after_all(nonce, ctx.call.ring(nonce, left, &nodes).on(next).await)
+}
+
+fn after_all(nonce: u64, others: daffi::Result<u64>) -> u64 {
+    match others {
+        Ok(others) => return 1 + others,
+        Err(Error::HopLimit { .. }) => note("hop-limit", nonce),
+        Err(Error::NoCandidate { .. }) => note("no-candidate", nonce),
+        Err(_) => note("other-error", nonce),
+    }
+    1
 }
 
 #[callback]

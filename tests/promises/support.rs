@@ -280,6 +280,14 @@ impl World {
         Self::start(Directory::new(), address, &["--heartbeat", &option], heartbeat, prefix)
     }
 
+    /// On a UNIX socket, with a controller whose command begins with this, and where everybody has this heartbeat.
+    pub fn with_command(prefix: &[&str], heartbeat: Duration) -> Self {
+        let directory = Directory::new();
+        let address = Address::Unix(directory.0.join("sock"));
+        let option = format!("{}ms", heartbeat.as_millis());
+        Self::start(directory, address, &["--heartbeat", &option], heartbeat, prefix)
+    }
+
     /// Everybody in it looks after everybody else often.
     pub fn watchful() -> Self {
         let directory = Directory::new();
@@ -416,7 +424,11 @@ impl World {
 }
 
 /// A node of a few bytes: it says hello and registers, and does nothing by itself.
-pub struct Raw(Box<dyn RawSocket>);
+pub struct Raw {
+    socket: Box<dyn RawSocket + Send>,
+    /// What was read and not looked at yet.
+    read: Vec<u8>,
+}
 
 /// A socket of either kind.
 pub trait RawSocket: Read + Write {}
@@ -430,12 +442,12 @@ impl Raw {
             Address::Tcp { host, port } => {
                 let socket = TcpStream::connect((host.as_str(), *port)).unwrap();
                 socket.set_read_timeout(Some(2 * PATIENCE)).unwrap();
-                Self(Box::new(socket))
+                Self { socket: Box::new(socket), read: Vec::new() }
             }
             Address::Unix(path) => {
                 let socket = UnixStream::connect(path).unwrap();
                 socket.set_read_timeout(Some(2 * PATIENCE)).unwrap();
-                Self(Box::new(socket))
+                Self { socket: Box::new(socket), read: Vec::new() }
             }
         }
     }
@@ -459,21 +471,36 @@ impl Raw {
         );
         let offers = Offers::parse(&offers).unwrap();
         raw.send(&Frame::Register(Register { id: 1, more: false, offers }));
-        let mut bytes = Vec::new();
+        raw.skip_to(|frame| matches!(frame, Frame::Registered { .. }));
+        raw
+    }
+
+    /// Reads up to a frame, and past it.
+    fn skip_to(&mut self, wanted: impl Fn(&Frame<'_>) -> bool) {
         loop {
-            let mut more = [0; 256];
-            let read = raw.0.read(&mut more).unwrap();
-            assert!(read > 0, "it was closed");
-            bytes.extend_from_slice(&more[..read]);
-            let batch = Bytes::copy_from_slice(&bytes);
+            let batch = Bytes::copy_from_slice(&self.read);
             let mut at = 0;
             while let Some((frame, next)) = Frame::decode(&batch, at, FRAME_BYTES_MAX).unwrap() {
                 at = next;
-                if matches!(frame, Frame::Registered { .. }) {
-                    return raw;
+                if wanted(&frame) {
+                    self.read.drain(..at);
+                    return;
                 }
             }
+            self.read.drain(..at);
+            let mut more = [0; 256];
+            let read = self.socket.read(&mut more).unwrap();
+            assert!(read > 0, "it was closed");
+            self.read.extend_from_slice(&more[..read]);
         }
+    }
+
+    /// How long the other end takes to answer a ping.
+    pub fn ping(&mut self, id: u64) -> Duration {
+        let begun = Instant::now();
+        self.send(&Frame::Ping { id });
+        self.skip_to(|frame| matches!(frame, Frame::Pong { id: answered } if *answered == id));
+        begun.elapsed()
     }
 
     pub fn send(&mut self, frame: &Frame<'_>) {
@@ -483,21 +510,21 @@ impl Raw {
     /// # Errors
     /// The other end is gone.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.socket.write_all(bytes)
     }
 
     /// What is read next, until the other end closes.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // A reset is an end as well.
-        let _ = self.0.read_to_end(&mut rest);
+        let _ = self.socket.read_to_end(&mut rest);
         rest
     }
 
     /// Whether the other end has closed it, which is seen behind what it has sent.
     pub fn reads_to_the_end(&mut self) -> bool {
         let mut rest = Vec::new();
-        match self.0.read_to_end(&mut rest) {
+        match self.socket.read_to_end(&mut rest) {
             Ok(_) => true,
             Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
         }

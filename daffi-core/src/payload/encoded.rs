@@ -65,6 +65,11 @@ impl Encoded {
         }
     }
 
+    /// Whether it may be somebody else's memory, so that dropping it may run other code.
+    pub fn is_shared(&self) -> bool {
+        !self.is_empty() && matches!(self.0, Content::Pieces(_))
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io::{self, ErrorKind},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -19,6 +18,7 @@ use crate::{
     host,
     limits::{FRAME_TIMEOUT, WRITE_TIMEOUT},
     outbox::Outbox,
+    survive::survive,
     transport::Listener,
 };
 
@@ -167,7 +167,7 @@ impl Driver {
     pub(super) fn close(mut self) {
         for (_, mut open) in std::mem::take(&mut self.connections) {
             open.outbox.close();
-            open.connection.closed("stopped");
+            survive(|| open.connection.closed("stopped"));
         }
     }
 
@@ -264,7 +264,7 @@ impl Driver {
     fn end(&mut self, token: Token, reason: &str) {
         let Some(mut open) = self.connections.remove(&token) else { return };
         open.outbox.close();
-        open.connection.closed(reason);
+        survive(|| open.connection.closed(reason));
     }
 
     /// Ends connections whose peers begin something and do not go on with it. Says when to look again, if any might.
@@ -458,16 +458,6 @@ const SLOW: &str = "slow consumer: it does not read what waits for it";
 
 /// How much room for a partial frame an idle connection keeps.
 const PARTIAL_BYTES_KEPT: usize = 4 * 1024;
-
-/// Runs what may run other people's code, such as a waker or a subscriber of the log: its panic is theirs, and must
-/// not end the thread that everything waits for.
-pub(super) fn survive<T>(run: impl FnOnce() -> T) -> Option<T> {
-    let survived = catch_unwind(AssertUnwindSafe(run));
-    if survived.is_err() {
-        tracing::error!("a panic reached the I/O thread, which goes on; see the panic message above");
-    }
-    survived.ok()
-}
 
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(

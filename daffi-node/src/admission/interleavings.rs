@@ -56,12 +56,12 @@ impl Calls {
     }
 
     fn end(&self, pending: &Pending) {
-        self.admission.leave(pending);
+        self.admission.leave(pending, &mut Remains::default());
         self.go_on();
     }
 
     fn go_on(&self) {
-        self.admission.go_on(|call, _| self.send(&call.pending));
+        self.admission.go_on(|call, _, _: &mut ()| self.send(&call.pending), |()| {});
     }
 
     fn assert_idle(&self) {

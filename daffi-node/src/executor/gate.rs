@@ -73,6 +73,19 @@ impl<T> Gate<T> {
         }
     }
 
+    /// Takes work out of the line that `is_over` before its turn. It does not [`leave`](Self::leave), as it was never in.
+    #[must_use = "it is to be dropped without the lock"]
+    pub(crate) fn take_out(&self, is_over: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut over = Vec::new();
+        self.state.lock().line.retain_mut(|place| {
+            let work = place.work.take_if(|work| is_over(work));
+            let stays = work.is_none();
+            over.extend(work);
+            stays
+        });
+        over
+    }
+
     /// One is done. What may run then is what [`place`](Self::place) gives.
     pub(crate) fn leave(&self) {
         self.state.lock().running -= 1;

@@ -19,15 +19,26 @@ pub(crate) use pace::Pace;
 
 mod pool;
 pub(crate) use pool::Pool;
+use pool::Work;
 
 mod requests;
 pub(crate) use requests::Arrival;
-use requests::{Key, Next, Requests};
+use requests::{Held, Key, Next, Requests};
 
 mod run;
 pub(crate) use run::Run;
 
-use std::{collections::VecDeque, fmt, hash::BuildHasher as _, io, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    fmt,
+    hash::BuildHasher as _,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicIsize, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use daffi_core::{
@@ -37,6 +48,7 @@ use daffi_core::{
     payload::Codec,
     reactor,
     signature::Signature,
+    survive::survive,
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -59,6 +71,10 @@ pub(crate) struct Executor {
     requests: Mutex<Requests>,
     /// How many requests are there, running or waiting.
     occupancy: Occupancy,
+    /// How many were cancelled while they waited, and are still where they did. One may leave before it is counted.
+    husks: AtomicIsize,
+    /// From how many on they are looked for.
+    sweep_at: AtomicIsize,
     held_max: usize,
     payload_bytes_max: u64,
 }
@@ -115,6 +131,9 @@ const RUNS_IN_A_ROW: usize = 1024;
 /// kept for it otherwise.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
+/// So few husks are left where they are.
+const SWEEP_MIN: isize = 64;
+
 /// Threads for `async fn` callbacks: at least this many, so that one that wrongly blocks does not stop the others.
 const WORKERS_MIN: usize = 4;
 
@@ -139,6 +158,8 @@ impl Executor {
             reactor,
             requests: Mutex::default(),
             occupancy: Occupancy::default(),
+            husks: AtomicIsize::new(0),
+            sweep_at: AtomicIsize::new(SWEEP_MIN),
             held_max: limits.requests_held_max,
             payload_bytes_max: limits.payload_bytes_max,
         })
@@ -160,13 +181,16 @@ impl Executor {
         // Whoever leads while it waits for its own answer is not to run what others ask for.
         self.reactor.welcome_guests(false);
         let in_order = matches!(&arrival, Arrival::Whole(job) if self.keeps_order(job));
-        self.requests.lock().push(arrival, in_order);
+        let refused = self.requests.lock().push(arrival, in_order);
+        drop(refused);
     }
 
     /// These requests have come, for callbacks that keep no order.
     pub(crate) fn all_arrived(&self, jobs: &mut VecDeque<Job>) {
         self.reactor.welcome_guests(false);
         self.requests.lock().push_all(jobs);
+        // If no more is taken.
+        jobs.clear();
     }
 
     /// Runs what has come, as far as it runs on the I/O thread, which this is; has the rest run elsewhere. Replies leave
@@ -188,9 +212,18 @@ impl Executor {
                             self.run(job);
                             continue;
                         }
+                        // What is dropped may be the user's memory, and that may wait for something.
                         Some(Next::Drop(run)) => {
-                            drop(run);
-                            continue;
+                            survive(|| drop(run));
+                            if step.again() { continue } else { return }
+                        }
+                        Some(Next::Forget(job)) => {
+                            survive(|| drop(job));
+                            if step.again() { continue } else { return }
+                        }
+                        Some(Next::End(held)) => {
+                            self.end(held);
+                            if step.again() { continue } else { return }
                         }
                         Some(Next::Run(run)) => run,
                     };
@@ -216,6 +249,9 @@ impl Executor {
                     }
                     if done % RUNS_BETWEEN_FLUSHES == 0 {
                         flush();
+                        if !step.again() {
+                            return;
+                        }
                     }
                 }
                 self.reactor.wake();
@@ -277,10 +313,11 @@ impl Executor {
         }
         self.occupancy.enter();
         let ticket = entry.gate.as_ref().map(|gate| (gate, job.ticket()));
-        if let Some(key) = job.key() {
-            self.requests.lock().hold(key);
+        let (run, waits) = Run::waiting(job);
+        if let Some((key, arguments)) = waits {
+            let replaced = self.requests.lock().hold(key, arguments);
+            replaced.into_iter().for_each(|held| self.end(held));
         }
-        let run = Run::new(job);
         match ticket {
             Some((gate, ticket)) => {
                 gate.enter(ticket, run);
@@ -322,16 +359,44 @@ impl Executor {
         // Cancelling wakes whoever waits for it, which is the user's code: the lock is released by then.
         let held = self.requests.lock().cancel(id);
         if let Some(held) = held {
-            held.cancel();
+            self.end(held);
         }
+    }
+
+    /// Ends a request that was started. One that waits for its turn gives back its place and its arguments, and what is left of it
+    /// where it waits is an empty husk.
+    fn end(&self, held: Held) {
+        let waits = held.waits();
+        survive(|| held.cancel());
+        if !waits {
+            return;
+        }
+        self.occupancy.leave(&self.requests);
+        let husks = self.husks.fetch_add(1, Ordering::Relaxed) + 1;
+        if husks >= self.sweep_at.load(Ordering::Relaxed) && husks.unsigned_abs() >= self.held() {
+            self.sweep();
+        }
+    }
+
+    /// Takes out husks where they wait. There are as many as requests, at least, so that it costs each of them little.
+    #[cold]
+    fn sweep(&self) {
+        for gate in self.registry.gates() {
+            gate.take_out(Run::is_husk).into_iter().for_each(Run::drop_outside);
+        }
+        drop(self.pool.take_out_over());
+        // Those that are elsewhere are no reason to look again and again.
+        let left = self.husks.load(Ordering::Relaxed).max(0);
+        self.sweep_at.store(SWEEP_MIN.max(2 * left), Ordering::Relaxed);
     }
 
     /// The link is gone, and nobody waits for anything any more. What nobody waited for anyway still runs.
     pub(crate) fn cancel_all(&self) {
-        let all = self.requests.lock().cancel_all();
+        let (all, dropped) = self.requests.lock().cancel_all();
         for held in all {
-            held.cancel();
+            self.end(held);
         }
+        drop(dropped);
     }
 
     /// How many requests are there, running or waiting.
@@ -399,13 +464,7 @@ impl Executor {
         }
         match entry.callback.handler() {
             Handler::Sync(_) => {
-                self.pool.submit(Box::new(move || {
-                    let origin = run.origin().clone();
-                    let Some(entry) = origin.home.executor().registry.get(run.callback()) else { return };
-                    let clock = run.says_how_quick().then(host::now);
-                    run.on_pool(entry);
-                    entry.pace.ran(clock, true);
-                }));
+                self.pool.submit(Box::new(OnPool(run)));
                 // The I/O thread looks after more threads for what waits, if it knows of it.
                 if !self.reactor.is_current() {
                     self.reactor.wake();
@@ -417,18 +476,50 @@ impl Executor {
 
     /// Has done what may be done now of what waits at a gate.
     fn place_next(&self, entry: &Entry, gate: &Gate<Run>) {
-        gate.place(|run| self.place(entry, run));
+        gate.place(|run| {
+            if self.husks.load(Ordering::Relaxed) > 0 && run.is_husk() {
+                return;
+            }
+            self.place(entry, run);
+        });
     }
 
-    /// A request is over, one way or another.
-    fn leave(&self, callback: u32) {
-        self.occupancy.leave(&self.requests);
-        if let Some(entry) = self.registry.get(callback)
+    /// A request is over, one way or another, that `has_place` still and `is_in` at its gate.
+    fn leave(&self, callback: u32, has_place: bool, is_in: bool) {
+        if has_place {
+            self.occupancy.leave(&self.requests);
+        } else {
+            let left = self.husks.fetch_sub(1, Ordering::Relaxed) - 1;
+            if left <= 0 {
+                self.sweep_at.store(SWEEP_MIN, Ordering::Relaxed);
+            }
+        }
+        if is_in
+            && let Some(entry) = self.registry.get(callback)
             && let Some(gate) = &entry.gate
         {
             gate.leave();
             self.place_next(entry, gate);
         }
+    }
+}
+
+/// A run of an `fn` callback that waits for a thread.
+struct OnPool(Run);
+
+impl Work for OnPool {
+    fn run(self: Box<Self>) {
+        let Self(run) = *self;
+        let origin = run.origin().clone();
+        let Some(entry) = origin.home.executor().registry.get(run.callback()) else { return };
+        let clock = run.says_how_quick().then(host::now);
+        if run.on_pool(entry) {
+            entry.pace.ran(clock, true);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_husk()
     }
 }
 

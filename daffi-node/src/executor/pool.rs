@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +23,20 @@ use crate::{
 };
 
 /// Something to run.
-pub(crate) type Work = Box<dyn FnOnce() + Send>;
+pub(crate) trait Work: Send {
+    fn run(self: Box<Self>);
+
+    /// Whether there is nothing to run any more.
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnOnce() + Send> Work for F {
+    fn run(self: Box<Self>) {
+        self();
+    }
+}
 
 /// Threads for callbacks that may block.
 #[derive(Debug)]
@@ -42,7 +56,7 @@ struct Begins(Option<Arc<Pool>>);
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Work>,
+    queue: VecDeque<Box<dyn Work>>,
     /// Threads that have nothing to do, by what wakes each. The last to come is the first to go: with any other order a
     /// little work keeps all threads that there ever were, since each has some of it now and then.
     idle: Vec<Arc<Condvar>>,
@@ -75,14 +89,15 @@ impl Pool {
     /// Runs `job` on a thread of the pool, in the order of submission as far as there are threads.
     ///
     /// A pool that is stopped drops it.
-    pub(crate) fn submit(self: &Arc<Self>, job: Work) {
+    pub(crate) fn submit(self: &Arc<Self>, job: Box<dyn Work>) {
+        let mut failed = None;
         let mut state = self.lock();
         if state.stopped {
             return;
         }
         #[cfg(feature = "simulation")]
         if daffi_core::simulation::is_on() {
-            daffi_core::simulation::with(|world| world.spawn(job));
+            daffi_core::simulation::with(|world| world.spawn(Box::new(move || job.run())));
             return;
         }
         if state.queue.is_empty() {
@@ -93,8 +108,19 @@ impl Pool {
             state.waking += 1;
             thread.notify_one();
         } else if state.busy < THREADS_AT_ONCE.min(self.busy_max) {
-            self.add_thread(&mut state);
+            failed = self.add_thread(&mut state).err();
         }
+        drop(state);
+        log(failed);
+    }
+
+    /// Takes out the jobs that are over before their turn.
+    #[must_use = "they are to be dropped without the lock"]
+    pub(crate) fn take_out_over(&self) -> VecDeque<Box<dyn Work>> {
+        let mut state = self.state.lock();
+        let (over, queue) = std::mem::take(&mut state.queue).into_iter().partition(|job| job.is_over());
+        state.queue = queue;
+        over
     }
 
     /// Adds threads if work has waited for too long; says when to look again.
@@ -109,10 +135,13 @@ impl Pool {
         }
         // Twice as many as now, so that a burst of long jobs has its threads within milliseconds.
         let more = state.queue.len().min(state.busy.max(1)).min(self.busy_max - state.busy);
+        let mut failed = None;
         for _ in 0..more {
-            self.add_thread(&mut state);
+            failed = self.add_thread(&mut state).err().or(failed);
         }
         state.moved = Some(now);
+        drop(state);
+        log(failed);
         Some(now + PATIENCE)
     }
 
@@ -124,14 +153,14 @@ impl Pool {
                 self.0.state.lock().busy += 1;
             }
         }
-        {
+        let failed = {
             let mut state = self.lock();
             state.busy -= 1;
             // Whoever is idle was not needed, and whoever wakes has its job already.
-            if state.queue.len() > state.waking && state.idle.is_empty() {
-                self.add_thread(&mut state);
-            }
-        }
+            let adds = state.queue.len() > state.waking && state.idle.is_empty();
+            if adds { self.add_thread(&mut state).err() } else { None }
+        };
+        log(failed);
         let _blocked = Blocked(self);
         wait()
     }
@@ -151,16 +180,14 @@ impl Pool {
         drop(queue);
     }
 
-    fn add_thread(self: &Arc<Self>, state: &mut State) {
+    fn add_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         state.busy += 1;
         let mut begins = Begins(Some(self.clone()));
         let spawned = thread::Builder::new().name(self.name.clone()).spawn(move || {
             let Some(pool) = begins.0.take() else { return };
             with_role(Role::Pool(pool.clone()), || pool.work());
         });
-        if let Err(error) = spawned {
-            tracing::error!(%error, "cannot start a thread for callbacks; the others go on");
-        }
+        spawned.map(drop)
     }
 
     /// The state, without the threads that were lost.
@@ -179,7 +206,7 @@ impl Pool {
                 state.moved = Some(host::now());
                 drop(state);
                 // The callback's own panics end in its run. Any other must not take the thread along, which is counted.
-                if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| job.run())).is_err() {
                     tracing::error!("a panic beside a callback; its thread goes on");
                 }
                 state = self.state.lock();
@@ -202,6 +229,13 @@ impl Pool {
             }
             state.busy += 1;
         }
+    }
+}
+
+/// Without the lock: the log may be the user's code.
+fn log(failed: Option<io::Error>) {
+    if let Some(error) = failed {
+        tracing::error!(%error, "cannot start a thread for callbacks; the others go on");
     }
 }
 

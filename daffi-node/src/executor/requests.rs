@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use foldhash::fast::FixedState;
 use tokio::task::AbortHandle;
 
 use super::{Job, Reservation, Run};
-use crate::context::Incoming;
+use crate::{context::Incoming, held_bytes::Hold};
 
 /// The requests of one node.
 #[derive(Default)]
@@ -54,6 +55,20 @@ pub(super) enum Next {
     Run(Run),
     /// Drop a request that was cancelled while it waited.
     Drop(Run),
+    /// Drop one that was cancelled before it was looked at.
+    Forget(Job),
+    /// End one whose id another one has now, which no well-behaved controller brings about.
+    End(Held),
+}
+
+/// What becomes of a request that goes on as a task.
+pub(super) enum Continued {
+    /// It can be cancelled from now on.
+    Held,
+    /// The same, and another one of its id is to end.
+    Instead(Held),
+    /// Nobody waits for it any more: the task is to end.
+    Unwanted(AbortHandle),
 }
 
 /// Which request it is. Its id alone does not say, since ids begin anew after the link was lost and found again.
@@ -67,17 +82,43 @@ pub(super) struct Key {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     number: u64,
+    /// Its arguments, until it is its turn. Nothing else of it takes up much where it waits, so that one that is cancelled gives
+    /// its room back at once, wherever that is.
+    arguments: Option<Arguments>,
     /// What its callback knows of it, if that has asked.
     incoming: Option<Arc<Incoming>>,
     /// Ends the task of an `async fn`.
     abort: Option<AbortHandle>,
 }
 
+/// The arguments of a request that waits.
+#[derive(Debug, Default)]
+pub(super) struct Arguments {
+    pub(super) body: Bytes,
+    pub(super) hold: Option<Hold>,
+}
+
+/// What was left when everything ended, to be dropped without the lock.
+#[must_use = "it is to be dropped without the lock"]
+#[derive(Default)]
+pub(super) struct Rest {
+    in_order: VecDeque<Arrival>,
+    ready: VecDeque<Job>,
+    released: VecDeque<Run>,
+}
+
+impl Rest {
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_order.is_empty() && self.ready.is_empty() && self.released.is_empty()
+    }
+}
+
 impl Requests {
-    /// Something has come, for a callback that keeps an order or for one that does not. It is dropped if no more is taken.
-    pub(super) fn push(&mut self, arrival: Arrival, in_order: bool) {
+    /// Something has come, for a callback that keeps an order or for one that does not. It is given back if no more is taken.
+    #[must_use = "it is to be dropped without the lock"]
+    pub(super) fn push(&mut self, arrival: Arrival, in_order: bool) -> Option<Arrival> {
         if self.closed {
-            return;
+            return Some(arrival);
         }
         self.forget_cancelled();
         self.come += 1;
@@ -88,12 +129,13 @@ impl Requests {
             Arrival::Whole(job) => self.ready.push_back(Job { number: self.come, ..job }),
             arrival => self.in_order.push_back(arrival),
         }
+        None
     }
 
-    /// The same for requests whose callbacks keep no order.
+    /// The same for requests whose callbacks keep no order. They are left where they are if no more is taken.
     pub(super) fn push_all(&mut self, jobs: &mut VecDeque<Job>) {
         if self.closed {
-            return jobs.clear();
+            return;
         }
         self.forget_cancelled();
         for job in &mut *jobs {
@@ -142,20 +184,19 @@ impl Requests {
     /// What the I/O thread does next. A request that `is_quick` runs there.
     pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool) -> Option<Next> {
         self.in_hand = false;
-        if let Some((key, held)) = self.current.take() {
+        if let Some((key, held)) = self.current.take()
             // Another thread was the I/O thread when that began, and is still at it.
-            self.held.insert(key.id, held);
+            && let Some(replaced) = self.held.insert(key.id, held)
+        {
+            return Some(Next::End(replaced));
         }
-        if let Some(run) = self.released.pop_front() {
-            let is_there = run.key().is_none_or(|key| self.has(key));
-            return Some(if is_there { Next::Run(run) } else { Next::Drop(run) });
+        if let Some(mut run) = self.released.pop_front() {
+            return Some(if run.begin(self) { Next::Run(run) } else { Next::Drop(run) });
         }
-        let job = loop {
-            let job = self.ready.pop_front()?;
-            if !self.is_cancelled(&job) {
-                break job;
-            }
-        };
+        let job = self.ready.pop_front()?;
+        if self.is_cancelled(&job) {
+            return Some(Next::Forget(job));
+        }
         if !is_quick(&job) {
             self.in_hand = true;
             return Some(Next::Place(job));
@@ -177,9 +218,15 @@ impl Requests {
         self.in_order.is_empty() && self.ready.is_empty()
     }
 
-    /// Keeps a request where it can be cancelled.
-    pub(super) fn hold(&mut self, key: Key) {
-        self.held.insert(key.id, Held::new(key));
+    /// Keeps a request that waits where it can be cancelled. Gives back another one of its id.
+    #[must_use = "it is to be dropped without the lock"]
+    pub(super) fn hold(&mut self, key: Key, arguments: Arguments) -> Option<Held> {
+        self.held.insert(key.id, Held { arguments: Some(arguments), ..Held::new(key) })
+    }
+
+    /// It is the turn of a request that has waited: gives its arguments, unless it was cancelled.
+    pub(super) fn begin(&mut self, key: Key) -> Option<Arguments> {
+        self.find(key)?.arguments.take()
     }
 
     /// The callback asks for what tells it that it is cancelled. Says whether it is not so already.
@@ -190,14 +237,14 @@ impl Requests {
         is_there
     }
 
-    /// A request goes on as a task, unless it is over already. Gives the handle back if the task is to end.
-    pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Option<AbortHandle> {
-        if let Some((key, held)) = self.current.take_if(|(current, _)| *current == key) {
-            self.held.insert(key.id, held);
-        }
-        let Some(held) = self.find(key) else { return Some(abort) };
+    /// A request goes on as a task, unless it is over already.
+    #[must_use = "what it has is to be dropped without the lock"]
+    pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Continued {
+        let current = self.current.take_if(|(current, _)| *current == key);
+        let replaced = current.and_then(|(key, held)| self.held.insert(key.id, held));
+        let Some(held) = self.find(key) else { return Continued::Unwanted(abort) };
         held.abort = Some(abort);
-        None
+        replaced.map_or(Continued::Held, Continued::Instead)
     }
 
     /// Whether a request can still be cancelled.
@@ -234,12 +281,14 @@ impl Requests {
         held
     }
 
-    /// Nobody waits for anything any more. Gives what ends those that were started.
-    pub(super) fn cancel_all(&mut self) -> Vec<Held> {
+    /// Nobody waits for anything any more. Gives what ends those that were started, and the others.
+    #[must_use = "they are to be dropped without the lock"]
+    pub(super) fn cancel_all(&mut self) -> (Vec<Held>, VecDeque<Job>) {
         let current = self.current.take().map(|(_, held)| held);
         let started = current.into_iter().chain(self.held.drain().map(|(_, held)| held)).collect();
         // Those that nobody waits for may run.
-        self.ready.retain(|job| job.one_way);
+        let (kept, dropped) = std::mem::take(&mut self.ready).into_iter().partition(|job| job.one_way);
+        self.ready = kept;
         for arrival in &mut self.in_order {
             if let Arrival::Whole(job) = arrival
                 && !job.one_way
@@ -248,7 +297,7 @@ impl Requests {
             }
         }
         self.cancelled.clear();
-        started
+        (started, dropped)
     }
 
     /// What comes from now on is not taken.
@@ -257,18 +306,25 @@ impl Requests {
     }
 
     /// Nothing that waits here is to run, nor anything that comes.
-    pub(super) fn clear(&mut self) -> VecDeque<Run> {
+    pub(super) fn clear(&mut self) -> Rest {
         self.close();
-        self.in_order.clear();
-        self.ready.clear();
         self.cancelled.clear();
-        std::mem::take(&mut self.released)
+        Rest {
+            in_order: std::mem::take(&mut self.in_order),
+            ready: std::mem::take(&mut self.ready),
+            released: std::mem::take(&mut self.released),
+        }
     }
 }
 
 impl Held {
     fn new(key: Key) -> Self {
         Self { number: key.number, ..Self::default() }
+    }
+
+    /// Whether it has not had its turn.
+    pub(super) fn waits(&self) -> bool {
+        self.arguments.is_some()
     }
 
     /// Tells whoever runs it that nobody waits.
@@ -286,7 +342,6 @@ impl Held {
 mod tests {
     use std::time::Instant;
 
-    use bytes::Bytes;
     use daffi_core::payload::Codec;
 
     use super::*;
@@ -336,25 +391,26 @@ mod tests {
 
     /// The ids of all requests that are to run, none of which is quick.
     fn placed(requests: &mut Requests) -> Vec<u64> {
-        std::iter::from_fn(|| match requests.next(|_| false)? {
-            Next::Place(job) => Some(job.id),
-            Next::Run(_) | Next::Drop(_) => None,
-        })
-        .collect()
+        std::iter::from_fn(|| requests.next(|_| false))
+            .filter_map(|next| match next {
+                Next::Place(job) => Some(job.id),
+                Next::Run(_) | Next::Drop(_) | Next::Forget(_) | Next::End(_) => None,
+            })
+            .collect()
     }
 
     #[test]
     fn what_is_cancelled_before_it_is_looked_at_does_not_run() {
         let mut requests = Requests::default();
         for id in 1..=4 {
-            requests.push(request(id), false);
+            let _ = requests.push(request(id), false);
         }
         assert!(requests.cancel(2).is_none());
         assert!(requests.cancel(9).is_none());
         assert_eq!(placed(&mut requests), [1, 3, 4]);
         // Nothing of it is left for those that come later.
-        requests.push(request(9), false);
-        requests.push(request(2), false);
+        let _ = requests.push(request(9), false);
+        let _ = requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [9, 2]);
         assert!(requests.cancelled.is_empty());
     }
@@ -362,10 +418,10 @@ mod tests {
     #[test]
     fn a_cancellation_is_not_for_a_later_request_of_its_id() {
         let mut requests = Requests::default();
-        requests.push(request(1), false);
+        let _ = requests.push(request(1), false);
         // This one had been answered already.
         assert!(requests.cancel(2).is_none());
-        requests.push(request(2), false);
+        let _ = requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [1, 2]);
     }
 
@@ -373,7 +429,7 @@ mod tests {
     fn requests_that_come_together_are_in_order_and_each_can_be_cancelled() {
         let mut requests = Requests::default();
         for _ in 0..2 {
-            requests.push(request(1), false);
+            let _ = requests.push(request(1), false);
             let mut jobs: VecDeque<_> = (2..=4).map(job).collect();
             requests.push_all(&mut jobs);
             assert!(jobs.is_empty());
@@ -385,6 +441,31 @@ mod tests {
         requests.close();
         requests.push_all(&mut [job(1)].into());
         assert!(!requests.has_work());
+    }
+
+    /// As only a controller that is mistaken brings about. The first one has to give its place back.
+    #[test]
+    fn another_request_of_an_id_that_is_in_use_ends_the_first() {
+        let mut requests = Requests::default();
+        let key = |number| Key { id: 1, number };
+        assert!(requests.hold(key(0), Arguments::default()).is_none());
+        assert!(requests.hold(key(0), Arguments::default()).is_some_and(|first| first.waits()));
+        let begin = |requests: &mut Requests| {
+            requests.push_all(&mut [job(1)].into());
+            match requests.next(|_| true) {
+                // Dropping it is for executors.
+                Some(Next::Run(run)) => std::mem::ManuallyDrop::new(run).key().unwrap(),
+                _ => unreachable!("it is quick"),
+            }
+        };
+        let second = begin(&mut requests);
+        assert!(matches!(requests.next(|_| true), Some(Next::End(first)) if first.waits()));
+        assert!(requests.has(second));
+        let third = begin(&mut requests);
+        let task = tokio::runtime::Builder::new_current_thread().build().unwrap().spawn(async {});
+        let continued = requests.continues(third, task.abort_handle());
+        assert!(matches!(continued, Continued::Instead(second) if !second.waits()));
+        assert!(requests.has(third) && !requests.has(second));
     }
 
     #[test]
@@ -412,9 +493,9 @@ mod tests {
     #[test]
     fn what_keeps_an_order_is_taken_apart_and_gives_up_its_place_when_it_is_cancelled() {
         let mut requests = Requests::default();
-        requests.push(request(1), true);
-        requests.push(request(2), false);
-        requests.push(request(3), true);
+        let _ = requests.push(request(1), true);
+        let _ = requests.push(request(2), false);
+        let _ = requests.push(request(3), true);
         requests.cancel(1);
         assert!(matches!(requests.next_in_order(), Some(Arrival::Dropped(job)) if job.id == 1));
         assert!(matches!(requests.next_in_order(), Some(Arrival::Whole(job)) if job.id == 3));
@@ -429,10 +510,10 @@ mod tests {
         for id in 1..=2 {
             let Arrival::Whole(mut job) = request(id) else { unreachable!() };
             job.one_way = id == 2;
-            requests.push(Arrival::Whole(job.clone()), false);
-            requests.push(Arrival::Whole(job), true);
+            let _ = requests.push(Arrival::Whole(job.clone()), false);
+            let _ = requests.push(Arrival::Whole(job), true);
         }
-        assert!(requests.cancel_all().is_empty());
+        assert!(requests.cancel_all().0.is_empty());
         assert_eq!(placed(&mut requests), [2]);
         assert!(matches!(requests.next_in_order(), Some(Arrival::Dropped(job)) if job.id == 1));
         assert!(matches!(requests.next_in_order(), Some(Arrival::Whole(job)) if job.id == 2));

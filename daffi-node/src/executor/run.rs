@@ -15,7 +15,10 @@ use daffi_core::{
     payload::{Codec, Encoded},
 };
 
-use super::{Executor, Job, Key, Origin, panics};
+use super::{
+    Executor, Job, Key, Origin, panics,
+    requests::{Arguments, Continued, Requests},
+};
 use crate::{
     callback::{BoxFuture, Function, Handler, Invocation, Outcome},
     context::{AtPlace, Context, Incoming, Place, at_place},
@@ -27,17 +30,55 @@ pub(crate) struct Run {
     job: Job,
     /// By what it can be cancelled, until it no longer can.
     key: Option<Key>,
+    /// Its arguments are where they can be dropped without it, until its turn.
+    waits: bool,
+    /// How many bytes the arguments have.
+    body_len: usize,
+    /// It counts as running at its gate, if there is one.
+    is_in: bool,
 }
 
 impl Run {
     pub(super) fn new(job: Job) -> Self {
-        Self { key: job.key(), job }
+        Self { key: job.key(), waits: false, body_len: job.body.len(), is_in: true, job }
+    }
+
+    /// One that has to wait for its turn. Gives its arguments as well, which are to be held for it if it can be cancelled.
+    pub(super) fn waiting(job: Job) -> (Self, Option<(Key, Arguments)>) {
+        let mut run = Self::new(job);
+        let Some(key) = run.key else { return (run, None) };
+        run.waits = true;
+        let body = std::mem::take(&mut run.job.body);
+        let hold = run.job.hold.take();
+        (run, Some((key, Arguments { body, hold })))
+    }
+
+    /// It is its turn: takes its arguments, unless it was cancelled.
+    pub(super) fn begin(&mut self, requests: &mut Requests) -> bool {
+        if !self.waits {
+            return true;
+        }
+        let Some(arguments) = self.key.and_then(|key| requests.begin(key)) else { return false };
+        let Arguments { body, hold } = arguments;
+        (self.job.body, self.job.hold, self.waits) = (body, hold, false);
+        true
+    }
+
+    /// Whether it was cancelled while it waited: it has given its place back already, and there is nothing to run.
+    pub(super) fn is_husk(&self) -> bool {
+        self.waits && !self.is_there()
+    }
+
+    /// Drops one that its gate has never let in.
+    pub(super) fn drop_outside(mut self) {
+        self.is_in = false;
     }
 
     pub(super) fn origin(&self) -> &Arc<Origin> {
         &self.job.origin
     }
 
+    #[cfg(test)]
     pub(super) fn key(&self) -> Option<Key> {
         self.key
     }
@@ -52,13 +93,13 @@ impl Run {
 
     /// How many bytes the arguments have.
     pub(super) fn body_len(&self) -> usize {
-        self.job.body.len()
+        self.body_len
     }
 
     /// Whether this run shows how quick the callback is. With large arguments it never runs on the I/O thread, so how
     /// long it takes with them is no reason not to with others.
     pub(super) fn says_how_quick(&self) -> bool {
-        self.job.body.len() <= CHUNK_BYTES
+        self.body_len <= CHUNK_BYTES
     }
 
     /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits. The thread has
@@ -73,21 +114,18 @@ impl Run {
         }
     }
 
-    /// Runs an `fn` callback on a thread of the pool, which this is.
-    pub(super) fn on_pool(self, entry: &Entry) {
-        if let Handler::Sync(function) = entry.callback.handler()
-            && let Some(run) = self.after_waiting()
-        {
-            run.sync(function);
-        }
+    /// Runs an `fn` callback on a thread of the pool, which this is, unless nobody waits for it any more; says whether it did.
+    pub(super) fn on_pool(self, entry: &Entry) -> bool {
+        let Handler::Sync(function) = entry.callback.handler() else { return false };
+        let Some(run) = self.after_waiting() else { return false };
+        run.sync(function);
+        true
     }
 
     /// Runs an `async fn` callback on the workers.
     pub(super) fn on_workers(self) {
-        if let Some(run) = self.after_waiting() {
-            let timed = run.says_how_quick();
-            Task { run: Some(run), future: None, timed }.spawn();
-        }
+        let timed = self.says_how_quick();
+        Task { run: Some(self), future: None, timed }.spawn();
     }
 
     fn sync(mut self, function: &Function<Outcome>) {
@@ -120,8 +158,9 @@ impl Run {
     }
 
     /// This run, unless it was cancelled while it waited, or its time ran out.
-    fn after_waiting(self) -> Option<Self> {
-        if self.key.is_some() && !self.is_there() {
+    fn after_waiting(mut self) -> Option<Self> {
+        let origin = self.origin().clone();
+        if !self.begin(&mut origin.home.executor().requests.lock()) {
             return None;
         }
         if self.is_expired() {
@@ -221,8 +260,10 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.withdraw();
-        self.executor().leave(self.job.callback);
+        let was_there = self.withdraw();
+        // Who cancels one that waits gives its place back.
+        let has_place = !self.waits || was_there;
+        self.executor().leave(self.job.callback, has_place, self.is_in);
     }
 }
 
@@ -243,9 +284,13 @@ impl Task {
         let executor = origin.home.executor();
         let Some(workers) = &executor.worker_handle else { return };
         let abort = workers.spawn(self).abort_handle();
-        let unwanted = key.and_then(|key| executor.requests.lock().continues(key, abort));
-        if let Some(task) = unwanted {
-            task.abort();
+        let Some(key) = key else { return };
+        // Not in the condition, where the lock would be held on.
+        let continued = executor.requests.lock().continues(key, abort);
+        match continued {
+            Continued::Unwanted(task) => task.abort(),
+            Continued::Instead(other) => executor.end(other),
+            Continued::Held => {}
         }
     }
 }
@@ -255,6 +300,9 @@ impl Future for Task {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
         let Self { run, future, timed } = &mut *self;
+        if future.is_none() {
+            *run = run.take().and_then(Run::after_waiting);
+        }
         let Some(running) = run else { return Poll::Ready(()) };
         let (begun, timed) = (host::now(), std::mem::take(timed));
         let polled = catch_unwind(AssertUnwindSafe(|| {
@@ -295,7 +343,10 @@ impl Future for Task {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::mpsc,
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
         time::{Duration, Instant},
     };
 
@@ -311,6 +362,7 @@ mod tests {
         callback::Callback,
         caller::Caller,
         executor::{Arrival, Home},
+        held_bytes::HeldBytes,
         registry::Registry,
     };
 
@@ -389,5 +441,82 @@ mod tests {
         assert!(executor.drain(0, Instant::now()), "it has been taken");
         executor.work(|| unreachable!("there is nothing to run"));
         executor.stop();
+    }
+
+    /// Counts when it is dropped.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &[7; 10_000]
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// At a gate, or where there are no more threads.
+    #[test]
+    fn requests_that_are_cancelled_while_they_wait_give_their_room_back_at_once() {
+        const WAITING: u64 = 7;
+        for max_concurrency in [None, Some(1)] {
+            let (begun_in, begun) = mpsc::channel();
+            let (go_on, going_on) = mpsc::channel::<()>();
+            let going_on = std::sync::Mutex::new(going_on);
+            let handler = Handler::sync(move |invocation| {
+                begun_in.send(invocation.body.len()).unwrap();
+                let _ = going_on.lock().unwrap().recv();
+                Ok(Bytes::new().into())
+            });
+            let mut callback = Callback::new("busy", Signature::new([], WireType::named::<()>()), handler);
+            if let Some(limit) = max_concurrency {
+                callback = callback.max_concurrency(limit);
+            }
+            let registry = Registry::new(vec![callback]).unwrap();
+            let reactor = Reactor::start("test").unwrap();
+            let limits =
+                Limits { threads_max: 1, requests_held_max: 1 + WAITING as usize, ..Limits::default() };
+            let executor = Executor::new(registry, &limits, "test", reactor.handle().clone()).unwrap();
+            let executor = Arc::new(executor);
+            let home = Arc::new(Hasty { executor: executor.clone(), forgotten: mpsc::channel().0 });
+            let (dropped, held_bytes) = (Arc::new(AtomicUsize::new(0)), HeldBytes::new(200_000));
+            let run = |id: u64| {
+                let body = Bytes::from_owner(Counted(dropped.clone()));
+                let hold = held_bytes.hold(body.len()).expect("there is room for their bytes");
+                executor.run(Job { id, number: id, body, hold, ..job(home.clone()) });
+            };
+            run(1);
+            assert_eq!(begun.recv_timeout(Duration::from_secs(10)), Ok(10_000));
+            let mut id = 1;
+            for round in 0..200 {
+                let first = id + 1;
+                while id < first + WAITING - 1 {
+                    id += 1;
+                    run(id);
+                }
+                assert_eq!(executor.held(), limits.requests_held_max, "{round}");
+                let before = dropped.load(Ordering::SeqCst);
+                if round % 2 == 0 {
+                    (first..=id).for_each(|id| executor.cancel(id));
+                } else {
+                    executor.cancel_all();
+                }
+                assert_eq!(dropped.load(Ordering::SeqCst) - before, WAITING as usize, "{round}");
+                assert_eq!(executor.held(), 1, "{round}");
+                let husks = executor.husks.load(Ordering::SeqCst);
+                assert!(husks <= 2 * 64, "{husks} are left where they waited");
+            }
+            // Whoever comes now does not wait for those that were cancelled.
+            run(id + 1);
+            drop(go_on);
+            assert_eq!(begun.recv_timeout(Duration::from_secs(10)), Ok(10_000));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            assert!(executor.drain(0, deadline));
+            assert_eq!(held_bytes.used(), 0);
+            executor.stop();
+        }
     }
 }

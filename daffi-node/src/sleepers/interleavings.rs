@@ -92,8 +92,10 @@ impl<const N: usize> Calls<N> {
         self.sleepers.wake_others(|| true, |unread| self.read(unread));
     }
 
-    fn read(&self, unread: Vec<Bytes>) -> Vec<Waker> {
-        unread.iter().flat_map(|call| self.set(call[0].into()..usize::from(call[0]) + 1)).collect()
+    fn read(&self, unread: Vec<Bytes>) -> Answers {
+        let calls = unread.iter().map(|call| usize::from(call[0]));
+        let wakers = calls.flat_map(|call| self.set(call..call + 1)).collect();
+        Answers { wakers, ..Answers::default() }
     }
 
     fn set(&self, calls: Range<usize>) -> Vec<Waker> {

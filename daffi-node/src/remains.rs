@@ -1,0 +1,33 @@
+//! What is left of calls that are over, until nobody holds a lock.
+//!
+//! Arguments and results may be the user's own memory (`bytes::Bytes::from_owner`), and dropping the last of it runs the
+//! user's code, which may well call something here. So whoever takes a call out of a table gives back what it finds there.
+
+use daffi_core::{payload::Encoded, survive::survive};
+
+/// Payloads that are dropped with this, where no lock of ours is held. Mostly there are none, which costs nothing.
+#[derive(Debug, Default)]
+#[must_use = "it is to be dropped without a lock"]
+pub(crate) struct Remains(Option<Box<Payloads>>);
+
+#[derive(Debug, Default)]
+struct Payloads(Vec<Encoded>);
+
+impl Remains {
+    #[inline]
+    pub(crate) fn add(&mut self, payload: impl Into<Option<Encoded>>) {
+        if let Some(payload) = payload.into()
+            && payload.is_shared()
+        {
+            self.0.get_or_insert_default().0.push(payload);
+        }
+    }
+}
+
+impl Drop for Payloads {
+    fn drop(&mut self) {
+        for payload in self.0.drain(..) {
+            survive(|| drop(payload));
+        }
+    }
+}
