@@ -6,8 +6,12 @@ use std::time::Duration;
 pub const HEAD_BYTES: usize = 16;
 
 /// The most body bytes that one frame carries: 64 KiB of a user's, and what a codec writes around them. Larger payloads
-/// travel in chunks of this size, so that a small call never waits behind more than one of them per transfer.
+/// travel in chunks of little less, so that a small call never waits behind more than one of them per transfer.
 pub const CHUNK_BYTES: usize = (64 * 1024 + 256) / FUZZING_DIVISOR;
+
+/// How much of a larger payload goes with each frame: with its head that fits one segment of TCP over loopback, which takes 65,483 bytes.
+/// A little more would travel as two.
+pub const PIECE_BYTES: usize = CHUNK_BYTES - CHUNK_BYTES / 128;
 
 /// The most bytes that may follow the head of a frame: a chunk, and names and numbers around it.
 pub const FRAME_BYTES_MAX: usize = 72 * 1024;

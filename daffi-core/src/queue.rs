@@ -18,8 +18,9 @@ const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 /// Chunks are twice as large, and to copy them costs those that move data most.
 const PART_BYTES_MIN: usize = CHUNK_BYTES / 2;
 
-/// How many bytes of chunks are put between other frames at a time: a small frame never waits for more than this.
-const CHUNKS_AT_A_TIME_BYTES: usize = 2 * CHUNK_BYTES;
+/// When so many bytes of chunks are put between other frames, no more are for now: of large ones these are two, and no small frame
+/// waits for more than that.
+const CHUNKS_AT_A_TIME_BYTES: usize = CHUNK_BYTES / 2 * 3;
 
 /// How many bytes of other frames are put into one lane: what comes between them never waits for much more than this.
 const LANE_BYTES: usize = CHUNK_BYTES;

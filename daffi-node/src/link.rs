@@ -14,7 +14,7 @@ use std::{
 use daffi_core::{
     controller::{FramePort, PortError},
     frame::{Body, Frame, Reply},
-    limits::CHUNK_BYTES,
+    limits::{CHUNK_BYTES, PIECE_BYTES},
     outbox::Outbox,
     payload::{Codec, Encoded},
     reactor,
@@ -79,7 +79,7 @@ const WRITE_AT_ONCE_MAX: usize = 4;
 const FLUSH_BYTES: usize = 16 * 1024;
 
 /// How many bytes wait for the socket before chunks of large payloads stay back.
-const BACKLOG_BYTES: usize = 4 * CHUNK_BYTES;
+const BACKLOG_BYTES: usize = 4 * PIECE_BYTES;
 
 /// What became of a call that was to be sent.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::{
 use daffi_core::{
     controller::PortError,
     frame::{Body, Chunk, Frame},
-    limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
+    limits::{PIECE_BYTES, STREAM_WINDOW_BYTES},
     payload::Encoded,
 };
 use parking_lot::Mutex;
@@ -62,14 +62,14 @@ pub(crate) const LINK_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 /// The same while other calls use the link. Theirs wait behind what is on its way in sockets and buffers, whatever goes
 /// first in queues: at 1 GiB a second for an eighth of a millisecond. Enough to keep two hops busy on one machine or in
 /// one rack; it is long ways that need more.
-const NARROW_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
+const NARROW_WINDOW_BYTES: usize = 2 * PIECE_BYTES;
 
 /// How many bytes of large payloads go after another call before the window is wide again.
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
 /// How much of one payload goes before it is another one's turn: with a chunk at a time all payloads would be in memory at
 /// both ends from first to last, and in no cache.
-const TURN_BYTES: usize = 4 * CHUNK_BYTES;
+const TURN_BYTES: usize = 4 * PIECE_BYTES;
 
 impl Streams {
     /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
@@ -80,7 +80,7 @@ impl Streams {
         let replaced;
         let _sent;
         let mut state = self.state.lock();
-        let first = if state.on_their_way < self.window() { CHUNK_BYTES } else { 0 };
+        let first = if state.on_their_way < self.window() { PIECE_BYTES } else { 0 };
         _sent = rest.split_to(first);
         let credit = STREAM_WINDOW_BYTES - first;
         let stream = Stream {
@@ -186,7 +186,7 @@ impl Streams {
             && let Some(id) = state.ready.pop_front()
         {
             let Some(stream) = state.streams.get_mut(&id) else { continue };
-            let body = stream.rest.split_to(CHUNK_BYTES.min(stream.credit).min(stream.rest.len()));
+            let body = stream.rest.split_to(PIECE_BYTES.min(stream.credit).min(stream.rest.len()));
             let more = !stream.rest.is_empty();
             stream.credit -= body.len();
             stream.on_its_way += body.len();
@@ -262,23 +262,23 @@ mod tests {
     }
 
     fn start(streams: &Streams, id: StreamId, body: &Encoded) {
-        assert_eq!(streams.begin(id, body, !id.reply, None), CHUNK_BYTES);
+        assert_eq!(streams.begin(id, body, !id.reply, None), PIECE_BYTES);
         streams.go_on(id);
     }
 
     #[test]
     fn what_is_taken_before_its_sender_is_back_counts() {
         let streams = Streams::default();
-        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true, None);
-        streams.credit(FIRST, CHUNK_BYTES as u32);
+        streams.begin(FIRST, &zeros(2 * PIECE_BYTES), true, None);
+        streams.credit(FIRST, PIECE_BYTES as u32);
         assert!(pump(&streams).is_empty(), "nothing overtakes the first frame");
         streams.go_on(FIRST);
-        assert_eq!(pump(&streams), [(1, CHUNK_BYTES, false)]);
-        streams.credit(FIRST, CHUNK_BYTES as u32);
+        assert_eq!(pump(&streams), [(1, PIECE_BYTES, false)]);
+        streams.credit(FIRST, PIECE_BYTES as u32);
         assert!(!streams.is_active());
         assert_eq!(streams.state.lock().on_their_way, 0);
         // Nor does one go on that was cancelled meanwhile.
-        streams.begin(FIRST, &zeros(2 * CHUNK_BYTES), true, None);
+        streams.begin(FIRST, &zeros(2 * PIECE_BYTES), true, None);
         streams.cancel(FIRST, &mut Remains::default());
         streams.go_on(FIRST);
         assert!(pump(&streams).is_empty());
@@ -287,12 +287,12 @@ mod tests {
     #[test]
     fn payloads_take_turns_and_end_with_their_last_byte() {
         let streams = Streams::default();
-        let body = zeros(TURN_BYTES + CHUNK_BYTES + 5);
+        let body = zeros(TURN_BYTES + PIECE_BYTES + 5);
         start(&streams, FIRST, &body);
         start(&streams, SECOND, &body);
-        let turn = |call, chunks| vec![(call, CHUNK_BYTES, true); chunks];
+        let turn = |call, chunks| vec![(call, PIECE_BYTES, true); chunks];
         // The first chunk has left with the frame that begins the payload.
-        let first = TURN_BYTES / CHUNK_BYTES - 1;
+        let first = TURN_BYTES / PIECE_BYTES - 1;
         let end = |call| [turn(call, 1), vec![(call, 5, false)]].concat();
         let expected = [turn(1, first), turn(2, first), end(1), end(2)].concat();
         assert_eq!(pump(&streams), expected);
@@ -313,7 +313,7 @@ mod tests {
         let streams = Streams::default();
         start(&streams, FIRST, &zeros(3 * STREAM_WINDOW_BYTES));
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
-        assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - CHUNK_BYTES);
+        assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - PIECE_BYTES);
         assert!(pump(&streams).is_empty());
         streams.credit(FIRST, 0);
         assert!(pump(&streams).is_empty(), "an empty chunk would end the connection");
@@ -335,7 +335,7 @@ mod tests {
         streams.cancel(FIRST, &mut Remains::default());
         start(&streams, FIRST, &body);
         let sent = pump(&streams);
-        assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - CHUNK_BYTES);
+        assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - PIECE_BYTES);
         assert!(sent.iter().all(|(_, bytes, _)| *bytes > 0), "an empty chunk would end the connection");
     }
 
@@ -348,7 +348,7 @@ mod tests {
             streams.go_on(id);
         }
         pump(&streams);
-        assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
+        assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + PIECE_BYTES);
     }
 
     /// Receivers give credit for what came, and nothing else: however many payloads there are, all of them arrive.
@@ -372,7 +372,7 @@ mod tests {
             }
             for (call, bytes, _) in sent {
                 arrived[call as usize] += bytes;
-                assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + CHUNK_BYTES);
+                assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + PIECE_BYTES);
                 streams.credit(StreamId { call, reply: false }, bytes as u32);
             }
         }
@@ -388,9 +388,9 @@ mod tests {
         start(&streams, FIRST, &zeros(64 << 20));
         let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         let on_its_way = total(pump(&streams));
-        assert_eq!(on_its_way, STREAM_WINDOW_BYTES - CHUNK_BYTES, "the call before it is no reason");
+        assert_eq!(on_its_way, STREAM_WINDOW_BYTES - PIECE_BYTES, "the call before it is no reason");
         streams.make_way();
-        streams.credit(FIRST, (CHUNK_BYTES + on_its_way) as u32);
+        streams.credit(FIRST, (PIECE_BYTES + on_its_way) as u32);
         // As much as that arrives now, and is sent anew, again and again.
         let mut sent = total(pump(&streams));
         assert_eq!(sent, NARROW_WINDOW_BYTES);

@@ -22,7 +22,7 @@ thread_local! {
 pub(super) const LENT_BYTES_MIN: usize = 4 * 1024;
 
 /// Below this size they are copied when they are decoded. A slice keeps all that was read from a socket together with it, up
-/// to 260 KiB: about eight times as much as itself at most.
+/// to 258 KiB: about eight times as much as itself at most.
 pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 
 /// Bytes as an argument or result, or anywhere in one, that daffi does not copy.
@@ -31,7 +31,7 @@ pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 /// same as `Vec<u8>` and `&[u8]`, so one side may use this and the other that.
 ///
 /// * Sent, it goes from where it lies to the socket. Up to 4 KiB are copied, which is cheaper.
-/// * Received, it is a slice of what came in, and keeps that in memory: of up to 260 KiB that were read together, or of
+/// * Received, it is a slice of what came in, and keeps that in memory: of up to 258 KiB that were read together, or of
 ///   the whole payload if that is larger than 64 KiB, and of as much again at most. Below 32 KiB it is copied instead. Whoever keeps a small part of it
 ///   for long makes a copy of that part. Once the last slice is dropped, the memory is used for what is received next, or given back
 ///   within two seconds.

@@ -31,7 +31,7 @@ pub(super) struct Filled {
 
 /// The size of a buffer: four chunks, and a few small frames between them. As what was left of a frame lies in it as well, a
 /// read in the middle of a large payload ends little behind a chunk, and there is little of the next one to be copied.
-pub(super) const BUFFER_BYTES: usize = 260 * 1024;
+pub(super) const BUFFER_BYTES: usize = 258 * 1024;
 
 /// From this size on a batch is passed on where it was read. Below, it is copied, which costs no more than clearing another
 /// buffer would: so whoever keeps a part of it keeps about eight times what was read at most, and small reads go to
@@ -39,7 +39,7 @@ pub(super) const BUFFER_BYTES: usize = 260 * 1024;
 const LENT_BYTES_MIN: usize = 32 * 1024;
 
 /// How much is kept in sight: buffers that chunks of large payloads wait in while a socket takes no more.
-const LENT_BYTES_MAX: usize = 16 * BUFFER_BYTES;
+const LENT_BYTES_MAX: usize = 64 * BUFFER_BYTES;
 
 const _: () = assert!(HEAD_BYTES + FRAME_BYTES_MAX <= BUFFER_BYTES / 2);
 const _: () = assert!(4 * (HEAD_BYTES + CHUNK_BYTES) < BUFFER_BYTES);
