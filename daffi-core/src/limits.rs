@@ -61,6 +61,13 @@ pub const PAYLOAD_DEPTH_MAX: usize = 64;
 /// pay for them, a length alone could keep a decoder busy for years.
 pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
 
+/// How much memory elements of sequences and maps may take beyond [`PAYLOAD_GROWTH`] times their bytes, in all of a payload. An element
+/// takes what its type does, however few bytes stand for it: a `None` is one byte, of an `Option` of any size.
+pub const PAYLOAD_GROWN_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How many times as much memory as bytes any element may take.
+pub const PAYLOAD_GROWTH: usize = 4;
+
 /// The longest time that a limit may be: every clock can add it to now, several times over.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 

@@ -4,7 +4,8 @@
 //!
 //! What a peer sends is not trusted. Decoding never panics, keeps announced lengths within the bytes that are there
 //! before it allocates for them, and stops at [`PAYLOAD_DEPTH_MAX`](crate::limits::PAYLOAD_DEPTH_MAX) levels;
-//! encoding keeps the same limits, so that the sender hears of a value that no receiver would take.
+//! encoding keeps the same limits, so that the sender hears of a value that no receiver would take. How much memory elements take is
+//! for the receiver's types to say, so [`PAYLOAD_GROWN_BYTES_MAX`](crate::limits::PAYLOAD_GROWN_BYTES_MAX) is kept there alone.
 //!
 //! # The layout of `Codec::Bincode`
 //!

@@ -9,14 +9,14 @@ use serde::{
 };
 
 use super::error::{CodecError, Problem};
-use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
+use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX, PAYLOAD_GROWN_BYTES_MAX, PAYLOAD_GROWTH};
 
 /// How many elements a sequence may allocate for with a byte for each.
 const HINT_START: usize = 1024;
 
 /// The value that all of `bytes` stand for.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let mut input = Input { rest: bytes, size: bytes.len(), empty_elements: 0, owed: 0, unread: 0 };
+    let mut input = Input { rest: bytes, size: bytes.len(), empty_elements: 0, grown: 0, owed: 0, unread: 0 };
     let value = T::deserialize(Decoder { input: &mut input, depth: 0 })
         .map_err(|error| error.or_at(input.offset()))?;
     match input.rest.len() {
@@ -32,6 +32,8 @@ struct Input<'de> {
     size: usize,
     /// How many elements of sequences took no bytes so far. Peers could announce billions of them in 8 bytes.
     empty_elements: usize,
+    /// How much memory elements took so far beyond some times their bytes.
+    grown: usize,
     /// How many elements of the sequences around this place are still to come.
     owed: usize,
     /// How many elements the visitor of the last sequence left where they were.
@@ -129,6 +131,20 @@ impl<'de> Input<'de> {
         self.empty_elements += 1;
         if self.empty_elements > PAYLOAD_EMPTY_ELEMENTS_MAX {
             return Err(self.error(Problem::EmptyElements));
+        }
+        Ok(())
+    }
+
+    /// A part of a sequence is read that takes so much memory, and stood where so many bytes were left `before`.
+    #[inline]
+    fn element(&mut self, memory: usize, before: usize) -> Result<(), CodecError> {
+        let bytes = PAYLOAD_GROWTH * (before - self.rest.len());
+        // Nor is this: so neither costs sequences of them anything.
+        if memory > bytes {
+            self.grown += memory - bytes;
+            if self.grown > PAYLOAD_GROWN_BYTES_MAX {
+                return Err(self.error(Problem::Grown));
+            }
         }
         Ok(())
     }
@@ -418,6 +434,7 @@ impl Drop for Elements<'_, '_> {
     fn drop(&mut self) {
         self.parent.rest = self.input.rest;
         self.parent.empty_elements = self.input.empty_elements;
+        self.parent.grown = self.input.grown;
         self.parent.unread = self.left;
     }
 }
@@ -433,10 +450,11 @@ impl<'de> Elements<'_, 'de> {
         self.input.owed -= 1;
         let before = self.input.rest.len();
         let value = seed.deserialize(Decoder { input: &mut self.input, depth: self.depth })?;
-        // Never true for numbers, which the compiler sees: this costs sequences of them nothing.
+        // Never true for numbers, which the compiler sees.
         if self.input.rest.len() == before {
             self.input.empty_element()?;
         }
+        self.input.element(size_of::<S::Value>(), before)?;
         Ok(Some(value))
     }
 
@@ -476,7 +494,10 @@ impl<'de> MapAccess<'de> for Elements<'_, 'de> {
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, CodecError> {
-        seed.deserialize(Decoder { input: &mut self.input, depth: self.depth })
+        let before = self.input.rest.len();
+        let value = seed.deserialize(Decoder { input: &mut self.input, depth: self.depth })?;
+        self.input.element(size_of::<S::Value>(), before)?;
+        Ok(value)
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
+use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX, PAYLOAD_GROWN_BYTES_MAX, PAYLOAD_GROWTH};
 
 /// Why a value and its bytes do not fit together, in a sentence, with the place in the bytes where it is known.
 ///
@@ -24,6 +24,11 @@ pub(super) enum Problem {
     Length { announced: u64, left: usize },
     #[error("more than {PAYLOAD_EMPTY_ELEMENTS_MAX} elements of sequences take no bytes")]
     EmptyElements,
+    #[error(
+        "elements of sequences take more than {PAYLOAD_GROWN_BYTES_MAX} bytes of memory beyond {PAYLOAD_GROWTH} times their own \
+         bytes: send fewer at a time, or box what is large and often missing"
+    )]
+    Grown,
     #[error("the value is nested more than {PAYLOAD_DEPTH_MAX} levels deep")]
     Depth,
     #[error("{0} is not a bool")]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serializer, de::Visitor, ser::SerializeSe
 use bytes::Bytes;
 
 use super::{Bytes as Uncopied, *};
-use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
+use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX, PAYLOAD_GROWN_BYTES_MAX, PAYLOAD_GROWTH};
 
 const REFERENCE: Configuration<LittleEndian, Fixint, NoLimit> =
     ::bincode::config::standard().with_fixed_int_encoding().with_no_limit();
@@ -424,6 +424,53 @@ fn elements_that_take_no_bytes_are_counted() {
     // Fields do not count: their number is that of the type.
     let pairs = vec![(1u8, [(); 2]); PAYLOAD_EMPTY_ELEMENTS_MAX];
     assert_eq!(decode::<Vec<(u8, [(); 2])>>(&encode(&pairs)).unwrap(), pairs);
+}
+
+/// A peer could have a megabyte of them become gigabytes.
+#[test]
+fn elements_that_take_more_memory_than_bytes_are_counted() {
+    type Large = Option<[u64; 32]>;
+    /// How many elements of this type there are, none of which is kept.
+    struct Dropped<T>(usize, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Dropped<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Drops<T>(PhantomData<T>);
+            impl<'de, T: Deserialize<'de>> Visitor<'de> for Drops<T> {
+                type Value = usize;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a sequence")
+                }
+
+                fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<usize, A::Error> {
+                    let mut count = 0;
+                    while seq.next_element::<T>()?.is_some() {
+                        count += 1;
+                    }
+                    Ok(count)
+                }
+            }
+            Ok(Self(deserializer.deserialize_seq(Drops::<T>(PhantomData))?, PhantomData))
+        }
+    }
+    let nothing = |count: usize| join(&[&(count as u64).to_le_bytes(), &vec![0; count]]);
+    let most = PAYLOAD_GROWN_BYTES_MAX / (size_of::<Large>() - PAYLOAD_GROWTH);
+    assert_eq!(decode::<Dropped<Large>>(&nothing(most)).unwrap().0, most);
+    let sentence = "elements of sequences take more than 268435456 bytes of memory beyond 4 times their own bytes: send \
+                    fewer at a time, or box what is large and often missing";
+    assert!(decode_error::<Dropped<Large>>(&nothing(most + 1)).ends_with(sentence));
+    assert_eq!(decode::<Dropped<Option<Box<[u64; 32]>>>>(&nothing(most + 1)).unwrap().0, most + 1);
+
+    // Many sequences, each within the limit.
+    let inner = nothing(most / 1000);
+    let outer = |count: u64| join(&[&count.to_le_bytes(), &inner.repeat(count as usize)]);
+    assert!(decode::<Vec<Dropped<Large>>>(&outer(1000)).is_ok());
+    assert!(decode_error::<Vec<Dropped<Large>>>(&outer(1002)).ends_with(sentence));
+
+    // What brings bytes for its memory does not count.
+    let brings = encode(&vec![Some([7u64; 32]); 1000]);
+    let bytes = join(&[&((most + 1000) as u64).to_le_bytes(), &vec![0; most], &brings[8..]]);
+    assert_eq!(decode::<Dropped<Large>>(&bytes).unwrap().0, most + 1000);
 }
 
 /// Bytes that tell where they belong.
