@@ -27,6 +27,17 @@ class FiguresTest(unittest.TestCase):
         self.assertEqual(figures.get("nats", "calls-512", "cpu_us").median, 1e6 / 200)
         self.assertIsNone(figures.get("nats", "calls-64", "calls_per_s"))
 
+    def test_ratios_are_those_of_each_round_since_machines_change_their_speed(self):
+        calls = {1: (100, 50), 2: (1000, 500), 3: (400, 100)}
+        measurements = [
+            measurement(name, "calls-512", round, calls=n)
+            for round, counts in calls.items() for name, n in zip(("daffi-async-tasks-unix", "nats"), counts)
+        ]
+        # One that the other one has no counterpart for says nothing.
+        measurements.append(measurement("nats", "calls-512", 4, calls=1))
+        ratio = Figures(run(*measurements)).ratio("daffi-async-tasks-unix", "nats", "calls-512", "calls_per_s")
+        self.assertEqual(ratio, 2)
+
     def test_large_payloads_count_once(self):
         figures = Figures(run(measurement("nats", "1MiB", calls=800)))
         self.assertEqual(figures.get("nats", "1MiB", "mib_per_s").median, 400)

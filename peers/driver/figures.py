@@ -30,11 +30,13 @@ class Figures:
     def __init__(self, run):
         self.run = run
         self.values = {}
+        self.rounds = {}
         for measurement in run["measurements"]:
             if measurement["kept"]:
                 for metric, value in _metrics(measurement, _size(measurement["workload"])).items():
                     key = measurement["variant"], measurement["workload"], metric
                     self.values.setdefault(key, []).append(value)
+                    self.rounds.setdefault(key, {})[measurement["round"]] = value
 
     def get(self, variant_name, workload_name, metric):
         """A figure, or None if it was not measured."""
@@ -42,9 +44,13 @@ class Figures:
         return values and Figure(median(values), min(values), max(values), len(values))
 
     def ratio(self, variant_name, other_name, workload_name, metric):
-        """The first one's median as a multiple of the other's, or None."""
-        one, other = (self.get(name, workload_name, metric) for name in (variant_name, other_name))
-        return one.median / other.median if one and other and other.median else None
+        """The first one's figure as a multiple of the other's, or None: the median of what each round says.
+
+        A round measures them within a minute, in which the machine is as fast for both.
+        """
+        one, other = (self.rounds.get((name, workload_name, metric), {}) for name in (variant_name, other_name))
+        ratios = [value / other[round] for round, value in one.items() if other.get(round)]
+        return median(ratios) if ratios else None
 
     def best_peer(self, workload_name, metric, transport):
         """The best of those that route as daffi does. Over TCP only TCP counts; over UNIX sockets everybody does."""

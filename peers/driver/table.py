@@ -31,7 +31,7 @@ def _about(run):
            f"{run['discarded']} of {len(run['measurements'])} measurements. In those that were kept it took "
            f"{_steal(run)}.")
     yield ("- × relay and × peer: daffi's figure as a multiple of the raw relay's over the same transport, and of that of "
-           "the best peer that routes.")
+           "the best peer that routes; the median of what each round says.")
 
 
 def _steal(run):
