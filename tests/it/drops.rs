@@ -129,9 +129,13 @@ impl Drop for Panics {
 #[test]
 fn memory_that_panics_when_it_is_dropped() {
     let net = Net::new();
-    let length = |bytes: Vec<u8>| bytes.len();
-    let _b = net.node("b").callback("length", length).start().unwrap();
+    let (length, open) = (|bytes: Vec<u8>| bytes.len(), Count::new());
+    let opened = open.clone();
+    let b = net.node("b").callback("length", length).callback("hang", move || opened.wait(1));
+    let _b = b.start().unwrap();
     let a = net.node("a").start().unwrap();
+    // With so many calls going on, others are left to the I/O thread.
+    let busy: Vec<_> = (0..8).map(|_| a.call.by_name::<(), _>("hang", ()) & BG).collect();
     let panics = |size| Bytes::from(bytes::Bytes::from_owner(Panics).slice(..size));
     for round in 0..20 {
         let sizes = [5_000, 64_000, 100_000];
@@ -152,6 +156,10 @@ fn memory_that_panics_when_it_is_dropped() {
         }
         let well = a.call.by_name::<usize, _>("length", (vec![7u8; 10],));
         assert_eq!((well & FG).unwrap(), 10);
+    }
+    open.add();
+    for call in busy {
+        call.get().unwrap();
     }
 }
 
