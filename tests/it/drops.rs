@@ -7,7 +7,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::{Arc, Mutex, OnceLock, Weak, mpsc::channel},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use daffi::{AsyncResult, BG, Bytes, Error, FG, Global, GlobalBuilder, Limits, NO_RETURN};
@@ -83,9 +83,7 @@ impl Watch {
                 drop(watch.lock.lock());
                 if let Some(result) = watch.stops.lock().unwrap().take() {
                     thread::spawn(move || node.stop());
-                    while !result.is_ready() {
-                        thread::sleep(Duration::from_millis(1));
-                    }
+                    let _ = result.get();
                 } else {
                     let _ = node.call.by_name::<(), _>("small", ()) & NO_RETURN;
                     let _ = node.call.by_name::<(), _>("large", (vec![7u8; 100_000],)) & NO_RETURN;
@@ -409,10 +407,8 @@ fn a_task_that_reads_answers_of_others() {
     (a.call.by_name::<(), _>("close", ()) & NO_RETURN).unwrap();
     eventually("there is another link", || {
         let call = a.call.by_name::<(), _>("hang", ()) & BG;
-        let until = Instant::now() + Duration::from_millis(200);
-        while !call.is_ready() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(5));
-        }
+        // Over by then if it went over the link that is lost.
+        let _ = call.get_timeout(Duration::from_millis(200));
         call.cancel();
         matches!(call.get(), Err(Error::Cancelled { sent: true, .. })).then_some(())
     });

@@ -135,11 +135,11 @@ impl<'de> Input<'de> {
         Ok(())
     }
 
-    /// A part of a sequence is read that takes so much memory, and stood where so many bytes were left `before`.
+    /// Counts what an element takes of `memory` beyond some times its bytes. So many were left `before` it.
     #[inline]
-    fn element(&mut self, memory: usize, before: usize) -> Result<(), CodecError> {
+    fn grow(&mut self, memory: usize, before: usize) -> Result<(), CodecError> {
         let bytes = PAYLOAD_GROWTH * (before - self.rest.len());
-        // Nor is this: so neither costs sequences of them anything.
+        // Never true for numbers either, so that neither look costs sequences of them anything.
         if memory > bytes {
             self.grown += memory - bytes;
             if self.grown > PAYLOAD_GROWN_BYTES_MAX {
@@ -454,7 +454,7 @@ impl<'de> Elements<'_, 'de> {
         if self.input.rest.len() == before {
             self.input.empty_element()?;
         }
-        self.input.element(size_of::<S::Value>(), before)?;
+        self.input.grow(size_of::<S::Value>(), before)?;
         Ok(Some(value))
     }
 
@@ -496,7 +496,7 @@ impl<'de> MapAccess<'de> for Elements<'_, 'de> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, CodecError> {
         let before = self.input.rest.len();
         let value = seed.deserialize(Decoder { input: &mut self.input, depth: self.depth })?;
-        self.input.element(size_of::<S::Value>(), before)?;
+        self.input.grow(size_of::<S::Value>(), before)?;
         Ok(value)
     }
 
