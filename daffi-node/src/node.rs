@@ -94,9 +94,17 @@ struct Delayed {
 
 /// What follows from sending calls, for when no other call waits for this thread: all of it may run the user's code.
 #[derive(Debug, Default)]
+#[must_use = "it is to be done"]
 struct After {
     steps: Vec<Step>,
     remains: Remains,
+}
+
+impl After {
+    fn append(&mut self, mut other: Self) {
+        self.steps.append(&mut other.steps);
+        self.remains.append(other.remains);
+    }
 }
 
 /// Mostly there is none.
@@ -185,9 +193,7 @@ impl Node {
             (Some(_), _) if !self.has_room_to_delay() => self.fail(id, |_| self.overloaded()),
             (Some(eta), _) => self.delay(eta, Some(id), call.clone(), false),
             (None, Some(going_on)) => {
-                let mut after = After::default();
-                self.send_in_flight(pending, id, call, going_on, &mut after);
-                self.finish(after);
+                self.finish(self.send_in_flight(pending, id, call, going_on));
                 self.admit_queued();
             }
             (None, None) => self.admit(pending, id, call),
@@ -248,9 +254,7 @@ impl Node {
     /// Sends a call now if no more than the limit are in flight, later otherwise.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing) {
         if let Some(going_on) = self.admission.enter() {
-            let mut after = After::default();
-            self.send_admitted(pending, id, call, going_on, &mut after);
-            self.finish(after);
+            self.finish(self.send_admitted(pending, id, call, going_on));
         } else if !self.admission.queue(Admitted { pending: pending.clone(), id, call: call.clone() }) {
             self.fail(id, |_| self.overloaded());
         }
@@ -263,7 +267,7 @@ impl Node {
     pub(crate) fn admit_queued(&self) {
         self.admission.go_on(
             |Admitted { pending, id, call }, going_on, after: &mut After| {
-                self.send_admitted(&pending, id, &call, going_on, after);
+                after.append(self.send_admitted(&pending, id, &call, going_on));
                 after.remains.add(call.body);
             },
             |after| self.finish(after),
@@ -271,30 +275,18 @@ impl Node {
     }
 
     /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
-    fn send_admitted(
-        &self,
-        pending: &Arc<Pending>,
-        id: CallId,
-        call: &Outgoing,
-        going_on: usize,
-        after: &mut After,
-    ) {
+    fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) -> After {
         if !pending.admit() {
             // It was cancelled, or its time ran out.
-            return self.admission.give_back();
+            self.admission.give_back();
+            return After::default();
         }
-        self.send_in_flight(pending, id, call, going_on, after);
+        self.send_in_flight(pending, id, call, going_on)
     }
 
     /// Sends a call that counts among those in flight.
-    fn send_in_flight(
-        &self,
-        pending: &Arc<Pending>,
-        id: CallId,
-        call: &Outgoing,
-        going_on: usize,
-        after: &mut After,
-    ) {
+    fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) -> After {
+        let mut after = After::default();
         self.settling.keep(id, call);
         let large = call.is_large();
         let flush = match Flush::with(going_on) {
@@ -318,8 +310,9 @@ impl Node {
             after.steps.push(Step::Refuse(pending.clone()));
         } else if large && !self.is_wanted(id) && !goes_on_alone(call, pending) {
             // It was over before the rest of its arguments was known to the link.
-            self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
+            self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut after.remains);
         }
+        after
     }
 
     /// Does what follows from sending calls.
@@ -697,9 +690,7 @@ impl Node {
             let Some(Reverse(Delayed { id, call, again, .. })) = due else { return };
             match id.map(|id| (id, self.calls.get(id))) {
                 Some((id, Some(pending))) if again => {
-                    let mut after = After::default();
-                    self.send_in_flight(&pending, id, &call, self.admission.going_on(), &mut after);
-                    self.finish(after);
+                    self.finish(self.send_in_flight(&pending, id, &call, self.admission.going_on()));
                 }
                 Some((id, Some(pending))) => self.admit(&pending, id, &call),
                 // It was cancelled.

@@ -22,6 +22,12 @@ impl Remains {
             self.0.get_or_insert_default().0.push(payload);
         }
     }
+
+    pub(crate) fn append(&mut self, other: Self) {
+        if let Some(mut others) = other.0 {
+            self.0.get_or_insert_default().0.append(&mut others.0);
+        }
+    }
 }
 
 impl Drop for Payloads {
