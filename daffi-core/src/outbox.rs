@@ -47,6 +47,8 @@ struct State {
     closed: bool,
     /// Close once the queue is empty.
     finishing: bool,
+    /// The kernel has been asked for room for large payloads.
+    is_wide: bool,
     /// What waited when it was closed. To drop it may run the user's code, so whoever has no lock does.
     discarded: OutQueue,
 }
@@ -147,6 +149,11 @@ impl Outbox {
 
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Whether its socket is a UNIX socket.
+    pub fn is_local(&self) -> bool {
+        self.stream.is_local()
     }
 
     /// Queues a frame without writing it, unless the queue is at its limit.
@@ -384,6 +391,7 @@ impl Outbox {
                     self.written.fetch_add(written as u64, Ordering::Relaxed);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.widen() => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // Only a second refusal, after the flag is up, is sure to be followed by `writable`.
                     if self.blocked.swap(true, Ordering::SeqCst) {
@@ -400,6 +408,14 @@ impl Outbox {
                 }
             }
         }
+    }
+
+    /// Has the kernel keep more for the peer, once, if large payloads wait. Says whether there may be room now.
+    fn widen(&self) -> bool {
+        let mut state = self.state.lock();
+        let widens = !state.is_wide && state.queue.has_chunks();
+        state.is_wide |= widens;
+        widens && self.stream.widen()
     }
 
     /// Moves what goes next into `lane`; says whether the connection goes on.

@@ -70,6 +70,11 @@ impl OutQueue {
         self.bytes == 0
     }
 
+    /// Whether chunks of large payloads wait.
+    pub(crate) fn has_chunks(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
     /// Adds a frame, and says by how many bytes the queue grew. One that will `wait` is copied if it is small, because a
     /// slice would keep all that was read together with it.
     pub(crate) fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {

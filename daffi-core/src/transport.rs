@@ -49,8 +49,11 @@ pub enum Listener {
 const SOCKET_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// What the kernel keeps for a peer that was let in. It takes twice as much for it in truth, from whoever sends: a hundred nodes
-/// that do not read would cost a controller 200 MiB besides all that it bounds itself. Payloads of 1 MiB take a few percent longer.
+/// that do not read would cost a controller 200 MiB besides all that it bounds itself.
 const ACCEPTED_SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// The same once large payloads wait for it: so much more passes through with what is still in the processor's cache.
+const WIDE_SEND_BUFFER_BYTES: usize = 512 * 1024;
 
 /// However long the others of a host's addresses took: 0 would be an error.
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -184,6 +187,30 @@ impl Stream {
     ///
     /// # Errors
     /// What the operating system says.
+    /// Has the kernel keep more for the peer, as large payloads wait for it. Says whether there may be more room now.
+    pub(crate) fn widen(&self) -> bool {
+        match self {
+            #[cfg(unix)]
+            Self::Unix(stream) => {
+                let socket = socket2::SockRef::from(stream);
+                // Linux tells twice of what was set, which is what it takes.
+                let is_narrow =
+                    socket.send_buffer_size().is_ok_and(|bytes| bytes < 2 * WIDE_SEND_BUFFER_BYTES);
+                is_narrow && socket.set_send_buffer_size(WIDE_SEND_BUFFER_BYTES).is_ok()
+            }
+            // Those of TCP grow by themselves.
+            _ => false,
+        }
+    }
+
+    /// Whether it is a UNIX socket.
+    pub(crate) fn is_local(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::Unix(_));
+        #[cfg(not(unix))]
+        false
+    }
+
     #[cfg(unix)]
     pub(crate) fn set_interests(
         &self,

@@ -14,11 +14,11 @@ use crate::{
     payload_pool::PayloadPool,
     pending::{Answer, Payload, Pending, Progress},
     remains::Remains,
-    streams::{StreamId, Streams},
+    streams::{Receiver, StreamId, Streams},
 };
 
-/// The link's window for all payloads that it sends.
-pub const LINK_WINDOW_BYTES: usize = crate::streams::LINK_WINDOW_BYTES;
+/// The window of all payloads for one receiver.
+pub const RECEIVER_WINDOW_BYTES: usize = crate::streams::RECEIVER_WINDOW_BYTES;
 
 /// Payloads that are being sent.
 #[derive(Debug, Default)]
@@ -27,7 +27,8 @@ pub struct Sending(Streams);
 impl Sending {
     /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent; says how many bytes go with that.
     pub fn start(&self, call: u64, reply: bool, body: &Bytes) -> usize {
-        let first = self.0.begin(StreamId { call, reply }, &body.clone().into(), !reply, None);
+        let to = if reply { Receiver::Node("a") } else { Receiver::Offering("a") };
+        let first = self.0.begin(StreamId { call, reply }, to, &body.clone().into(), !reply, None);
         self.0.go_on(StreamId { call, reply });
         first
     }

@@ -14,7 +14,7 @@ use std::{
 use daffi_core::{
     controller::{FramePort, PortError},
     frame::{Body, Frame, Reply},
-    limits::{CHUNK_BYTES, PIECE_BYTES},
+    limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
     outbox::Outbox,
     payload::{Codec, Encoded},
     reactor,
@@ -26,7 +26,7 @@ use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
     remains::Remains,
-    streams::{StreamId, Streams},
+    streams::{Receiver, StreamId, Streams},
 };
 
 /// The way to the controller.
@@ -79,7 +79,7 @@ const WRITE_AT_ONCE_MAX: usize = 4;
 const FLUSH_BYTES: usize = 16 * 1024;
 
 /// How many bytes wait for the socket before chunks of large payloads stay back.
-const BACKLOG_BYTES: usize = 4 * PIECE_BYTES;
+const BACKLOG_BYTES: usize = STREAM_WINDOW_BYTES;
 
 /// What became of a call that was to be sent.
 #[derive(Debug)]
@@ -182,7 +182,8 @@ impl Link {
         let number = id.map_or(0, |id| id.0);
         if call.is_large() {
             let id = StreamId { call: number, reply: false };
-            let first = self.streams.begin(id, &call.body, call.has_result(), call.hold.clone());
+            let to = Receiver::Offering(&call.name);
+            let first = self.streams.begin(id, to, &call.body, call.has_result(), call.hold.clone());
             if let Err(error) = call.with_frame(number, first, |frame| port.try_push(frame)) {
                 // What remains is the call's, which is the caller's.
                 self.streams.cancel(id, &mut Remains::default());
@@ -205,15 +206,15 @@ impl Link {
         self.write_to(unwritten);
     }
 
-    /// Sends a result. Dropped without a link: its caller has its answer already.
-    pub(crate) fn reply(&self, id: u64, codec: Codec, body: Encoded, flush: Flush) {
+    /// Sends a result to the node `to`. Dropped without a link: its caller has its answer already.
+    pub(crate) fn reply(&self, to: &str, id: u64, codec: Codec, body: Encoded, flush: Flush) {
         let state = self.state.read();
         let Some(port) = state.port() else { return };
         let more = body.len() > CHUNK_BYTES;
         let stream = StreamId { call: id, reply: true };
         let chunk;
         let part = if more {
-            let first = self.streams.begin(stream, &body, false, None);
+            let first = self.streams.begin(stream, Receiver::Node(to), &body, false, None);
             chunk = body.clone().split_to(first);
             &chunk
         } else {
@@ -260,6 +261,7 @@ impl Link {
         keep: impl Fn(CallId, &Outgoing),
     ) -> Vec<(Option<CallId>, Cow<'static, str>)> {
         let mut refused = Vec::new();
+        self.streams.set_link(port.is_local());
         let mut state = self.state.write();
         let waiting = state.take_waiting();
         for (id, call) in &waiting {
@@ -330,15 +332,15 @@ impl Link {
         self.write_to(self.port().map(Unwritten));
     }
 
-    /// What the I/O thread does for the link whenever it has a turn. Says when there is something to write, if that is left to a
-    /// task for now.
+    /// What the I/O thread does for the link whenever it has a turn. Says when to come again: if writing is left to a task for now,
+    /// or if large payloads wait for others.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         let wanted = self.wanted.swap(false, Ordering::SeqCst) || self.streams.is_active();
         let left = self.flusher.turn(now).filter(|_| !wanted);
         if left.is_none() {
             self.write();
         }
-        left
+        left.into_iter().chain(self.streams.due(now)).min()
     }
 
     /// Has written what was pushed, unless that is for this thread.
@@ -459,6 +461,11 @@ impl Port {
             }
             Self::Memory(port) => port.send(frame),
         }
+    }
+
+    /// Whether it is a UNIX socket.
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Socket(outbox) if outbox.is_local())
     }
 
     /// Whether the kernel takes no more for now.

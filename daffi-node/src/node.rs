@@ -748,11 +748,11 @@ impl Home for Node {
         &self.executor
     }
 
-    fn outcome(&self, id: u64, codec: Codec, outcome: Outcome) {
+    fn outcome(&self, to: &str, id: u64, codec: Codec, outcome: Outcome) {
         // The one that has it is still among them.
         let flush = Flush::with(self.executor.held().saturating_sub(1));
         match outcome {
-            Ok(body) => self.link.reply(id, codec, body, flush),
+            Ok(body) => self.link.reply(to, id, codec, body, flush),
             Err(mut fault) => {
                 fault.node.clone_from(&self.name);
                 self.link.send(&Frame::Failure(Failure { id, part: 0, fault }), flush);

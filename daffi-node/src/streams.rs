@@ -1,17 +1,23 @@
 //! Large payloads on their way out: which chunk goes next, and how much the receivers take.
 
+mod on_its_way;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::RandomState},
+    hash::BuildHasher as _,
     mem,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
 };
 
 use daffi_core::{
     controller::PortError,
     frame::{Body, Chunk, Frame},
+    host,
     limits::{PIECE_BYTES, STREAM_WINDOW_BYTES},
     payload::Encoded,
 };
+use on_its_way::{LATE_AFTER, OnItsWay};
 use parking_lot::Mutex;
 
 use crate::{held_bytes::Hold, remains::Remains};
@@ -23,30 +29,50 @@ pub(crate) struct StreamId {
     pub(crate) reply: bool,
 }
 
+/// Who a payload is for, as far as its sender knows.
+#[derive(Debug, Clone, Copy, Hash)]
+pub(crate) enum Receiver<'a> {
+    /// Whoever offers this callback.
+    Offering(&'a str),
+    /// The node with this name.
+    Node(&'a str),
+}
+
+/// A receiver. Nobody outside can choose a name that is taken for another one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct ReceiverId(u64);
+
 /// Large payloads that are being sent, in turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Streams {
     /// How many there are, so that calls without large payloads pay nothing.
     count: AtomicUsize,
+    /// How many bytes are on their way to prompt receivers, unless other calls use the link.
+    wide: AtomicUsize,
     /// How many bytes of them may still be sent before the window is as wide as it can be again.
     narrow: AtomicUsize,
+    receiver_ids: RandomState,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     streams: HashMap<StreamId, Stream>,
-    /// Those whose receivers take more, the one whose turn it is first.
-    ready: VecDeque<StreamId>,
-    /// How many bytes of all of them are on their way.
-    on_their_way: usize,
+    receivers: HashMap<ReceiverId, Queue>,
+    /// Receivers of payloads that may go on, the one whose turn it is first.
+    turns: VecDeque<ReceiverId>,
+    /// How many bytes are on their way to prompt receivers.
+    prompt: usize,
+    /// When it was last looked at which receivers are late.
+    looked: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Stream {
+    to: ReceiverId,
     rest: Encoded,
     credit: usize,
-    on_its_way: usize,
+    on_its_way: OnItsWay,
     /// How much more of it goes before it is another one's turn.
     turn_left: usize,
     /// Its receiver has credit for the last of it as well, so that it counts until it has arrived. That of a result, or of
@@ -56,79 +82,138 @@ struct Stream {
     _hold: Option<Hold>,
 }
 
-/// How many bytes of one link's large payloads are on their way, so that they fit the queue of a peer behind it.
-pub(crate) const LINK_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
+/// The payloads for one receiver.
+#[derive(Debug, Default)]
+struct Queue {
+    streams: usize,
+    /// Those that may go on, the one whose turn it is first.
+    ready: VecDeque<StreamId>,
+    on_their_way: usize,
+    /// It is among those that have turns.
+    has_turns: bool,
+}
+
+/// How many bytes are on their way, unless other calls use the link.
+const WIDE_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
+
+/// The same by way of a UNIX socket: as much as its buffers and the processors' caches hold. More would be written to memory and read from
+/// it again, and be there no sooner. TCP has buffers that grow.
+const LOCAL_WINDOW_BYTES: usize = STREAM_WINDOW_BYTES;
 
 /// The same while other calls use the link. Theirs wait behind what is on its way in sockets and buffers, whatever goes
 /// first in queues: at 1 GiB a second for an eighth of a millisecond. Enough to keep two hops busy on one machine or in
 /// one rack; it is long ways that need more.
 const NARROW_WINDOW_BYTES: usize = 2 * PIECE_BYTES;
 
+/// How many bytes are on their way to one receiver, so that they fit the queue of a peer behind the link. Those that are late do not
+/// count among the others: a receiver that takes nothing holds up nobody else.
+pub(crate) const RECEIVER_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
+
 /// How many bytes of large payloads go after another call before the window is wide again.
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
 /// How much of one payload goes before it is another one's turn: with a chunk at a time all payloads would be in memory at
-/// both ends from first to last, and in no cache.
-const TURN_BYTES: usize = 4 * PIECE_BYTES;
+/// both ends from first to last, and in no cache. One of 1 MiB has a turn of its own.
+const TURN_BYTES: usize = STREAM_WINDOW_BYTES;
+
+/// How much may be on its way.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    prompt: usize,
+    receiver: usize,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            wide: AtomicUsize::new(WIDE_WINDOW_BYTES),
+            narrow: AtomicUsize::new(0),
+            receiver_ids: RandomState::new(),
+            state: Mutex::default(),
+        }
+    }
+}
 
 impl Streams {
+    /// There is a new link, by way of a UNIX socket or not.
+    pub(crate) fn set_link(&self, is_local: bool) {
+        let wide = if is_local { LOCAL_WINDOW_BYTES } else { WIDE_WINDOW_BYTES };
+        self.wide.store(wide, Ordering::Relaxed);
+    }
+
     /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
     /// here. Says how many bytes go with that frame: none while as many of others are on their way as may be.
-    pub(crate) fn begin(&self, id: StreamId, body: &Encoded, to_the_end: bool, hold: Option<Hold>) -> usize {
+    pub(crate) fn begin(
+        &self,
+        id: StreamId,
+        to: Receiver<'_>,
+        body: &Encoded,
+        to_the_end: bool,
+        hold: Option<Hold>,
+    ) -> usize {
         let mut rest = body.clone();
-        // Dropped after the lock is released, and so is what such an id had before.
-        let replaced;
-        let _sent;
+        let (to, window) = (ReceiverId(self.receiver_ids.hash_one(to)), self.window());
         let mut state = self.state.lock();
-        let first = if state.on_their_way < self.window() { PIECE_BYTES } else { 0 };
-        _sent = rest.split_to(first);
-        let credit = STREAM_WINDOW_BYTES - first;
+        // Dropped after the lock is released, and so is what such an id had before.
+        let replaced = state.remove(id);
+        let is_prompt_full = !state.has_room(window);
+        let queue = state.receivers.entry(to).or_default();
+        queue.streams += 1;
+        let waits = is_prompt_full || queue.on_their_way >= window.receiver;
+        let first = if waits { 0 } else { PIECE_BYTES };
+        let sent = rest.split_to(first);
         let stream = Stream {
+            to,
             rest,
-            credit,
-            on_its_way: first,
-            turn_left: TURN_BYTES - first,
+            credit: STREAM_WINDOW_BYTES,
+            on_its_way: OnItsWay::default(),
+            turn_left: TURN_BYTES,
             to_the_end,
             _hold: hold,
         };
-        state.on_their_way += first;
-        replaced = state.streams.insert(id, stream);
+        state.streams.insert(id, stream);
+        state.leaves(id, first);
         self.count.store(state.streams.len(), Ordering::Release);
         drop(state);
-        drop(replaced);
+        drop((replaced, sent));
         first
     }
 
     /// The first frame of a payload is sent: the rest may follow, if it is wanted still.
     pub(crate) fn go_on(&self, id: StreamId) {
         let mut state = self.state.lock();
-        if state.streams.contains_key(&id) {
-            state.ready.push_back(id);
+        let State { streams, receivers, .. } = &mut *state;
+        if let Some(stream) = streams.get(&id)
+            && let Some(queue) = receivers.get_mut(&stream.to)
+        {
+            let to = stream.to;
+            queue.ready.push_back(id);
+            state.give_turns(to);
         }
     }
 
     /// The receiver takes `bytes` more.
     pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
         let mut state = self.state.lock();
-        let Some(stream) = state.streams.get_mut(&id) else { return };
+        let State { streams, receivers, prompt, .. } = &mut *state;
+        let Some(stream) = streams.get_mut(&id) else { return };
+        let to = stream.to;
+        let Some(queue) = receivers.get_mut(&to) else { return };
         let waited = stream.credit == 0;
-        let arrived = stream.on_its_way.min(bytes as usize);
         // A receiver that takes more than was sent is wrong; it gets no more than a window.
         stream.credit = stream.credit.saturating_add(bytes as usize).min(STREAM_WINDOW_BYTES);
-        stream.on_its_way -= arrived;
+        queue.on_their_way -= stream.on_its_way.arrives(bytes as usize, prompt);
         // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
         let goes_on = waited && stream.credit > 0 && !stream.rest.is_empty();
-        let is_over = stream.rest.is_empty() && stream.on_its_way == 0;
+        let is_over = stream.rest.is_empty() && stream.on_its_way.bytes() == 0;
         if goes_on {
             stream.turn_left = TURN_BYTES;
+            queue.ready.push_back(id);
         }
-        state.on_their_way -= arrived;
-        let mut over = None;
-        if goes_on {
-            state.ready.push_back(id);
-        } else if is_over {
-            over = state.remove(id, &self.count);
-        }
+        let over = if is_over { state.remove(id) } else { None };
+        state.give_turns(to);
+        self.count.store(state.streams.len(), Ordering::Release);
         drop(state);
         drop(over);
     }
@@ -141,10 +226,10 @@ impl Streams {
         }
     }
 
-    fn window(&self) -> usize {
+    fn window(&self) -> Window {
         match self.narrow.load(Ordering::Relaxed) {
-            0 => LINK_WINDOW_BYTES,
-            _ => NARROW_WINDOW_BYTES,
+            0 => Window { prompt: self.wide.load(Ordering::Relaxed), receiver: RECEIVER_WINDOW_BYTES },
+            _ => Window { prompt: NARROW_WINDOW_BYTES, receiver: NARROW_WINDOW_BYTES },
         }
     }
 
@@ -155,8 +240,9 @@ impl Streams {
             return false;
         }
         let mut state = self.state.lock();
-        remains.add(state.remove(id, &self.count).map(|stream| stream.rest));
-        !state.ready.is_empty()
+        remains.add(state.remove(id).map(|stream| stream.rest));
+        self.count.store(state.streams.len(), Ordering::Release);
+        !state.turns.is_empty()
     }
 
     /// The link is gone, and with it whatever was on its way. It is given back, to be dropped without a lock.
@@ -172,6 +258,16 @@ impl Streams {
         self.count.load(Ordering::Acquire) > 0
     }
 
+    /// When to send on at the latest, if payloads wait for others whose receivers are not late yet.
+    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
+        if !self.is_active() {
+            return None;
+        }
+        let state = self.state.lock();
+        let waits = !state.turns.is_empty() && state.prompt >= self.window().prompt;
+        waits.then(|| now + LATE_AFTER)
+    }
+
     /// Sends chunks, some of each payload in turn, while `has_room` says so and receivers take them. Gives back what has been
     /// sent: it may be all that is left of a payload, if it was copied.
     pub(crate) fn pump(
@@ -181,23 +277,9 @@ impl Streams {
     ) -> Remains {
         let mut sent = Remains::default();
         let mut state = self.state.lock();
-        while state.on_their_way < self.window()
-            && has_room()
-            && let Some(id) = state.ready.pop_front()
+        while has_room()
+            && let Some((id, body, more)) = state.next(self.window())
         {
-            let Some(stream) = state.streams.get_mut(&id) else { continue };
-            let body = stream.rest.split_to(PIECE_BYTES.min(stream.credit).min(stream.rest.len()));
-            let more = !stream.rest.is_empty();
-            stream.credit -= body.len();
-            stream.on_its_way += body.len();
-            stream.turn_left = stream.turn_left.saturating_sub(body.len());
-            let turn_is_over = stream.turn_left == 0;
-            if turn_is_over {
-                stream.turn_left = TURN_BYTES;
-            }
-            let goes_on = more && stream.credit > 0;
-            let is_over = !more && !stream.to_the_end;
-            state.on_their_way += body.len();
             // Only this counts down, under the lock; that a call may come in between and be counted for less is no harm.
             let narrow = self.narrow.load(Ordering::Relaxed);
             if narrow > 0 {
@@ -210,197 +292,114 @@ impl Streams {
                 // The link is gone; whoever notices it ends the call.
                 break;
             }
-            if goes_on && turn_is_over {
-                state.ready.push_back(id);
-            } else if goes_on {
-                state.ready.push_front(id);
-            } else if is_over {
-                sent.add(state.remove(id, &self.count).map(|stream| stream.rest));
-            }
+            sent.add(state.sent(id).map(|stream| stream.rest));
         }
+        self.count.store(state.streams.len(), Ordering::Release);
         sent
     }
 }
 
 impl State {
+    /// The chunk that goes next, and whether more of its payload follows. [`sent`](Self::sent) is to follow.
+    fn next(&mut self, window: Window) -> Option<(StreamId, Encoded, bool)> {
+        loop {
+            let to = *self.turns.front()?;
+            if !self.has_room(window) {
+                return None;
+            }
+            let queue = self.receivers.get_mut(&to).filter(|queue| queue.on_their_way < window.receiver);
+            let Some(id) = queue.and_then(|queue| queue.ready.pop_front()) else {
+                // Until it takes something.
+                self.turns.pop_front();
+                self.receivers.entry(to).and_modify(|queue| queue.has_turns = false);
+                continue;
+            };
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let body = stream.rest.split_to(PIECE_BYTES.min(stream.credit).min(stream.rest.len()));
+            let more = !stream.rest.is_empty();
+            self.leaves(id, body.len());
+            return Some((id, body, more));
+        }
+    }
+
+    /// So many bytes of a payload leave.
+    fn leaves(&mut self, id: StreamId, bytes: usize) {
+        let Self { streams, receivers, prompt, .. } = self;
+        if let Some(stream) = streams.get_mut(&id)
+            && let Some(queue) = receivers.get_mut(&stream.to)
+        {
+            stream.credit -= bytes;
+            stream.turn_left = stream.turn_left.saturating_sub(bytes);
+            stream.on_its_way.leaves(bytes, prompt);
+            queue.on_their_way += bytes;
+        }
+    }
+
+    /// A chunk was sent: its payload goes on, or another one has its turn. Gives back one that is over.
     #[must_use = "it is to be dropped without the lock"]
-    fn remove(&mut self, id: StreamId, count: &AtomicUsize) -> Option<Stream> {
-        let stream = self.streams.remove(&id)?;
-        self.on_their_way -= stream.on_its_way;
-        // A call that is sent again has the same id, and two turns for it would be one too many.
-        self.ready.retain(|ready| *ready != id);
-        count.store(self.streams.len(), Ordering::Release);
+    fn sent(&mut self, id: StreamId) -> Option<Stream> {
+        let stream = self.streams.get_mut(&id)?;
+        let queue = self.receivers.get_mut(&stream.to)?;
+        let goes_on = !stream.rest.is_empty() && stream.credit > 0;
+        if goes_on && stream.turn_left > 0 {
+            queue.ready.push_front(id);
+            return None;
+        }
+        if goes_on {
+            stream.turn_left = TURN_BYTES;
+            queue.ready.push_back(id);
+        }
+        let is_over = stream.rest.is_empty() && !stream.to_the_end;
+        self.turns.rotate_left(1);
+        if is_over { self.remove(id) } else { None }
+    }
+
+    /// Has payloads for a receiver go on in their turn, if there are any.
+    fn give_turns(&mut self, to: ReceiverId) {
+        if let Some(queue) = self.receivers.get_mut(&to)
+            && !queue.has_turns
+            && !queue.ready.is_empty()
+        {
+            queue.has_turns = true;
+            self.turns.push_back(to);
+        }
+    }
+
+    /// Whether more may leave for prompt receivers.
+    fn has_room(&mut self, window: Window) -> bool {
+        if self.prompt >= window.prompt {
+            self.look(host::now());
+        }
+        self.prompt < window.prompt
+    }
+
+    /// Looks which receivers are late, unless that was just now.
+    fn look(&mut self, now: Instant) {
+        if self.looked.is_none_or(|looked| now >= looked + LATE_AFTER) {
+            self.looked = Some(now);
+            self.streams.values_mut().for_each(|stream| stream.on_its_way.look(now, &mut self.prompt));
+        }
+    }
+
+    #[must_use = "it is to be dropped without the lock"]
+    fn remove(&mut self, id: StreamId) -> Option<Stream> {
+        let mut stream = self.streams.remove(&id)?;
+        let on_its_way = stream.on_its_way.arrives(usize::MAX, &mut self.prompt);
+        let to = stream.to;
+        if let Some(queue) = self.receivers.get_mut(&to) {
+            queue.on_their_way -= on_its_way;
+            // A call that is sent again has the same id, and two turns for it would be one too many.
+            queue.ready.retain(|ready| *ready != id);
+            queue.streams -= 1;
+            if queue.streams == 0 {
+                self.receivers.remove(&to);
+                self.turns.retain(|turn| *turn != to);
+            }
+        }
+        self.give_turns(to);
         Some(stream)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-
-    use bytes::Bytes;
-
-    use super::*;
-
-    const FIRST: StreamId = StreamId { call: 1, reply: false };
-    const SECOND: StreamId = StreamId { call: 2, reply: true };
-
-    fn zeros(size: usize) -> Encoded {
-        Bytes::from(vec![0; size]).into()
-    }
-
-    /// Everything that goes out now: which call, how many bytes, whether more follows.
-    fn pump(streams: &Streams) -> Vec<(u64, usize, bool)> {
-        let sent = RefCell::new(Vec::new());
-        let send = |frame: &Frame<'_>| {
-            let Frame::Chunk(chunk) = frame else { panic!("{frame:?}") };
-            sent.borrow_mut().push((chunk.id, chunk.body.len(), chunk.more));
-            Ok(())
-        };
-        drop(streams.pump(|| true, send));
-        sent.into_inner()
-    }
-
-    fn start(streams: &Streams, id: StreamId, body: &Encoded) {
-        assert_eq!(streams.begin(id, body, !id.reply, None), PIECE_BYTES);
-        streams.go_on(id);
-    }
-
-    #[test]
-    fn what_is_taken_before_its_sender_is_back_counts() {
-        let streams = Streams::default();
-        streams.begin(FIRST, &zeros(2 * PIECE_BYTES), true, None);
-        streams.credit(FIRST, PIECE_BYTES as u32);
-        assert!(pump(&streams).is_empty(), "nothing overtakes the first frame");
-        streams.go_on(FIRST);
-        assert_eq!(pump(&streams), [(1, PIECE_BYTES, false)]);
-        streams.credit(FIRST, PIECE_BYTES as u32);
-        assert!(!streams.is_active());
-        assert_eq!(streams.state.lock().on_their_way, 0);
-        // Nor does one go on that was cancelled meanwhile.
-        streams.begin(FIRST, &zeros(2 * PIECE_BYTES), true, None);
-        streams.cancel(FIRST, &mut Remains::default());
-        streams.go_on(FIRST);
-        assert!(pump(&streams).is_empty());
-    }
-
-    #[test]
-    fn payloads_take_turns_and_end_with_their_last_byte() {
-        let streams = Streams::default();
-        let body = zeros(TURN_BYTES + PIECE_BYTES + 5);
-        start(&streams, FIRST, &body);
-        start(&streams, SECOND, &body);
-        let turn = |call, chunks| vec![(call, PIECE_BYTES, true); chunks];
-        // The first chunk has left with the frame that begins the payload.
-        let first = TURN_BYTES / PIECE_BYTES - 1;
-        let end = |call| [turn(call, 1), vec![(call, 5, false)]].concat();
-        let expected = [turn(1, first), turn(2, first), end(1), end(2)].concat();
-        assert_eq!(pump(&streams), expected);
-        assert_eq!(
-            streams.state.lock().on_their_way,
-            body.len(),
-            "the result is forgotten, the request is not"
-        );
-        streams.credit(FIRST, body.len() as u32 - 1);
-        assert!(streams.is_active());
-        streams.credit(FIRST, 1);
-        assert!(!streams.is_active());
-        assert_eq!(streams.state.lock().on_their_way, 0);
-    }
-
-    #[test]
-    fn no_more_is_sent_than_the_receiver_takes() {
-        let streams = Streams::default();
-        start(&streams, FIRST, &zeros(3 * STREAM_WINDOW_BYTES));
-        let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
-        assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES - PIECE_BYTES);
-        assert!(pump(&streams).is_empty());
-        streams.credit(FIRST, 0);
-        assert!(pump(&streams).is_empty(), "an empty chunk would end the connection");
-        streams.credit(FIRST, 100);
-        assert_eq!(total(pump(&streams)), 100);
-        streams.credit(FIRST, u32::MAX);
-        assert_eq!(total(pump(&streams)), STREAM_WINDOW_BYTES, "however much it claims to take");
-        streams.cancel(FIRST, &mut Remains::default());
-        streams.credit(FIRST, 100);
-        assert!(pump(&streams).is_empty());
-        assert!(!streams.is_active());
-    }
-
-    #[test]
-    fn a_call_that_is_sent_again_has_one_turn_at_a_time() {
-        let streams = Streams::default();
-        let body = zeros(3 * STREAM_WINDOW_BYTES);
-        start(&streams, FIRST, &body);
-        streams.cancel(FIRST, &mut Remains::default());
-        start(&streams, FIRST, &body);
-        let sent = pump(&streams);
-        assert_eq!(sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>(), STREAM_WINDOW_BYTES - PIECE_BYTES);
-        assert!(sent.iter().all(|(_, bytes, _)| *bytes > 0), "an empty chunk would end the connection");
-    }
-
-    #[test]
-    fn all_payloads_of_a_link_share_a_window() {
-        let streams = Streams::default();
-        for call in 0..20 {
-            let (id, body) = (StreamId { call, reply: false }, zeros(STREAM_WINDOW_BYTES));
-            streams.begin(id, &body, true, None);
-            streams.go_on(id);
-        }
-        pump(&streams);
-        assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + PIECE_BYTES);
-    }
-
-    /// Receivers give credit for what came, and nothing else: however many payloads there are, all of them arrive.
-    #[test]
-    fn any_number_of_payloads_arrives_whole() {
-        let streams = Streams::default();
-        let body = zeros(STREAM_WINDOW_BYTES);
-        let mut arrived = Vec::new();
-        for call in 0..300 {
-            let id = StreamId { call, reply: false };
-            arrived.push(streams.begin(id, &body, true, None));
-            streams.go_on(id);
-        }
-        for (call, first) in arrived.iter().enumerate() {
-            streams.credit(StreamId { call: call as u64, reply: false }, *first as u32);
-        }
-        loop {
-            let sent = pump(&streams);
-            if sent.is_empty() {
-                break;
-            }
-            for (call, bytes, _) in sent {
-                arrived[call as usize] += bytes;
-                assert!(streams.state.lock().on_their_way <= LINK_WINDOW_BYTES + PIECE_BYTES);
-                streams.credit(StreamId { call, reply: false }, bytes as u32);
-            }
-        }
-        assert_eq!(arrived, vec![STREAM_WINDOW_BYTES; 300]);
-        assert!(!streams.is_active());
-        assert_eq!(streams.state.lock().on_their_way, 0);
-    }
-
-    #[test]
-    fn payloads_keep_their_distance_while_other_calls_use_the_link() {
-        let streams = Streams::default();
-        streams.make_way();
-        start(&streams, FIRST, &zeros(64 << 20));
-        let total = |sent: Vec<(u64, usize, bool)>| sent.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
-        let on_its_way = total(pump(&streams));
-        assert_eq!(on_its_way, STREAM_WINDOW_BYTES - PIECE_BYTES, "the call before it is no reason");
-        streams.make_way();
-        streams.credit(FIRST, (PIECE_BYTES + on_its_way) as u32);
-        // As much as that arrives now, and is sent anew, again and again.
-        let mut sent = total(pump(&streams));
-        assert_eq!(sent, NARROW_WINDOW_BYTES);
-        let mut last = sent;
-        while last <= NARROW_WINDOW_BYTES {
-            streams.credit(FIRST, last as u32);
-            last = total(pump(&streams));
-            sent += last;
-            assert!(sent <= 2 * NARROW_FOR_BYTES, "the way is free again");
-        }
-        assert!(sent > NARROW_FOR_BYTES);
-    }
-}
+mod tests;

@@ -60,7 +60,7 @@ impl Net {
         Self { directory, controller: None }
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("socket")
     }
 

@@ -111,8 +111,8 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// What runs the callbacks.
     fn executor(&self) -> &Arc<Executor>;
 
-    /// A request that wants an answer has its outcome.
-    fn outcome(&self, id: u64, codec: Codec, outcome: Outcome);
+    /// A request of the node `to` that wants an answer has its outcome.
+    fn outcome(&self, to: &str, id: u64, codec: Codec, outcome: Outcome);
 
     /// Nobody wants the rest of an outcome.
     fn forget(&self, id: u64);
@@ -303,7 +303,7 @@ impl Executor {
                         "a call was not run"
                     );
                 } else {
-                    job.origin.home.outcome(job.id, codec, Err(fault));
+                    job.origin.home.outcome(&job.origin.caller, job.id, codec, Err(fault));
                 }
                 return;
             }

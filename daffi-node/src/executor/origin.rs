@@ -63,7 +63,7 @@ mod tests {
             unreachable!()
         }
 
-        fn outcome(&self, _: u64, _: Codec, _: Outcome) {}
+        fn outcome(&self, _: &str, _: u64, _: Codec, _: Outcome) {}
 
         fn forget(&self, _: u64) {}
 

@@ -207,7 +207,8 @@ impl Run {
     }
 
     fn answer(&self, outcome: Outcome) {
-        self.job.origin.home.outcome(self.job.id, self.codec(), outcome);
+        let origin = &self.job.origin;
+        origin.home.outcome(&origin.caller, self.job.id, self.codec(), outcome);
     }
 
     fn finish(mut self, mut outcome: Outcome) {
@@ -377,7 +378,7 @@ mod tests {
             &self.executor
         }
 
-        fn outcome(&self, id: u64, _: Codec, _: Outcome) {
+        fn outcome(&self, _: &str, id: u64, _: Codec, _: Outcome) {
             self.executor.cancel(id);
         }
 

@@ -13,7 +13,7 @@ use daffi_core::{
     frame::{Body, Chunk, Failure, Frame, Reply, Targets},
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
 };
-use daffi_node::fuzzing::{Arguments, LINK_WINDOW_BYTES, Pool, Results, Sending};
+use daffi_node::fuzzing::{Arguments, Pool, RECEIVER_WINDOW_BYTES, Results, Sending};
 
 /// Payloads between two nodes, with credit that may be wrong, and then frames to a receiver that fit nothing.
 pub fn streams(bytes: &[u8]) {
@@ -145,12 +145,15 @@ impl Transfer {
             assert_eq!(more, payload.sent < payload.body.len());
             self.wire.push_back((call, more, body));
         }
-        let all: usize =
-            self.payloads.values().filter(|payload| payload.is_sending()).map(|p| p.on_its_way).sum();
-        assert!(
-            all < LINK_WINDOW_BYTES + CHUNK_BYTES * (1 + self.payloads.len()),
-            "more than the link takes"
-        );
+        // Requests are for one receiver, results for another one.
+        for reply in [false, true] {
+            let is_sending = |payload: &&Payload| payload.is_sending() && payload.is_reply() == reply;
+            let all: usize = self.payloads.values().filter(is_sending).map(|p| p.on_its_way).sum();
+            assert!(
+                all < RECEIVER_WINDOW_BYTES + CHUNK_BYTES * (1 + self.payloads.len()),
+                "more than the receiver's window"
+            );
+        }
     }
 
     /// The next chunk arrives.
