@@ -71,7 +71,10 @@ pub enum Expected<'a> {
     /// Frames.
     Frames,
     /// Probably a large frame whose rest has a place of its own, so that it is better to see how it begins first.
-    LargeFrame,
+    LargeFrame {
+        /// How many bytes a frame has that has begun and comes before it.
+        ahead: usize,
+    },
     /// The rest of a frame, which belongs here: at least one byte.
     Rest(&'a mut [u8]),
 }

@@ -47,8 +47,10 @@ pub(crate) struct Inbound {
     origins: Origins,
     /// A chunk that is being read to where it belongs.
     placing: Option<Placing>,
-    /// A payload goes on, so most likely a chunk comes next.
-    goes_on: bool,
+    /// How long a frame is that has begun.
+    ahead: usize,
+    /// One came just now, or what begins a payload in chunks, so most likely a chunk comes next.
+    chunks_come: bool,
     /// Tasks whose calls are over, and that are woken when all that has come is looked at; and answers that are left to them.
     left: Left,
 }
@@ -89,7 +91,8 @@ impl Inbound {
             gathered: VecDeque::new(),
             origins: Origins::default(),
             placing: None,
-            goes_on: false,
+            ahead: 0,
+            chunks_come: false,
             left: Left::default(),
         }
     }
@@ -108,6 +111,7 @@ impl Inbound {
                 None => {
                     if self.phase == Phase::Up {
                         self.place(batch, at);
+                        self.ahead = Frame::length(batch, at).unwrap_or_default();
                     }
                     return Ok(at);
                 }
@@ -202,7 +206,8 @@ impl Inbound {
                 self.node.admit_queued();
             }
             Frame::Reply(reply) => {
-                self.goes_on = self.node.answer(reply.id, true, reply.part, |pending| {
+                self.chunks_come = true;
+                self.node.answer(reply.id, true, reply.part, |pending| {
                     pending.reply(&reply, limit, &self.node.pool, wake)
                 });
             }
@@ -281,7 +286,7 @@ impl Inbound {
             number: 0,
         };
         if more {
-            self.goes_on = true;
+            self.chunks_come = true;
             let mut assembly = Assembly::new(codec, total, &request.body, &self.node.pool);
             if let Some(bytes) = assembly.take_credit() {
                 self.node.credit(id, false, 0, bytes);
@@ -328,10 +333,11 @@ impl Inbound {
         add: impl FnOnce(&mut Assembly, &PayloadPool) -> Result<Option<Payload>, &'static str>,
     ) {
         let ChunkHead { id, reply, more, part, length } = chunk;
+        self.chunks_come = true;
         if reply {
             let limit = self.node.limits.payload_bytes_max;
             let add = |assembly: &mut Assembly| add(assembly, &self.node.pool);
-            self.goes_on = self.node.answer(id, true, part, |pending| pending.chunk(part, limit, add));
+            self.node.answer(id, true, part, |pending| pending.chunk(part, limit, add));
             if !more {
                 // It may have been the last that this node was to do, and what it came in is given back in a turn.
                 self.has_work();
@@ -347,7 +353,6 @@ impl Inbound {
         };
         match add(assembly, &self.node.pool) {
             Ok(None) => {
-                self.goes_on = true;
                 if let Some(bytes) = assembly.take_credit() {
                     self.node.credit(id, reply, part, bytes);
                 }
@@ -405,7 +410,7 @@ impl Inbound {
 
 impl Connection for Inbound {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
-        self.goes_on = false;
+        self.chunks_come = false;
         let used = self.handle_all(batch);
         self.hand_over();
         self.node.wake_tasks(mem::take(&mut self.left));
@@ -415,7 +420,7 @@ impl Connection for Inbound {
     fn expected(&mut self) -> Expected<'_> {
         match &mut self.placing {
             Some(Placing { buffer, missing, .. }) => Expected::Rest(&mut buffer[missing.clone()]),
-            None if self.goes_on => Expected::LargeFrame,
+            None if self.chunks_come => Expected::LargeFrame { ahead: self.ahead },
             None => Expected::Frames,
         }
     }
@@ -427,7 +432,7 @@ impl Connection for Inbound {
         if let Some(Placing { chunk, buffer, .. }) =
             self.placing.take_if(|placing| placing.missing.is_empty())
         {
-            self.goes_on = false;
+            self.ahead = 0;
             self.chunk(chunk, |assembly, pool| assembly.attach(buffer, pool));
         }
     }

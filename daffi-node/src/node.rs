@@ -475,17 +475,10 @@ impl Node {
         self.answered(reply.id, true, reply.part, give, remains);
     }
 
-    /// Passes what came for a call on to it; frees its place when that was the last. Says whether chunks follow that are wanted.
-    pub(crate) fn answer(
-        &self,
-        id: u64,
-        counts: bool,
-        part: u32,
-        give: impl FnOnce(&Pending) -> Progress,
-    ) -> bool {
-        let goes_on = self.answered(id, counts, part, give, &mut Remains::default());
+    /// Passes what came for a call on to it; frees its place when that was the last.
+    pub(crate) fn answer(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) {
+        self.answered(id, counts, part, give, &mut Remains::default());
         self.admit_queued();
-        goes_on
     }
 
     /// The same, where [`admit_queued`](Self::admit_queued) follows later.
@@ -496,24 +489,20 @@ impl Node {
         part: u32,
         give: impl FnOnce(&Pending) -> Progress,
         remains: &mut Remains,
-    ) -> bool {
+    ) {
         let id = CallId(id);
         let Some(pending) = self.calls.get(id) else {
             if counts {
                 self.late_replies.fetch_add(1, Ordering::Relaxed);
             }
-            return false;
+            return;
         };
         match give(&pending) {
             Progress::Done => drop(self.take_if(id, |_| true, remains)),
             Progress::Refused => self.refuse_rest(id),
             Progress::Open => {}
-            Progress::Credit(bytes) => {
-                self.credit(id.0, true, part, bytes);
-                return true;
-            }
+            Progress::Credit(bytes) => self.credit(id.0, true, part, bytes),
         }
-        false
     }
 
     /// The sender of a large payload may send more of it.

@@ -60,6 +60,12 @@ impl<'a> Frame<'a> {
         (head.kind == kind::CHUNK && length <= CHUNK_BYTES && body.len() < length).then_some((chunk, body))
     }
 
+    /// How long the frame is that starts at `at` in `batch`, as far as its head has come.
+    pub fn length(batch: &[u8], at: usize) -> Option<usize> {
+        let head = batch.get(at..)?.first_chunk::<HEAD_BYTES>()?;
+        Some(HEAD_BYTES + Head::parse(head).length as usize)
+    }
+
     /// Where the frame ends that starts at `at` in `batch`, if it is a REPLY that is a whole result of at most `limit` bytes. What
     /// this says is one, [`decode`](Self::decode) takes for one.
     pub fn whole_reply(batch: &[u8], at: usize, limit: usize) -> Option<usize> {

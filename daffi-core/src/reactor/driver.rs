@@ -353,23 +353,21 @@ impl Open {
     fn read(&mut self, buffers: &mut Buffers) -> Result<Read, String> {
         let mut bytes = 0;
         loop {
-            let (more, read) = match self.expected() {
+            let (more, read) = match self.connection.expected() {
                 Expected::Rest(_) => self.read_rest()?,
-                Expected::LargeFrame => self.read_frames(buffers, LARGE_FRAME_BEGIN_BYTES)?,
+                Expected::LargeFrame { ahead } => {
+                    let bytes_max = self.partial.len().max(ahead) + LARGE_FRAME_BEGIN_BYTES;
+                    self.read_frames(buffers, bytes_max.min(BUFFER_BYTES))?
+                }
                 Expected::Frames => self.read_frames(buffers, BUFFER_BYTES)?,
             };
             bytes += read;
             // What is read to its place comes in smaller reads; together they are a batch like any other.
-            let is_batch = bytes >= BUFFER_BYTES || matches!(self.expected(), Expected::Frames);
+            let is_batch = bytes >= BUFFER_BYTES || matches!(self.connection.expected(), Expected::Frames);
             if is_batch || matches!(more, Read::Drained) {
                 return Ok(more);
             }
         }
-    }
-
-    /// What comes next, behind the beginning of a frame if there is one.
-    fn expected(&mut self) -> Expected<'_> {
-        if self.partial.is_empty() { self.connection.expected() } else { Expected::Frames }
     }
 
     /// Reads once, `bytes_max` with the beginning of a frame that is there, and passes on what came; says how much that was.

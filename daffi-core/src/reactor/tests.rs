@@ -67,7 +67,7 @@ impl Connection for Places {
 
     fn expected(&mut self) -> Expected<'_> {
         match self.missing.is_empty() {
-            true => Expected::LargeFrame,
+            true => Expected::LargeFrame { ahead: 0 },
             false => Expected::Rest(&mut self.place[self.missing.clone()]),
         }
     }
