@@ -45,6 +45,10 @@ impl Connection for SocketPeer {
         let mut decoded = Decoded::new(batch);
         loop {
             decoded.go_on(self.welcomed);
+            if self.hub.handle.welcomes_guests() && decoded.asks() {
+                // Whoever leads while it waits is not there for others.
+                self.hub.handle.welcome_guests(false);
+            }
             let welcomed = &mut self.welcomed;
             let route = |state: &mut State, now: Now| {
                 for frame in decoded.frames() {
@@ -103,6 +107,11 @@ impl<'a> Decoded<'a> {
 
     fn frames(&self) -> impl Iterator<Item = &Frame<'a>> {
         self.frames[..self.count].iter().flatten()
+    }
+
+    /// Whether any of them has somebody wait for an answer, or calls.
+    fn asks(&self) -> bool {
+        self.frames().any(|frame| matches!(frame, Frame::Request(_) | Frame::Ask { .. }))
     }
 
     /// Decodes what comes next.

@@ -211,6 +211,10 @@ impl RunningController for Running {
         }
     }
 
+    fn callers_may_lead(&self) -> bool {
+        true
+    }
+
     fn stop(&self, grace: Duration) {
         self.stop_within(Some(grace));
     }

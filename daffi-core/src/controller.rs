@@ -41,6 +41,13 @@ pub trait RunningController: Send + Sync {
         None
     }
 
+    /// Whether threads of this process that wait for answers may lead the `Reactor` that the controller was started on, so that they
+    /// need no other thread for them. Between two waits up to two milliseconds pass in which nobody leads. So a controller that says `true` ends it by
+    /// [`Handle::welcome_guests`](crate::reactor::Handle::welcome_guests) with `false` as soon as anybody else calls through it. The default is `false`.
+    fn callers_may_lead(&self) -> bool {
+        false
+    }
+
     /// Stops: accepts nobody new, tells the nodes, lets calls in flight finish within `grace`, then closes.
     /// Returns when that is done. A second call returns once the first is done.
     fn stop(&self, grace: Duration);

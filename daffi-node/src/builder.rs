@@ -310,7 +310,8 @@ impl GlobalBuilder {
         if let Some(node) = &node {
             reactor.handle().add_service(node.clone() as Arc<dyn Service>);
             // Whoever calls others and is never called may take its answers itself.
-            if controller.is_none() && node.executor.registry().len() == 0 {
+            let may_lead = controller.as_ref().is_none_or(|controller| controller.callers_may_lead());
+            if may_lead && node.executor.registry().len() == 0 {
                 reactor.handle().welcome_guests(true);
             }
             if cfg!(panic = "abort") && node.executor.registry().len() > 0 {

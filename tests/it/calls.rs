@@ -751,3 +751,25 @@ fn what_makes_no_sense_does_not_start() {
         c.stop_async().await.unwrap();
     });
 }
+
+/// Its owner's thread leads while it waits for its own calls, and then it does not wait any more.
+#[test]
+fn others_call_through_a_controller_whose_owner_has_led() {
+    let (net, owner) = Net::embedded("owner");
+    let _b = net.node("b").callback("double", |a: i64| 2 * a).start().unwrap();
+    let double = |g: &Global, a: i64| (g.call.by_name::<i64, _>("double", (a,)) & FG).unwrap();
+    owner.wait_function("double").unwrap();
+    for _ in 0..3 {
+        for a in 0..200 {
+            assert_eq!(double(&owner, a), 2 * a);
+        }
+        thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let caller = net.node("another").start().unwrap();
+                (0..200).for_each(|a| assert_eq!(double(&caller, a), 2 * a));
+                caller.stop().unwrap();
+            });
+            others.join().unwrap();
+        });
+    }
+}

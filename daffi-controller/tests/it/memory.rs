@@ -56,7 +56,7 @@ struct Fixture {
     node: Arc<Node>,
     port: Arc<dyn FramePort>,
     got: Receiver<Bytes>,
-    _reactor: Reactor,
+    reactor: Reactor,
 }
 
 impl Fixture {
@@ -82,7 +82,7 @@ fn fixture(answers: bool) -> Fixture {
     let node = Arc::new(Node { got: Mutex::new(Some(got_in)), answers, ..Node::default() });
     let port = running.attach(node.clone()).unwrap();
     *node.port.lock() = Some(port.clone());
-    let fixture = Fixture { running, node, port, got, _reactor: reactor };
+    let fixture = Fixture { running, node, port, got, reactor };
     fixture.port.send(&hello("memory")).unwrap();
     fixture.expect(|frame| matches!(frame, Frame::Welcome(_)));
     let mut bytes = Vec::new();
@@ -190,4 +190,21 @@ fn stopping_closes_the_node_in_memory_after_its_last_frames() {
     assert!(fixture.got.recv_timeout(PATIENCE).is_err(), "closed");
     assert!(fixture.node.got.lock().is_none());
     assert_eq!(fixture.port.send(&Frame::Ping { id: 1 }), Err(PortError::Closed));
+}
+
+#[test]
+fn threads_of_this_process_may_lead_until_somebody_else_calls() {
+    let fixture = fixture(true);
+    let handle = fixture.reactor.handle();
+    assert!(fixture.running.callers_may_lead());
+    handle.welcome_guests(true);
+    let mut a = RawNode::join(&fixture.running.addresses()[0], "a", &["f"]);
+    fixture.port.send(&request(1, "f", &Bytes::from_static(b"args"))).unwrap();
+    let id = a.request();
+    a.send(&reply(id, b"result"));
+    fixture.expect(|frame| matches!(frame, Frame::Reply(_)));
+    assert!(handle.welcomes_guests(), "nobody else has called");
+    a.send(&request(1, "g", &Bytes::from_static(b"args")));
+    a.expect(|frame| matches!(frame, Frame::Reply(_)));
+    assert!(!handle.welcomes_guests());
 }

@@ -66,10 +66,15 @@ enum Waiting {
 impl Handle {
     /// Lets threads that [`wait`](Self::wait) lead, or not any more. One that leads leaves then.
     ///
-    /// For a reactor on which nothing but they depend, and what can wait for a few milliseconds: no listeners, and no
-    /// [`Service::work`](super::Service::work), which guests do not do.
+    /// For a reactor on which nothing but they depend, and what can wait for a few milliseconds, as those do who knock at a listener.
+    /// Guests do no [`Service::work`](super::Service::work).
     pub fn welcome_guests(&self, welcome: bool) {
         self.shared.lead.welcome(welcome, || self.shared.rouse());
+    }
+
+    /// Whether threads that wait may lead.
+    pub fn welcomes_guests(&self) -> bool {
+        self.shared.lead.is_welcoming()
     }
 
     /// Waits until `done`, or until `deadline`. Leads meanwhile if it may; otherwise, and for whatever is left then, it
@@ -169,7 +174,7 @@ impl Lead {
     }
 
     /// Whether guests may lead.
-    fn is_welcoming(&self) -> bool {
+    pub(super) fn is_welcoming(&self) -> bool {
         self.guests.welcome.load(Ordering::SeqCst)
     }
 
