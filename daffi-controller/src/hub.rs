@@ -239,12 +239,16 @@ impl Hub {
 
 impl Service for Hub {
     fn turn(&self, _now: Instant) -> Option<Instant> {
-        let ((overdue, next), left) = self.work(|state, now| {
+        let ((overdue, soon, next), left) = self.work(|state, now| {
             state.router.tick(now, &mut state.ports);
             let overdue = state.ports.overdue(now.mono, false);
+            let soon = state.ports.take_soon(now.mono);
             state.turn = state.due();
-            (overdue, state.turn)
+            (overdue, soon, state.turn)
         });
+        for outbox in soon {
+            outbox.flush();
+        }
         for outbox in overdue {
             outbox.close();
         }
@@ -255,8 +259,8 @@ impl Service for Hub {
 
 impl State {
     /// When something is to be done, if nothing happens until then.
-    fn due(&self) -> Option<Instant> {
-        [self.router.next(), self.ports.overdue_next()].into_iter().flatten().min()
+    fn due(&mut self) -> Option<Instant> {
+        [self.router.next(), self.ports.overdue_next(), self.ports.soon_next()].into_iter().flatten().min()
     }
 
     /// Whether something is due before the next turn, which is then taken for sooner.

@@ -24,6 +24,8 @@ pub(crate) struct Ports {
     inboxes: Vec<Inbox>,
     /// Sockets that there are frames for.
     gathered: Vec<Gathered>,
+    /// Sockets with frames that are written soon, and when they are at the latest.
+    soon: VecDeque<(Instant, PeerId)>,
     /// Batches that have been queued, for their memory.
     spare: Vec<Batch>,
     finish: Vec<Arc<Outbox>>,
@@ -49,6 +51,8 @@ enum Port {
         outbox: Arc<Outbox>,
         /// Where its frames are gathered, if there are any.
         gathered: Option<usize>,
+        /// Frames have been queued that are written soon.
+        soon: bool,
     },
     Memory,
 }
@@ -59,6 +63,8 @@ struct Gathered {
     peer: PeerId,
     outbox: Arc<Outbox>,
     batch: Batch,
+    /// Some of them are written at once.
+    now: bool,
 }
 
 /// Frames for a node in this process. They wait here because the node may send some in turn, which takes the lock.
@@ -93,6 +99,9 @@ pub(crate) struct Work {
 /// How many batches are kept for their memory: as many as one read of a busy controller fills at once.
 const SPARE_MAX: usize = 16;
 
+/// How long frames that are written soon wait for others.
+const SOON: Duration = Duration::from_millis(1);
+
 /// How long a peer may take to notice that it was told to end.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
@@ -102,6 +111,7 @@ impl Ports {
             slots: Vec::new(),
             inboxes: Vec::new(),
             gathered: Vec::new(),
+            soon: VecDeque::new(),
             spare: Vec::new(),
             finish: Vec::new(),
             log: Vec::new(),
@@ -112,7 +122,7 @@ impl Ports {
     }
 
     pub(crate) fn add_socket(&mut self, peer: PeerId, outbox: Arc<Outbox>) {
-        self.add(Slot { peer, port: Port::Socket { outbox, gathered: None } });
+        self.add(Slot { peer, port: Port::Socket { outbox, gathered: None, soon: false } });
     }
 
     pub(crate) fn add_memory(&mut self, peer: PeerId, node: Arc<dyn FramePort>) {
@@ -184,20 +194,59 @@ impl Ports {
             log: std::mem::take(&mut self.log),
             ..Work::default()
         };
-        for Gathered { peer, outbox, mut batch } in self.gathered.drain(..) {
+        for Gathered { peer, outbox, mut batch, now } in self.gathered.drain(..) {
             outbox.push_all(&mut batch);
             if self.spare.len() < SPARE_MAX {
                 self.spare.push(batch);
             }
-            work.flush(outbox);
             let slot = self.slots.get_mut(peer.place()).and_then(Option::as_mut);
-            if let Some(Slot { port: Port::Socket { gathered, .. }, .. }) =
-                slot.filter(|slot| slot.peer == peer)
-            {
-                *gathered = None;
+            let waits = match slot.filter(|slot| slot.peer == peer).map(|slot| &mut slot.port) {
+                Some(Port::Socket { gathered, soon, .. }) => {
+                    *gathered = None;
+                    if !now && !*soon {
+                        self.soon.push_back((host::now() + SOON, peer));
+                    }
+                    *soon = !now;
+                    *soon
+                }
+                Some(Port::Memory) | None => false,
+            };
+            if !waits {
+                work.flush(outbox);
             }
         }
         work
+    }
+
+    /// Takes out the sockets with frames that have waited for long enough.
+    pub(crate) fn take_soon(&mut self, now: Instant) -> Vec<Arc<Outbox>> {
+        let mut due = Vec::new();
+        while self.soon_next().is_some_and(|next| next <= now) {
+            if let Some((_, peer)) = self.soon.pop_front()
+                && let Some(Port::Socket { outbox, soon, .. }) = self.port(peer)
+            {
+                *soon = false;
+                due.push(outbox.clone());
+            }
+        }
+        due
+    }
+
+    /// When [`take_soon`](Self::take_soon) has something next.
+    pub(crate) fn soon_next(&mut self) -> Option<Instant> {
+        loop {
+            let (next, peer) = *self.soon.front()?;
+            if let Some(Port::Socket { soon: true, .. }) = self.port(peer) {
+                return Some(next);
+            }
+            // Something else was written there, and they with it.
+            self.soon.pop_front();
+        }
+    }
+
+    fn port(&mut self, peer: PeerId) -> Option<&mut Port> {
+        let slot = self.slots.get_mut(peer.place())?.as_mut()?;
+        (slot.peer == peer).then_some(&mut slot.port)
     }
 
     pub(crate) fn has_delivery(&self) -> bool {
@@ -241,29 +290,11 @@ impl Ports {
 
 impl Outbound for Ports {
     fn send(&mut self, to: PeerId, frame: &Frame<'_>, must: bool) -> Result<(), PortError> {
-        let slot = self.slots.get_mut(to.place()).and_then(Option::as_mut).filter(|slot| slot.peer == to);
-        match slot.map(|slot| &mut slot.port) {
-            Some(Port::Socket { outbox, gathered }) => {
-                let at = *gathered.get_or_insert_with(|| {
-                    let batch = self.spare.pop().unwrap_or_default();
-                    self.gathered.push(Gathered { peer: to, outbox: outbox.clone(), batch });
-                    self.gathered.len() - 1
-                });
-                let batch = &mut self.gathered[at].batch;
-                if must { outbox.add(batch, frame) } else { outbox.try_add(batch, frame) }
-            }
-            Some(Port::Memory) => {
-                let inbox = self.inboxes.iter_mut().find(|inbox| inbox.peer == to);
-                let inbox = inbox.ok_or(PortError::Closed)?;
-                // A node in this process always gets its replies: a bound would only lose them.
-                if !must && inbox.queue.len() >= self.queue_bytes_max {
-                    return Err(PortError::Full);
-                }
-                frame.encode(&mut inbox.queue);
-                Ok(())
-            }
-            None => Err(PortError::Closed),
-        }
+        self.gather(to, frame, must, true)
+    }
+
+    fn send_soon(&mut self, to: PeerId, frame: &Frame<'_>) -> Result<(), PortError> {
+        self.gather(to, frame, true, false)
     }
 
     fn close(&mut self, peer: PeerId, reason: &str) {
@@ -280,6 +311,37 @@ impl Outbound for Ports {
 
     fn log(&mut self, line: LogLine) {
         self.log.push(line);
+    }
+}
+
+impl Ports {
+    #[inline(always)]
+    fn gather(&mut self, to: PeerId, frame: &Frame<'_>, must: bool, now: bool) -> Result<(), PortError> {
+        let slot = self.slots.get_mut(to.place()).and_then(Option::as_mut).filter(|slot| slot.peer == to);
+        match slot.map(|slot| &mut slot.port) {
+            Some(Port::Socket { outbox, gathered, .. }) => {
+                let at = *gathered.get_or_insert_with(|| {
+                    let batch = self.spare.pop().unwrap_or_default();
+                    self.gathered.push(Gathered { peer: to, outbox: outbox.clone(), batch, now: false });
+                    self.gathered.len() - 1
+                });
+                let gathered = &mut self.gathered[at];
+                gathered.now |= now;
+                let batch = &mut gathered.batch;
+                if must { outbox.add(batch, frame) } else { outbox.try_add(batch, frame) }
+            }
+            Some(Port::Memory) => {
+                let inbox = self.inboxes.iter_mut().find(|inbox| inbox.peer == to);
+                let inbox = inbox.ok_or(PortError::Closed)?;
+                // A node in this process always gets its replies: a bound would only lose them.
+                if !must && inbox.queue.len() >= self.queue_bytes_max {
+                    return Err(PortError::Full);
+                }
+                frame.encode(&mut inbox.queue);
+                Ok(())
+            }
+            None => Err(PortError::Closed),
+        }
     }
 }
 

@@ -83,6 +83,15 @@ pub trait Outbound {
     /// The frame was not taken.
     fn send(&mut self, to: PeerId, frame: &Frame<'_>, must: bool) -> Result<(), PortError>;
 
+    /// Queues a frame that must go, and that its receiver has no use for without those that follow: it may be written together with the
+    /// next one, or a moment later. The default sends it.
+    ///
+    /// # Errors
+    /// The frame was not taken.
+    fn send_soon(&mut self, to: PeerId, frame: &Frame<'_>) -> Result<(), PortError> {
+        self.send(to, frame, true)
+    }
+
     /// Ends a connection once what was queued for it has left. The router has forgotten the peer already.
     fn close(&mut self, peer: PeerId, reason: &str);
 

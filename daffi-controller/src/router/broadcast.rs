@@ -42,6 +42,13 @@ pub(super) struct Part {
     granted: u32,
 }
 
+impl Broadcast {
+    /// Whether more outcomes follow that of one of its parts.
+    pub(super) fn awaits_others(&self) -> bool {
+        self.pending > 1
+    }
+}
+
 struct Target {
     name: Arc<str>,
     /// The node and its index of the callback, or why it cannot be called.
@@ -76,7 +83,12 @@ impl Router {
             );
             return fail(from, request.id, 0, Box::new(Fault::new(FaultKind::Refused, message)), out);
         }
-        let _ = out.send(from, &Frame::Targets(Targets { id: request.id, nodes: &nodes }), true);
+        let targets_frame = Frame::Targets(Targets { id: request.id, nodes: &nodes });
+        let _ = match request.one_way {
+            // It is what its caller waits for.
+            true => out.send(from, &targets_frame, true),
+            false => out.send_soon(from, &targets_frame),
+        };
 
         let key = self.broadcasts.insert(Broadcast {
             caller: from,

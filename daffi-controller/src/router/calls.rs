@@ -177,8 +177,13 @@ impl Router {
                     {
                         caller.control.credits += 1;
                     }
-                    let _ =
-                        out.send(broadcast.caller, &Frame::Reply(Reply { id, part, ..reply.clone() }), true);
+                    let (caller, part_reply) =
+                        (broadcast.caller, Frame::Reply(Reply { id, part, ..reply.clone() }));
+                    // Its caller waits for all of them.
+                    let _ = match broadcast.awaits_others() && !reply.more {
+                        true => out.send_soon(caller, &part_reply),
+                        false => out.send(caller, &part_reply, true),
+                    };
                 }
                 if !reply.more {
                     self.part_done(key, part, out);

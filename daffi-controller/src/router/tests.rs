@@ -27,6 +27,8 @@ struct Recorder {
     closed: HashMap<PeerId, String>,
     /// Peers whose queue is full for what need not go.
     full: HashSet<PeerId>,
+    /// How many frames at the end of what a peer was sent wait for others.
+    soon: HashMap<PeerId, usize>,
 }
 
 impl Outbound for Recorder {
@@ -36,6 +38,14 @@ impl Outbound for Recorder {
             return Err(PortError::Full);
         }
         self.sent.entry(to).or_default().push(frame.to_bytes());
+        self.soon.remove(&to);
+        Ok(())
+    }
+
+    fn send_soon(&mut self, to: PeerId, frame: &Frame<'_>) -> Result<(), PortError> {
+        let before = self.soon.get(&to).copied().unwrap_or_default();
+        self.send(to, frame, true)?;
+        self.soon.insert(to, before + 1);
         Ok(())
     }
 

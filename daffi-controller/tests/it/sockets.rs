@@ -6,7 +6,7 @@ use daffi_core::{
     Address, Error,
     controller::{Controller, ControllerConfig},
     fault::FaultKind,
-    frame::{Frame, Offers, RefuseCode, Register},
+    frame::{Frame, Offers, RefuseCode, Register, Request},
     reactor::Reactor,
 };
 
@@ -339,4 +339,23 @@ fn a_stopped_controller_leaves_its_address_to_the_next() {
         drop(server);
     }
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// They leave together with the last one, but do not wait for it.
+#[test]
+fn outcomes_of_a_broadcast_come_while_others_are_missing() {
+    let (_server, address) = start(|_| ());
+    let mut caller = RawNode::join(&address, "caller", &[]);
+    let mut callees = ["x", "y"].map(|name| RawNode::join(&address, name, &["f"]));
+    for call in 1..=50 {
+        let args = Bytes::from_static(b"args");
+        let Frame::Request(one) = request(call, "f", &args) else { unreachable!() };
+        caller.send(&Frame::Request(Request { broadcast: true, ..one }));
+        let ids = callees.each_mut().map(RawNode::request);
+        caller.expect(|frame| matches!(frame, Frame::Targets(targets) if targets.id == call));
+        for (callee, id) in callees.iter_mut().zip(ids) {
+            callee.send(&reply(id, b"result"));
+            caller.expect(|frame| matches!(frame, Frame::Reply(reply) if reply.id == call));
+        }
+    }
 }

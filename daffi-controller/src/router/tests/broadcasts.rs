@@ -32,6 +32,22 @@ fn everybody_but_the_caller_answers_for_itself() {
 }
 
 #[test]
+fn outcomes_wait_for_the_last_one() {
+    let (mut world, caller, others) = world();
+    world.send(caller, &Frame::Request(everybody(1)));
+    let ids = others.map(|peer| world.id_at(peer));
+    let waiting = |world: &World| world.out.soon.get(&caller).copied().unwrap_or_default();
+    assert_eq!(waiting(&world), 1, "TARGETS");
+    for (after, want) in [2, 3, 0].into_iter().enumerate() {
+        world.reply(others[after], ids[after], "it");
+        assert_eq!(waiting(&world), want);
+    }
+    // The targets are all that its caller waits for.
+    world.send(caller, &Frame::Request(Request { one_way: true, ..everybody(2) }));
+    assert_eq!(waiting(&world), 0);
+}
+
+#[test]
 fn one_target_in_trouble_is_one_entry() {
     let (mut world, caller, [x, y, z]) = world();
     world.register_as(y, &[(0, "f", 2 << 32)], false);
