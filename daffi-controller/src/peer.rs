@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use daffi_core::{
     controller::{FramePort, PortError},
-    frame::{Frame, ProtocolError},
+    frame::{Frame, ProtocolError, Question},
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::Connection,
 };
@@ -45,7 +45,7 @@ impl Connection for SocketPeer {
         let mut decoded = Decoded::new(batch);
         loop {
             decoded.go_on(self.welcomed);
-            if self.hub.handle.welcomes_guests() && decoded.asks() {
+            if self.welcomed && self.hub.handle.welcomes_guests() && decoded.asks() {
                 // Whoever leads while it waits is not there for others.
                 self.hub.handle.welcome_guests(false);
             }
@@ -146,6 +146,10 @@ impl MemoryPeer {
     fn route(&self, frame: &Frame<'_>, state: &mut State, now: Now) -> Result<(), PortError> {
         if !state.ports.is_open(self.peer) {
             return Err(PortError::Closed);
+        }
+        if let Frame::Ask { question: Question::Schedule(_), .. } = frame {
+            // Nor for what comes due.
+            self.hub.handle.welcome_guests(false);
         }
         state.router.handle(self.peer, frame, now, &mut state.ports);
         if !self.joined.load(Ordering::Relaxed) && state.router.has_joined(self.peer) {

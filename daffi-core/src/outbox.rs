@@ -151,6 +151,11 @@ impl Outbox {
         &self.stream
     }
 
+    /// How many bytes wait in it at most, but for what must go.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Whether its socket is a UNIX socket.
     pub fn is_local(&self) -> bool {
         self.stream.is_local()

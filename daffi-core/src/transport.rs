@@ -49,10 +49,12 @@ pub enum Listener {
 const SOCKET_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// What the kernel keeps for a peer that was let in. It takes twice as much for it in truth, from whoever sends: a hundred nodes
-/// that do not read would cost a controller 200 MiB besides all that it bounds itself.
+/// that do not read cost a controller 50 MiB besides all that it bounds itself, and would cost it four times that.
 const ACCEPTED_SEND_BUFFER_BYTES: usize = 256 * 1024;
 
-/// The same once large payloads wait for it: so much more passes through with what is still in the processor's cache.
+/// The same once large payloads wait for it, for good: so much more passes through with what is still in the processor's cache. Nodes that
+/// ask for those and do not read cost twice as much.
+#[cfg(unix)]
 const WIDE_SEND_BUFFER_BYTES: usize = 512 * 1024;
 
 /// However long the others of a host's addresses took: 0 would be an error.
@@ -183,10 +185,6 @@ impl Stream {
         }
     }
 
-    /// Says what events of a stream that is registered are about from now on.
-    ///
-    /// # Errors
-    /// What the operating system says.
     /// Has the kernel keep more for the peer, as large payloads wait for it. Says whether there may be more room now.
     pub(crate) fn widen(&self) -> bool {
         match self {
@@ -211,6 +209,10 @@ impl Stream {
         false
     }
 
+    /// Says what events of a stream that is registered are about from now on.
+    ///
+    /// # Errors
+    /// What the operating system says.
     #[cfg(unix)]
     pub(crate) fn set_interests(
         &self,

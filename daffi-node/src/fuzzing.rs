@@ -17,8 +17,8 @@ use crate::{
     streams::{Receiver, StreamId, Streams},
 };
 
-/// The window of all payloads for one receiver.
-pub const RECEIVER_WINDOW_BYTES: usize = crate::streams::RECEIVER_WINDOW_BYTES;
+/// The window of all payloads for all receivers, if these are few.
+pub const RECEIVERS_WINDOW_BYTES: usize = crate::streams::RECEIVERS_WINDOW_BYTES;
 
 /// Payloads that are being sent.
 #[derive(Debug, Default)]

@@ -182,7 +182,7 @@ impl Link {
         let number = id.map_or(0, |id| id.0);
         if call.is_large() {
             let id = StreamId { call: number, reply: false };
-            let to = Receiver::Offering(&call.name);
+            let to = call.pinned_to().map_or(Receiver::Offering(&call.name), Receiver::Node);
             let first = self.streams.begin(id, to, &call.body, call.has_result(), call.hold.clone());
             if let Err(error) = call.with_frame(number, first, |frame| port.try_push(frame)) {
                 // What remains is the call's, which is the caller's.
@@ -392,6 +392,9 @@ impl Link {
             }
             None => {}
         }
+        if !self.reactor.is_current() && self.streams.are_unwatched() {
+            self.reactor.wake_soon();
+        }
     }
 
     /// Passes chunks on, if the way is the expected one still: each belongs to what has gone this way before.
@@ -476,7 +479,8 @@ impl Port {
     /// Whether chunks of large payloads go on.
     fn has_room(&self) -> bool {
         match self {
-            Self::Socket(outbox) => outbox.len() < BACKLOG_BYTES,
+            // Other frames need room as well.
+            Self::Socket(outbox) => outbox.len() < BACKLOG_BYTES.min(outbox.bytes_max() / 4),
             Self::Memory(_) => true,
         }
     }

@@ -79,6 +79,11 @@ impl Outgoing {
         self.body.len() > CHUNK_BYTES
     }
 
+    /// The one node that it is for, if that is said.
+    pub(crate) fn pinned_to(&self) -> Option<&str> {
+        self.node.as_deref().filter(|_| !matches!(self.kind, Kind::Broadcast { .. }))
+    }
+
     /// Whether the controller keeps a large request until its result is there.
     pub(crate) fn has_result(&self) -> bool {
         !matches!(self.kind, Kind::OneWay | Kind::Broadcast { results: false })

@@ -7,7 +7,7 @@ use std::{
     hash::BuildHasher as _,
     mem,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use daffi_core::{
@@ -17,7 +17,7 @@ use daffi_core::{
     limits::{PIECE_BYTES, STREAM_WINDOW_BYTES},
     payload::Encoded,
 };
-use on_its_way::{LATE_AFTER, OnItsWay};
+use on_its_way::{LATE_AFTER, OnItsWay, Sums};
 use parking_lot::Mutex;
 
 use crate::{held_bytes::Hold, remains::Remains};
@@ -32,10 +32,10 @@ pub(crate) struct StreamId {
 /// Who a payload is for, as far as its sender knows.
 #[derive(Debug, Clone, Copy, Hash)]
 pub(crate) enum Receiver<'a> {
-    /// Whoever offers this callback.
-    Offering(&'a str),
     /// The node with this name.
     Node(&'a str),
+    /// Whoever offers this callback.
+    Offering(&'a str),
 }
 
 /// A receiver. Nobody outside can choose a name that is taken for another one's.
@@ -47,7 +47,7 @@ struct ReceiverId(u64);
 pub(crate) struct Streams {
     /// How many there are, so that calls without large payloads pay nothing.
     count: AtomicUsize,
-    /// How many bytes are on their way to prompt receivers, unless other calls use the link.
+    /// How many bytes may be on their way to prompt receivers, unless other calls use the link.
     wide: AtomicUsize,
     /// How many bytes of them may still be sent before the window is as wide as it can be again.
     narrow: AtomicUsize,
@@ -61,10 +61,15 @@ struct State {
     receivers: HashMap<ReceiverId, Queue>,
     /// Receivers of payloads that may go on, the one whose turn it is first.
     turns: VecDeque<ReceiverId>,
-    /// How many bytes are on their way to prompt receivers.
-    prompt: usize,
+    on_their_way: Sums,
     /// When it was last looked at which receivers are late.
     looked: Option<Instant>,
+    /// When a chunk was last sent while other calls used the link.
+    sent: Option<Instant>,
+    /// Receivers that have no turns because enough is on its way to them, unless something of it has arrived since.
+    capped: Vec<ReceiverId>,
+    /// The I/O thread comes again in time.
+    is_watched: bool,
 }
 
 #[derive(Debug)]
@@ -91,26 +96,31 @@ struct Queue {
     on_their_way: usize,
     /// It is among those that have turns.
     has_turns: bool,
+    /// It is among those that enough is on its way to.
+    is_capped: bool,
 }
 
-/// How many bytes are on their way, unless other calls use the link.
+/// How many bytes may be on their way to prompt receivers, unless other calls use the link.
 const WIDE_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
 /// The same by way of a UNIX socket: as much as its buffers and the processors' caches hold. More would be written to memory and read from
 /// it again, and be there no sooner. TCP has buffers that grow.
 const LOCAL_WINDOW_BYTES: usize = STREAM_WINDOW_BYTES;
 
-/// The same while other calls use the link. Theirs wait behind what is on its way in sockets and buffers, whatever goes
-/// first in queues: at 1 GiB a second for an eighth of a millisecond. Enough to keep two hops busy on one machine or in
-/// one rack; it is long ways that need more.
+/// How many bytes may be on their way to all receivers that are not stuck while other calls use the link. Theirs wait behind what is
+/// in sockets and buffers, whatever goes first in queues: at 1 GiB a second for an eighth of a millisecond. Enough to keep two hops
+/// busy on one machine or in one rack; it is long ways that need more.
 const NARROW_WINDOW_BYTES: usize = 2 * PIECE_BYTES;
 
-/// How many bytes are on their way to one receiver, so that they fit the queue of a peer behind the link. Those that are late do not
-/// count among the others: a receiver that takes nothing holds up nobody else.
-pub(crate) const RECEIVER_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
+/// How many bytes may be on their way to receivers however late they are, in equal parts: so that they fit the queue of a peer behind
+/// the link, which several of them may be, if they are told apart by their callbacks.
+pub(crate) const RECEIVERS_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
 /// How many bytes of large payloads go after another call before the window is wide again.
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
+
+/// Or how long none can be sent.
+const NARROW_FOR: Duration = Duration::from_millis(100);
 
 /// How much of one payload goes before it is another one's turn: with a chunk at a time all payloads would be in memory at
 /// both ends from first to last, and in no cache. One of 1 MiB has a turn of its own.
@@ -118,9 +128,10 @@ const TURN_BYTES: usize = STREAM_WINDOW_BYTES;
 
 /// How much may be on its way.
 #[derive(Debug, Clone, Copy)]
-struct Window {
-    prompt: usize,
-    receiver: usize,
+enum Window {
+    /// So much to prompt receivers.
+    Wide(usize),
+    Narrow,
 }
 
 impl Default for Streams {
@@ -157,17 +168,17 @@ impl Streams {
         let mut state = self.state.lock();
         // Dropped after the lock is released, and so is what such an id had before.
         let replaced = state.remove(id);
-        let is_prompt_full = !state.has_room(window);
         let queue = state.receivers.entry(to).or_default();
         queue.streams += 1;
-        let waits = is_prompt_full || queue.on_their_way >= window.receiver;
-        let first = if waits { 0 } else { PIECE_BYTES };
+        let on_their_way = queue.on_their_way;
+        let first =
+            if on_their_way < state.share(window) && state.has_room(window) { PIECE_BYTES } else { 0 };
         let sent = rest.split_to(first);
         let stream = Stream {
             to,
             rest,
             credit: STREAM_WINDOW_BYTES,
-            on_its_way: OnItsWay::default(),
+            on_its_way: OnItsWay::new(),
             turn_left: TURN_BYTES,
             to_the_end,
             _hold: hold,
@@ -196,14 +207,14 @@ impl Streams {
     /// The receiver takes `bytes` more.
     pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
         let mut state = self.state.lock();
-        let State { streams, receivers, prompt, .. } = &mut *state;
+        let State { streams, receivers, on_their_way, .. } = &mut *state;
         let Some(stream) = streams.get_mut(&id) else { return };
         let to = stream.to;
         let Some(queue) = receivers.get_mut(&to) else { return };
         let waited = stream.credit == 0;
         // A receiver that takes more than was sent is wrong; it gets no more than a window.
         stream.credit = stream.credit.saturating_add(bytes as usize).min(STREAM_WINDOW_BYTES);
-        queue.on_their_way -= stream.on_its_way.arrives(bytes as usize, prompt);
+        queue.on_their_way -= stream.on_its_way.arrives(bytes as usize, on_their_way);
         // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
         let goes_on = waited && stream.credit > 0 && !stream.rest.is_empty();
         let is_over = stream.rest.is_empty() && stream.on_its_way.bytes() == 0;
@@ -228,8 +239,8 @@ impl Streams {
 
     fn window(&self) -> Window {
         match self.narrow.load(Ordering::Relaxed) {
-            0 => Window { prompt: self.wide.load(Ordering::Relaxed), receiver: RECEIVER_WINDOW_BYTES },
-            _ => Window { prompt: NARROW_WINDOW_BYTES, receiver: NARROW_WINDOW_BYTES },
+            0 => Window::Wide(self.wide.load(Ordering::Relaxed)),
+            _ => Window::Narrow,
         }
     }
 
@@ -258,14 +269,42 @@ impl Streams {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// When to send on at the latest, if payloads wait for others whose receivers are not late yet.
+    /// When the I/O thread is to send on at the latest, if payloads wait for others, whose receivers may turn out to be late.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
         if !self.is_active() {
             return None;
         }
-        let state = self.state.lock();
-        let waits = !state.turns.is_empty() && state.prompt >= self.window().prompt;
-        waits.then(|| now + LATE_AFTER)
+        let mut state = self.state.lock();
+        let due = match self.window() {
+            window if !state.waits(window) => None,
+            Window::Wide(_) => Some(now + LATE_AFTER),
+            Window::Narrow => {
+                let until = *state.sent.get_or_insert(now) + NARROW_FOR;
+                if now < until {
+                    Some(until)
+                } else {
+                    self.widen(&mut state);
+                    Some(now)
+                }
+            }
+        };
+        state.is_watched = due.is_some();
+        due
+    }
+
+    /// Whether payloads wait for others, and the I/O thread does not know.
+    pub(crate) fn are_unwatched(&self) -> bool {
+        self.is_active() && {
+            let state = self.state.lock();
+            !state.is_watched && state.waits(self.window())
+        }
+    }
+
+    /// Other calls have not used the link for a while.
+    fn widen(&self, state: &mut State) {
+        self.narrow.store(0, Ordering::Relaxed);
+        state.sent = None;
+        state.uncap();
     }
 
     /// Sends chunks, some of each payload in turn, while `has_room` says so and receivers take them. Gives back what has been
@@ -282,8 +321,11 @@ impl Streams {
         {
             // Only this counts down, under the lock; that a call may come in between and be counted for less is no harm.
             let narrow = self.narrow.load(Ordering::Relaxed);
-            if narrow > 0 {
-                self.narrow.store(narrow.saturating_sub(body.len()), Ordering::Relaxed);
+            if narrow > body.len() {
+                self.narrow.store(narrow - body.len(), Ordering::Relaxed);
+                state.sent = Some(host::now());
+            } else if narrow > 0 {
+                self.widen(&mut state);
             }
             let chunk = Chunk { id: id.call, reply: id.reply, more, part: 0, body: Body::encoded(&body) };
             let pushed = send(&Frame::Chunk(chunk));
@@ -307,11 +349,16 @@ impl State {
             if !self.has_room(window) {
                 return None;
             }
-            let queue = self.receivers.get_mut(&to).filter(|queue| queue.on_their_way < window.receiver);
-            let Some(id) = queue.and_then(|queue| queue.ready.pop_front()) else {
-                // Until it takes something.
+            let share = self.share(window);
+            let queue = self.receivers.get_mut(&to)?;
+            let has_enough = queue.on_their_way >= share;
+            let Some(id) = queue.ready.pop_front_if(|_| !has_enough) else {
+                // Until it takes something, or may have more on its way.
+                queue.has_turns = false;
                 self.turns.pop_front();
-                self.receivers.entry(to).and_modify(|queue| queue.has_turns = false);
+                if has_enough && !mem::replace(&mut queue.is_capped, true) {
+                    self.capped.push(to);
+                }
                 continue;
             };
             let Some(stream) = self.streams.get_mut(&id) else { continue };
@@ -324,13 +371,13 @@ impl State {
 
     /// So many bytes of a payload leave.
     fn leaves(&mut self, id: StreamId, bytes: usize) {
-        let Self { streams, receivers, prompt, .. } = self;
+        let Self { streams, receivers, on_their_way, .. } = self;
         if let Some(stream) = streams.get_mut(&id)
             && let Some(queue) = receivers.get_mut(&stream.to)
         {
             stream.credit -= bytes;
             stream.turn_left = stream.turn_left.saturating_sub(bytes);
-            stream.on_its_way.leaves(bytes, prompt);
+            stream.on_its_way.leaves(bytes, on_their_way);
             queue.on_their_way += bytes;
         }
     }
@@ -365,26 +412,57 @@ impl State {
         }
     }
 
-    /// Whether more may leave for prompt receivers.
+    /// Looks again who has enough on its way.
+    fn uncap(&mut self) {
+        for to in mem::take(&mut self.capped) {
+            self.receivers.entry(to).and_modify(|queue| queue.is_capped = false);
+            self.give_turns(to);
+        }
+    }
+
+    /// How many bytes may be on their way to each receiver.
+    fn share(&self, window: Window) -> usize {
+        let receivers = self.receivers.len().max(1);
+        match window {
+            Window::Wide(_) => (RECEIVERS_WINDOW_BYTES / receivers).max(NARROW_WINDOW_BYTES),
+            Window::Narrow => (NARROW_WINDOW_BYTES / receivers).max(PIECE_BYTES),
+        }
+    }
+
+    /// Whether more may leave, now that it has been looked at who is late.
     fn has_room(&mut self, window: Window) -> bool {
-        if self.prompt >= window.prompt {
+        if !self.fits(window) {
             self.look(host::now());
         }
-        self.prompt < window.prompt
+        self.fits(window)
+    }
+
+    fn fits(&self, window: Window) -> bool {
+        match window {
+            Window::Wide(wide) => self.on_their_way.prompt() < wide,
+            // If the link itself is slow everybody is late, and nobody else is to be held up by that.
+            Window::Narrow => self.on_their_way.moving() < NARROW_WINDOW_BYTES,
+        }
+    }
+
+    /// Whether payloads wait for others, and nothing has to come that would have them go on.
+    fn waits(&self, window: Window) -> bool {
+        !self.turns.is_empty() && !self.fits(window)
+            || !self.capped.is_empty() && matches!(window, Window::Narrow)
     }
 
     /// Looks which receivers are late, unless that was just now.
     fn look(&mut self, now: Instant) {
         if self.looked.is_none_or(|looked| now >= looked + LATE_AFTER) {
             self.looked = Some(now);
-            self.streams.values_mut().for_each(|stream| stream.on_its_way.look(now, &mut self.prompt));
+            self.streams.values_mut().for_each(|stream| stream.on_its_way.look(now, &mut self.on_their_way));
         }
     }
 
     #[must_use = "it is to be dropped without the lock"]
     fn remove(&mut self, id: StreamId) -> Option<Stream> {
         let mut stream = self.streams.remove(&id)?;
-        let on_its_way = stream.on_its_way.arrives(usize::MAX, &mut self.prompt);
+        let on_its_way = stream.on_its_way.arrives(usize::MAX, &mut self.on_their_way);
         let to = stream.to;
         if let Some(queue) = self.receivers.get_mut(&to) {
             queue.on_their_way -= on_its_way;
@@ -394,6 +472,8 @@ impl State {
             if queue.streams == 0 {
                 self.receivers.remove(&to);
                 self.turns.retain(|turn| *turn != to);
+                // The others may have more on their way.
+                self.uncap();
             }
         }
         self.give_turns(to);

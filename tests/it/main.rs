@@ -10,6 +10,8 @@ mod errors;
 mod modifiers;
 mod payloads;
 #[cfg(unix)]
+mod rogue_caller;
+#[cfg(unix)]
 mod rogue_controller;
 mod singletons;
 mod support;

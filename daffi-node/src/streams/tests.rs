@@ -2,7 +2,7 @@ use std::{cell::RefCell, time::Duration};
 
 use bytes::Bytes;
 
-use super::*;
+use super::{on_its_way::STUCK_AFTER, *};
 
 const TO: Receiver<'_> = Receiver::Node("a");
 const FIRST: StreamId = StreamId { call: 1, reply: false };
@@ -47,7 +47,7 @@ fn on_their_way(streams: &Streams) -> usize {
     let sum: usize = state.streams.values().map(|stream| stream.on_its_way.bytes()).sum();
     assert_eq!(sum, state.receivers.values().map(|queue| queue.on_their_way).sum::<usize>());
     assert_eq!(state.streams.len(), state.receivers.values().map(|queue| queue.streams).sum::<usize>());
-    assert!(state.prompt <= sum);
+    assert!(state.on_their_way.moving() <= sum && state.on_their_way.prompt() <= state.on_their_way.moving());
     sum
 }
 
@@ -165,42 +165,129 @@ fn after(streams: &Streams, time: Duration) {
     state.looked = None;
 }
 
+/// Payloads for one that takes nothing, or nothing any more, and what it takes for others to go on.
+fn hold_up(streams: &Streams, body: &Encoded, narrow: bool, takes: usize) {
+    for call in 10..16 {
+        let id = StreamId { call, reply: false };
+        streams.begin(id, Receiver::Node("frozen"), body, true, None);
+        streams.go_on(id);
+        pump(streams);
+        if narrow {
+            streams.make_way();
+        }
+        for _ in 0..takes {
+            streams.credit(id, PIECE_BYTES as u32);
+            pump(streams);
+        }
+    }
+}
+
 #[test]
 fn payloads_wait_for_no_other_receiver_that_takes_nothing() {
+    let cases =
+        [(false, 0, LATE_AFTER), (true, 0, STUCK_AFTER), (false, 1, LATE_AFTER), (true, 1, STUCK_AFTER)];
+    for (narrow, takes, late_after) in cases {
+        for size in [64 << 20, STREAM_WINDOW_BYTES] {
+            let streams = local();
+            hold_up(&streams, &zeros(size), narrow, takes);
+            assert!(on_their_way(&streams) <= LOCAL_WINDOW_BYTES + PIECE_BYTES);
+            begin(&streams, FIRST, &zeros(64 << 20));
+            for _ in 0..20 {
+                after(&streams, late_after);
+                pump(&streams);
+            }
+            assert!(on_their_way(&streams) <= RECEIVERS_WINDOW_BYTES + NARROW_WINDOW_BYTES);
+            let mut taken = 0;
+            for _ in 0..200 {
+                if narrow {
+                    streams.make_way();
+                }
+                streams.credit(FIRST, u32::MAX);
+                taken += total(pump(&streams).into_iter().filter(|(call, ..)| *call == FIRST.call).collect());
+            }
+            assert!(taken > 4 * STREAM_WINDOW_BYTES, "{taken}: {narrow}, {takes}, {size}");
+        }
+    }
+}
+
+/// Where nothing comes that has them go on, the I/O thread comes by itself.
+#[test]
+fn payloads_that_wait_for_others_are_watched() {
     for narrow in [false, true] {
         let streams = local();
-        let body = zeros(64 << 20);
-        let make_way = || {
-            if narrow {
-                streams.make_way();
-            }
-        };
-        // Nothing is taken of any of these.
-        for call in 10..16 {
-            begin(&streams, StreamId { call, reply: true }, &body);
-            make_way();
-            pump(&streams);
-        }
-        assert!(on_their_way(&streams) <= LOCAL_WINDOW_BYTES + PIECE_BYTES);
-        begin(&streams, FIRST, &body);
-        assert!(pump(&streams).is_empty());
-        assert!(streams.due(host::now()).is_some(), "no event may come that has them go on");
-        for _ in 0..10 {
-            after(&streams, LATE_AFTER);
-            pump(&streams);
-        }
-        let on_their_way = on_their_way(&streams);
-        assert!(on_their_way <= 2 * RECEIVER_WINDOW_BYTES, "no more than their windows");
-        let mut taken = 0;
-        for _ in 0..200 {
-            make_way();
-            streams.credit(FIRST, u32::MAX);
-            let sent = pump(&streams);
-            assert!(sent.iter().all(|(call, ..)| *call == FIRST.call), "the others have enough");
-            taken += total(sent);
-        }
-        assert!(taken > 4 * STREAM_WINDOW_BYTES, "{taken}");
+        assert!(!streams.are_unwatched() && streams.due(host::now()).is_none());
+        hold_up(&streams, &zeros(64 << 20), narrow, 0);
+        begin(&streams, FIRST, &zeros(64 << 20));
+        pump(&streams);
+        assert!(streams.are_unwatched());
+        assert!(streams.due(host::now()).is_some());
+        assert!(!streams.are_unwatched());
     }
+}
+
+#[test]
+fn receivers_share_what_may_be_on_its_way_to_the_late() {
+    let streams = local();
+    for call in 0..100u64 {
+        let name = format!("node {call}");
+        let id = StreamId { call, reply: true };
+        streams.begin(id, Receiver::Node(&name), &zeros(64 << 20), false, None);
+        streams.go_on(id);
+    }
+    for _ in 0..200 {
+        after(&streams, LATE_AFTER);
+        pump(&streams);
+    }
+    let all = on_their_way(&streams);
+    assert!(all <= 100 * (NARROW_WINDOW_BYTES + PIECE_BYTES), "{all}");
+    for call in 2..100 {
+        streams.cancel(StreamId { call, reply: true }, &mut Remains::default());
+    }
+    pump(&streams);
+    for call in 0..2 {
+        let id = StreamId { call, reply: true };
+        let on_its_way = streams.state.lock().streams[&id].on_its_way.bytes();
+        assert_eq!(on_its_way, STREAM_WINDOW_BYTES, "it goes on with fewer of them");
+    }
+}
+
+#[test]
+fn payloads_go_on_when_other_calls_do_not_use_the_link_any_more() {
+    let streams = local();
+    streams.begin(FIRST, TO, &zeros(64 << 20), true, None);
+    streams.go_on(FIRST);
+    streams.make_way();
+    let narrow = PIECE_BYTES + total(pump(&streams));
+    assert_eq!(narrow, NARROW_WINDOW_BYTES);
+    let now = host::now();
+    let until = streams.due(now).expect("it is looked after");
+    assert!(until <= now + NARROW_FOR && pump(&streams).is_empty());
+    assert!(streams.due(until).is_some());
+    assert_eq!(narrow + total(pump(&streams)), STREAM_WINDOW_BYTES);
+}
+
+#[test]
+fn payloads_for_one_receiver_take_turns() {
+    let streams = Streams::default();
+    let body = zeros(3 * TURN_BYTES);
+    let ids = [1, 2].map(|call| StreamId { call, reply: true });
+    ids.iter().for_each(|id| _ = begin(&streams, *id, &body));
+    let mut order = Vec::new();
+    loop {
+        let sent = pump(&streams);
+        if sent.is_empty() {
+            break;
+        }
+        for (call, bytes, _) in sent {
+            order.push((call, bytes));
+            // It takes them before they can know that they have no more credit.
+            streams.credit(ids[call as usize - 1], bytes as u32);
+        }
+    }
+    let turns: Vec<_> = order.chunk_by(|(one, _), (next, _)| one == next).collect();
+    assert!(turns.len() >= 5, "{} turns", turns.len());
+    let longest = turns.iter().map(|turn| turn.iter().map(|(_, bytes)| bytes).sum::<usize>()).max();
+    assert!(longest < Some(TURN_BYTES + 2 * PIECE_BYTES), "{longest:?}");
 }
 
 #[test]
@@ -228,7 +315,7 @@ fn a_receiver_that_was_late_counts_again_once_it_is_prompt() {
         let mut state = streams.state.lock();
         state.looked = None;
         state.look(host::now());
-        state.prompt
+        state.on_their_way.prompt()
     };
     assert_eq!(prompt(), window);
     after(&streams, LATE_AFTER);
@@ -258,8 +345,8 @@ fn a_long_way_has_a_wide_window() {
         on_its_way.extend(pump(&streams));
     }
     let on_their_way = on_their_way(&streams);
-    assert!(on_their_way >= RECEIVER_WINDOW_BYTES, "{on_their_way}");
-    assert!(on_their_way < RECEIVER_WINDOW_BYTES + PIECE_BYTES, "{on_their_way}");
+    assert!(on_their_way >= RECEIVERS_WINDOW_BYTES, "{on_their_way}");
+    assert!(on_their_way < RECEIVERS_WINDOW_BYTES + PIECE_BYTES, "{on_their_way}");
 }
 
 /// Receivers give credit for what came, and nothing else: however many payloads there are, all of them arrive.

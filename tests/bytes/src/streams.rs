@@ -13,7 +13,7 @@ use daffi_core::{
     frame::{Body, Chunk, Failure, Frame, Reply, Targets},
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
 };
-use daffi_node::fuzzing::{Arguments, Pool, RECEIVER_WINDOW_BYTES, Results, Sending};
+use daffi_node::fuzzing::{Arguments, Pool, RECEIVERS_WINDOW_BYTES, Results, Sending};
 
 /// Payloads between two nodes, with credit that may be wrong, and then frames to a receiver that fit nothing.
 pub fn streams(bytes: &[u8]) {
@@ -150,7 +150,7 @@ impl Transfer {
             let is_sending = |payload: &&Payload| payload.is_sending() && payload.is_reply() == reply;
             let all: usize = self.payloads.values().filter(is_sending).map(|p| p.on_its_way).sum();
             assert!(
-                all < RECEIVER_WINDOW_BYTES + CHUNK_BYTES * (1 + self.payloads.len()),
+                all < RECEIVERS_WINDOW_BYTES + CHUNK_BYTES * (1 + self.payloads.len()),
                 "more than the receiver's window"
             );
         }
