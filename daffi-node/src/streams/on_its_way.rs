@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use daffi_core::host;
 
 /// A byte that is on its way for so long is late: its receiver is far away or slow, or takes nothing at all.
-pub(super) const LATE_AFTER: Duration = Duration::from_millis(5);
+pub(super) const LATE_AFTER: Duration = Duration::from_millis(20);
 
 /// What is on its way for so long is stuck, however slow the link is.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(3);
