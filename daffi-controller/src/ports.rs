@@ -102,6 +102,9 @@ const SPARE_MAX: usize = 16;
 /// How long frames that are written soon wait for others.
 const SOON: Duration = Duration::from_millis(1);
 
+/// And how many bytes of them do.
+const SOON_BYTES_MAX: usize = 16 * 1024;
+
 /// How long a peer may take to notice that it was told to end.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
@@ -203,11 +206,12 @@ impl Ports {
             let waits = match slot.filter(|slot| slot.peer == peer).map(|slot| &mut slot.port) {
                 Some(Port::Socket { gathered, soon, .. }) => {
                     *gathered = None;
-                    if !now && !*soon {
+                    let waits = !now && outbox.len() < SOON_BYTES_MAX;
+                    if waits && !*soon {
                         self.soon.push_back((host::now() + SOON, peer));
                     }
-                    *soon = !now;
-                    *soon
+                    *soon = waits;
+                    waits
                 }
                 Some(Port::Memory) | None => false,
             };

@@ -385,6 +385,8 @@ pub(crate) fn send_registration(node: &Node, port: &Port) {
     // To write drops what has been written, which may be the user's.
     drop(registered);
     port.flush();
+    // If large payloads waited for what was written now, they go on.
+    node.link.write();
 }
 
 impl fmt::Debug for State {

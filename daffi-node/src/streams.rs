@@ -112,15 +112,16 @@ const LOCAL_WINDOW_BYTES: usize = STREAM_WINDOW_BYTES;
 /// busy on one machine or in one rack; it is long ways that need more.
 const NARROW_WINDOW_BYTES: usize = 2 * PIECE_BYTES;
 
-/// How many bytes may be on their way to receivers however late they are, in equal parts: so that they fit the queue of a peer behind
-/// the link, which several of them may be, if they are told apart by their callbacks.
+/// How many bytes may be on their way to all receivers, however late they are, so that they fit the queue of a peer behind the link: several of
+/// them may be that one, if they are told apart by their callbacks. Beyond that each may have a narrow window, so that nobody keeps
+/// the others from going on.
 pub(crate) const RECEIVERS_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
 /// How many bytes of large payloads go after another call before the window is wide again.
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
-/// Or how long none can be sent.
-const NARROW_FOR: Duration = Duration::from_millis(100);
+/// Or after how long without either.
+const NARROW_FOR: Duration = Duration::from_secs(1);
 
 /// How much of one payload goes before it is another one's turn: with a chunk at a time all payloads would be in memory at
 /// both ends from first to last, and in no cache. One of 1 MiB has a turn of its own.
@@ -151,6 +152,7 @@ impl Streams {
     pub(crate) fn set_link(&self, is_local: bool) {
         let wide = if is_local { LOCAL_WINDOW_BYTES } else { WIDE_WINDOW_BYTES };
         self.wide.store(wide, Ordering::Relaxed);
+        self.narrow.store(0, Ordering::Relaxed);
     }
 
     /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
@@ -172,7 +174,7 @@ impl Streams {
         queue.streams += 1;
         let on_their_way = queue.on_their_way;
         let first =
-            if on_their_way < state.share(window) && state.has_room(window) { PIECE_BYTES } else { 0 };
+            if on_their_way < state.enough(window) && state.has_room(window) { PIECE_BYTES } else { 0 };
         let sent = rest.split_to(first);
         let stream = Stream {
             to,
@@ -185,6 +187,9 @@ impl Streams {
         };
         state.streams.insert(id, stream);
         state.leaves(id, first);
+        if let Window::Narrow = window {
+            state.sent = Some(host::now());
+        }
         self.count.store(state.streams.len(), Ordering::Release);
         drop(state);
         drop((replaced, sent));
@@ -212,6 +217,7 @@ impl Streams {
         let to = stream.to;
         let Some(queue) = receivers.get_mut(&to) else { return };
         let waited = stream.credit == 0;
+        let was_full = on_their_way.is_full();
         // A receiver that takes more than was sent is wrong; it gets no more than a window.
         stream.credit = stream.credit.saturating_add(bytes as usize).min(STREAM_WINDOW_BYTES);
         queue.on_their_way -= stream.on_its_way.arrives(bytes as usize, on_their_way);
@@ -221,6 +227,9 @@ impl Streams {
         if goes_on {
             stream.turn_left = TURN_BYTES;
             queue.ready.push_back(id);
+        }
+        if was_full && !state.on_their_way.is_full() {
+            state.uncap();
         }
         let over = if is_over { state.remove(id) } else { None };
         state.give_turns(to);
@@ -279,6 +288,11 @@ impl Streams {
             window if !state.waits(window) => None,
             Window::Wide(_) => Some(now + LATE_AFTER),
             Window::Narrow => {
+                let seen = NARROW_FOR_BYTES - 1;
+                if self.narrow.fetch_min(seen, Ordering::Relaxed) > seen {
+                    // A call has come since.
+                    state.sent = Some(now);
+                }
                 let until = *state.sent.get_or_insert(now) + NARROW_FOR;
                 if now < until {
                     Some(until)
@@ -349,9 +363,9 @@ impl State {
             if !self.has_room(window) {
                 return None;
             }
-            let share = self.share(window);
+            let enough = self.enough(window);
             let queue = self.receivers.get_mut(&to)?;
-            let has_enough = queue.on_their_way >= share;
+            let has_enough = queue.on_their_way >= enough;
             let Some(id) = queue.ready.pop_front_if(|_| !has_enough) else {
                 // Until it takes something, or may have more on its way.
                 queue.has_turns = false;
@@ -420,12 +434,13 @@ impl State {
         }
     }
 
-    /// How many bytes may be on their way to each receiver.
-    fn share(&self, window: Window) -> usize {
-        let receivers = self.receivers.len().max(1);
+    /// From how many bytes on that are on their way to a receiver no more leave for it.
+    fn enough(&self, window: Window) -> usize {
         match window {
-            Window::Wide(_) => (RECEIVERS_WINDOW_BYTES / receivers).max(NARROW_WINDOW_BYTES),
-            Window::Narrow => (NARROW_WINDOW_BYTES / receivers).max(PIECE_BYTES),
+            Window::Wide(_) if self.on_their_way.is_full() => NARROW_WINDOW_BYTES,
+            Window::Wide(_) => RECEIVERS_WINDOW_BYTES,
+            Window::Narrow if self.receivers.len() > 1 => PIECE_BYTES,
+            Window::Narrow => NARROW_WINDOW_BYTES,
         }
     }
 
@@ -447,8 +462,11 @@ impl State {
 
     /// Whether payloads wait for others, and nothing has to come that would have them go on.
     fn waits(&self, window: Window) -> bool {
+        let goes_on_wide = |to: &ReceiverId| {
+            self.receivers.get(to).is_some_and(|queue| !queue.has_turns && !queue.ready.is_empty())
+        };
         !self.turns.is_empty() && !self.fits(window)
-            || !self.capped.is_empty() && matches!(window, Window::Narrow)
+            || matches!(window, Window::Narrow) && self.capped.iter().any(goes_on_wide)
     }
 
     /// Looks which receivers are late, unless that was just now.
@@ -462,6 +480,8 @@ impl State {
     #[must_use = "it is to be dropped without the lock"]
     fn remove(&mut self, id: StreamId) -> Option<Stream> {
         let mut stream = self.streams.remove(&id)?;
+        let was_full = self.on_their_way.is_full();
+        let mut is_last_of_two = false;
         let on_its_way = stream.on_its_way.arrives(usize::MAX, &mut self.on_their_way);
         let to = stream.to;
         if let Some(queue) = self.receivers.get_mut(&to) {
@@ -470,11 +490,16 @@ impl State {
             queue.ready.retain(|ready| *ready != id);
             queue.streams -= 1;
             if queue.streams == 0 {
+                if queue.has_turns {
+                    self.turns.retain(|turn| *turn != to);
+                }
                 self.receivers.remove(&to);
-                self.turns.retain(|turn| *turn != to);
-                // The others may have more on their way.
-                self.uncap();
+                is_last_of_two = self.receivers.len() == 1;
             }
+        }
+        if was_full && !self.on_their_way.is_full() || is_last_of_two {
+            // The others may have more on their way.
+            self.uncap();
         }
         self.give_turns(to);
         Some(stream)

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use daffi_core::host;
 
+use super::RECEIVERS_WINDOW_BYTES;
+
 /// A byte that is on its way for so long is late: its receiver is far away or slow, or takes nothing at all.
 pub(super) const LATE_AFTER: Duration = Duration::from_millis(20);
 
@@ -109,6 +111,11 @@ impl Sums {
     /// To those that take it at all.
     pub(super) fn moving(&self) -> usize {
         self.prompt + self.late
+    }
+
+    /// To all together as many as may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.prompt + self.late + self.stuck >= RECEIVERS_WINDOW_BYTES
     }
 
     fn of(&mut self, pace: Pace) -> &mut usize {

@@ -202,6 +202,7 @@ fn payloads_wait_for_no_other_receiver_that_takes_nothing() {
                 if narrow {
                     streams.make_way();
                 }
+                after(&streams, late_after / 20);
                 streams.credit(FIRST, u32::MAX);
                 taken += total(pump(&streams).into_iter().filter(|(call, ..)| *call == FIRST.call).collect());
             }
@@ -226,7 +227,7 @@ fn payloads_that_wait_for_others_are_watched() {
 }
 
 #[test]
-fn receivers_share_what_may_be_on_its_way_to_the_late() {
+fn all_receivers_together_have_little_more_on_their_way_than_one() {
     let streams = local();
     for call in 0..100u64 {
         let name = format!("node {call}");
@@ -239,7 +240,7 @@ fn receivers_share_what_may_be_on_its_way_to_the_late() {
         pump(&streams);
     }
     let all = on_their_way(&streams);
-    assert!(all <= 100 * (NARROW_WINDOW_BYTES + PIECE_BYTES), "{all}");
+    assert!(all <= RECEIVERS_WINDOW_BYTES + 100 * NARROW_WINDOW_BYTES, "{all}");
     for call in 2..100 {
         streams.cancel(StreamId { call, reply: true }, &mut Remains::default());
     }
@@ -249,6 +250,45 @@ fn receivers_share_what_may_be_on_its_way_to_the_late() {
         let on_its_way = streams.state.lock().streams[&id].on_its_way.bytes();
         assert_eq!(on_its_way, STREAM_WINDOW_BYTES, "it goes on with fewer of them");
     }
+}
+
+/// Several of them may be one node, with a queue of 8 MiB, however they come one after the other.
+#[test]
+fn a_few_receivers_do_not_fill_a_queue() {
+    let streams = local();
+    for name in 0..8 {
+        let name = name.to_string();
+        for call in 0..4 {
+            let id = StreamId { call: 10 * u64::from(name.as_bytes()[0]) + call, reply: false };
+            streams.begin(id, Receiver::Offering(&name), &zeros(4 << 20), true, None);
+            streams.go_on(id);
+        }
+        for _ in 0..20 {
+            after(&streams, LATE_AFTER);
+            pump(&streams);
+        }
+    }
+    let all = on_their_way(&streams);
+    assert!(all <= RECEIVERS_WINDOW_BYTES + 8 * NARROW_WINDOW_BYTES + LOCAL_WINDOW_BYTES, "{all}");
+}
+
+/// However often it looks: with a slow link they would fill it.
+#[test]
+fn payloads_keep_their_distance_while_calls_go_on_however_slowly() {
+    let streams = local();
+    streams.begin(FIRST, TO, &zeros(64 << 20), true, None);
+    streams.go_on(FIRST);
+    streams.make_way();
+    let mut sent = PIECE_BYTES + total(pump(&streams));
+    let mut now = host::now();
+    for _ in 0..100 {
+        streams.make_way();
+        now += NARROW_FOR / 2;
+        after(&streams, NARROW_FOR / 200);
+        streams.due(now);
+        sent += total(pump(&streams));
+    }
+    assert_eq!(sent, NARROW_WINDOW_BYTES);
 }
 
 #[test]
