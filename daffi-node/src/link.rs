@@ -392,7 +392,7 @@ impl Link {
             }
             None => {}
         }
-        if !self.reactor.is_current() && self.streams.are_unwatched() {
+        if self.streams.are_unwatched() && !self.reactor.is_current() {
             self.reactor.wake_soon();
         }
     }
