@@ -83,12 +83,7 @@ impl Router {
             );
             return fail(from, request.id, 0, Box::new(Fault::new(FaultKind::Refused, message)), out);
         }
-        let targets_frame = Frame::Targets(Targets { id: request.id, nodes: &nodes });
-        let _ = match request.one_way {
-            // It is what its caller waits for.
-            true => out.send(from, &targets_frame, true),
-            false => out.send_soon(from, &targets_frame),
-        };
+        let _ = out.send(from, &Frame::Targets(Targets { id: request.id, nodes: &nodes }), true);
 
         let key = self.broadcasts.insert(Broadcast {
             caller: from,
