@@ -70,7 +70,7 @@ fn large_results_do_not_wait_for_callers_that_take_nothing() {
     let callee = net.node("callee").callback("give", give).callback("quick", |a: u32| a).start().unwrap();
     let caller = net.caller();
     caller.wait_function("give").unwrap();
-    // More than a link's window.
+    // More than may be on its way to one receiver.
     let hostile = caller_that_gives_no_credit(&net, 8);
     for _ in 0..3 {
         // A small one besides, for which large ones keep their distance.

@@ -165,6 +165,16 @@ fn after(streams: &Streams, time: Duration) {
     state.looked = None;
 }
 
+/// The I/O thread comes again and again for so long, and nothing arrives.
+fn go_on_for(streams: &Streams, time: Duration, every: Duration) {
+    let mut passed = Duration::ZERO;
+    while passed < time {
+        after(streams, every);
+        pump(streams);
+        passed += every;
+    }
+}
+
 /// Payloads for one that takes nothing, or nothing any more, and what it takes for others to go on.
 fn hold_up(streams: &Streams, body: &Encoded, narrow: bool, takes: usize) {
     for call in 10..16 {
@@ -192,10 +202,7 @@ fn payloads_wait_for_no_other_receiver_that_takes_nothing() {
             hold_up(&streams, &zeros(size), narrow, takes);
             assert!(on_their_way(&streams) <= LOCAL_WINDOW_BYTES + PIECE_BYTES);
             begin(&streams, FIRST, &zeros(64 << 20));
-            for _ in 0..20 {
-                after(&streams, late_after);
-                pump(&streams);
-            }
+            go_on_for(&streams, 20 * late_after, late_after);
             assert!(on_their_way(&streams) <= RECEIVERS_WINDOW_BYTES + NARROW_WINDOW_BYTES);
             let mut taken = 0;
             for _ in 0..200 {
@@ -235,10 +242,7 @@ fn all_receivers_together_have_little_more_on_their_way_than_one() {
         streams.begin(id, Receiver::Node(&name), &zeros(64 << 20), false, None);
         streams.go_on(id);
     }
-    for _ in 0..200 {
-        after(&streams, LATE_AFTER);
-        pump(&streams);
-    }
+    go_on_for(&streams, 200 * LATE_AFTER, LATE_AFTER);
     let all = on_their_way(&streams);
     assert!(all <= RECEIVERS_WINDOW_BYTES + 100 * NARROW_WINDOW_BYTES, "{all}");
     for call in 2..100 {
@@ -263,10 +267,7 @@ fn a_few_receivers_do_not_fill_a_queue() {
             streams.begin(id, Receiver::Offering(&name), &zeros(4 << 20), true, None);
             streams.go_on(id);
         }
-        for _ in 0..20 {
-            after(&streams, LATE_AFTER);
-            pump(&streams);
-        }
+        go_on_for(&streams, 20 * LATE_AFTER, LATE_AFTER);
     }
     let all = on_their_way(&streams);
     assert!(all <= RECEIVERS_WINDOW_BYTES + 8 * NARROW_WINDOW_BYTES + LOCAL_WINDOW_BYTES, "{all}");
