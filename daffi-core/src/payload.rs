@@ -25,8 +25,6 @@
 //!
 //! No names and no types are written, so both sides have to use the same ones.
 
-use std::cell::Cell;
-
 use serde::{Serialize, de::DeserializeOwned};
 
 mod decode;
@@ -34,6 +32,7 @@ mod encode;
 mod encoded;
 pub use encoded::Encoded;
 pub(crate) use encoded::Pieces;
+use encoded::Scratch;
 mod error;
 pub use error::CodecError;
 mod json;
@@ -41,9 +40,6 @@ mod shared;
 pub use shared::Bytes;
 mod whole;
 pub use whole::Whole;
-
-/// Up to this size a copy of the exact size is cheaper than an allocation that grows.
-const SCRATCH_BYTES_MAX: usize = 4 * 1024;
 
 /// How a body is encoded, as the codec byte of a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -87,31 +83,18 @@ impl Codec {
     /// # Errors
     /// Those of [`encode`](Self::encode).
     pub fn encode_apart<T: Serialize + ?Sized>(self, value: &T) -> Result<Encoded, CodecError> {
-        thread_local! {
-            static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-        }
         // How long it becomes is not known beforehand. A value whose `Serialize` encodes another one finds no scratch
         // room and makes its own.
-        let mut out = SCRATCH.take();
+        let mut scratch = Scratch::take();
+        let out = scratch.bytes();
         // What a value takes in memory is exactly what plain numbers take on the wire, and a start for the rest.
         out.reserve(size_of_val(value));
         let mut apart = Vec::new();
         match self {
-            Self::Bincode => encode::append(value, &mut out, Some(&mut apart))?,
-            Self::Json => json::append(value, &mut out)?,
+            Self::Bincode => encode::append(value, out, Some(&mut apart))?,
+            Self::Json => json::append(value, out)?,
         }
-        if out.len() > SCRATCH_BYTES_MAX {
-            let bytes = bytes::Bytes::from(out);
-            return Ok(if apart.is_empty() { bytes.into() } else { Encoded::new(&bytes, apart) });
-        }
-        let encoded = if apart.is_empty() {
-            Encoded::copied(&out)
-        } else {
-            Encoded::new(&bytes::Bytes::copy_from_slice(&out), apart)
-        };
-        out.clear();
-        SCRATCH.set(out);
-        Ok(encoded)
+        Ok(Encoded::new(scratch, apart))
     }
 
     /// Appends `value` as bytes to `out`, which is as it was after an error.

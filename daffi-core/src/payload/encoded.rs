@@ -1,6 +1,6 @@
 //! A value as bytes: a few, one piece, or several.
 
-use std::{fmt, mem};
+use std::{cell::Cell, fmt, mem};
 
 use bytes::Bytes;
 
@@ -8,18 +8,28 @@ use bytes::Bytes;
 #[derive(Clone)]
 pub struct Encoded(Content);
 
+// No larger than a reference and two numbers, as it is passed on by value again and again.
 #[derive(Clone)]
 enum Content {
-    /// As most arguments and results are: too few bytes to take memory of their own for.
-    Small {
-        len: u8,
-        bytes: [u8; SMALL_BYTES_MAX],
-    },
-    Pieces(Pieces),
+    /// As most arguments and results are.
+    Few(Scratch),
+    Pieces(Box<Pieces>),
 }
 
-/// As many as there is room for where `Pieces` are else.
-const SMALL_BYTES_MAX: usize = size_of::<Pieces>() + size_of::<usize>() - 2;
+/// Room for a few bytes, which the thread that drops it keeps for the next ones.
+#[derive(Clone, Default)]
+pub(super) struct Scratch(Vec<u8>);
+
+/// Up to this size bytes stay in scratch room.
+const FEW_BYTES_MAX: usize = 4 * 1024;
+
+/// The largest scratch room that a thread keeps.
+const SCRATCH_BYTES_KEPT: usize = 4 * FEW_BYTES_MAX;
+
+thread_local! {
+    /// One at a time: mostly a value has been sent before the next one is encoded.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Bytes in one piece, or in several.
 #[derive(Clone, Default)]
@@ -31,9 +41,43 @@ pub(crate) struct Pieces {
     taken: usize,
 }
 
+impl Scratch {
+    /// Room that is empty.
+    pub(super) fn take() -> Self {
+        Self(SCRATCH.take())
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut bytes = mem::take(&mut self.0);
+        if (1..=SCRATCH_BYTES_KEPT).contains(&bytes.capacity()) {
+            bytes.clear();
+            // A thread that ends keeps nothing any more.
+            let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
+        }
+    }
+}
+
 impl Encoded {
-    /// `apart` belongs into `bytes`, each of them at its place.
-    pub(super) fn new(bytes: &Bytes, apart: Vec<(usize, Bytes)>) -> Self {
+    /// What is in `scratch`, and `apart`, each of which belongs to its place in it.
+    pub(super) fn new(mut scratch: Scratch, apart: Vec<(usize, Bytes)>) -> Self {
+        if apart.is_empty() && scratch.0.len() <= FEW_BYTES_MAX {
+            return Self(Content::Few(scratch));
+        }
+        let bytes = if scratch.0.len() <= FEW_BYTES_MAX {
+            // It would keep what scratch room is larger.
+            Bytes::copy_from_slice(&scratch.0)
+        } else {
+            mem::take(&mut scratch.0).into()
+        };
+        if apart.is_empty() {
+            return bytes.into();
+        }
         let mut pieces = Pieces::default();
         let mut done = 0;
         for (at, piece) in apart {
@@ -42,25 +86,13 @@ impl Encoded {
             done = at;
         }
         pieces.push(bytes.slice(done..));
-        Self(Content::Pieces(pieces))
-    }
-
-    /// These bytes, copied.
-    pub(super) fn copied(bytes: &[u8]) -> Self {
-        let mut small = [0; SMALL_BYTES_MAX];
-        match small.get_mut(..bytes.len()) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
-                Self(Content::Small { len: bytes.len() as u8, bytes: small })
-            }
-            None => Bytes::copy_from_slice(bytes).into(),
-        }
+        pieces.into()
     }
 
     /// How many bytes there are.
     pub fn len(&self) -> usize {
         match &self.0 {
-            Content::Small { len, .. } => (*len).into(),
+            Content::Few(scratch) => scratch.0.len(),
             Content::Pieces(pieces) => pieces.len,
         }
     }
@@ -80,14 +112,14 @@ impl Encoded {
     pub fn split_to(&mut self, size: usize) -> Self {
         let mut pieces = mem::take(self).into_pieces();
         let head = pieces.split_to(size);
-        self.0 = Content::Pieces(pieces);
-        Self(Content::Pieces(head))
+        *self = pieces.into();
+        head.into()
     }
 
     /// A few bytes, or the pieces.
     pub(crate) fn parts(&self) -> Result<&[u8], &Pieces> {
         match &self.0 {
-            Content::Small { len, bytes } => Ok(&bytes[..usize::from(*len)]),
+            Content::Few(scratch) => Ok(&scratch.0),
             Content::Pieces(pieces) => Err(pieces),
         }
     }
@@ -105,8 +137,8 @@ impl Encoded {
 
     fn into_pieces(self) -> Pieces {
         match self.0 {
-            Content::Small { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(len)]).into(),
-            Content::Pieces(pieces) => pieces,
+            Content::Few(scratch) => Bytes::copy_from_slice(&scratch.0).into(),
+            Content::Pieces(pieces) => *pieces,
         }
     }
 }
@@ -162,13 +194,19 @@ impl Pieces {
 
 impl Default for Encoded {
     fn default() -> Self {
-        Self(Content::Small { len: 0, bytes: [0; SMALL_BYTES_MAX] })
+        Self(Content::Few(Scratch::default()))
     }
 }
 
 impl From<Bytes> for Encoded {
     fn from(bytes: Bytes) -> Self {
-        Self(Content::Pieces(bytes.into()))
+        Pieces::from(bytes).into()
+    }
+}
+
+impl From<Pieces> for Encoded {
+    fn from(pieces: Pieces) -> Self {
+        Self(Content::Pieces(Box::new(pieces)))
     }
 }
 
