@@ -287,7 +287,7 @@ fn large_broadcasts_without_results_arrive_from_beside_the_controller() {
     broadcast_without_results_arrives(&net, &a);
 }
 
-/// A payload that nobody takes, or that is refused on the way, must not keep its share of the link's window.
+/// A payload that nobody takes, or that is refused on the way, must not keep its share of a window.
 #[test]
 fn large_payloads_that_nobody_takes_hold_up_no_others() {
     let net = Net::new();

@@ -145,13 +145,20 @@ fn a_call_that_is_sent_again_has_one_turn_at_a_time() {
 
 #[test]
 fn all_payloads_of_a_link_share_a_window() {
-    let streams = local();
-    for call in 0..20 {
-        let (id, body) = (StreamId { call, reply: false }, zeros(STREAM_WINDOW_BYTES));
-        begin(&streams, id, &body);
+    let body = zeros(STREAM_WINDOW_BYTES);
+    loop {
+        let (streams, begun) = (local(), host::now());
+        for call in 0..20 {
+            begin(&streams, StreamId { call, reply: false }, &body);
+        }
+        pump(&streams);
+        let sum = on_their_way(&streams);
+        // On a machine that stood still meanwhile they are late, and those do not count.
+        if host::now() < begun + LATE_AFTER {
+            assert!(sum <= LOCAL_WINDOW_BYTES + PIECE_BYTES, "{sum} bytes");
+            return;
+        }
     }
-    pump(&streams);
-    assert!(on_their_way(&streams) <= LOCAL_WINDOW_BYTES + PIECE_BYTES);
 }
 
 fn total(sent: Vec<(u64, usize, bool)>) -> usize {
