@@ -76,11 +76,10 @@ impl<R: DeserializeOwned + 'static> AsyncResult<R> {
     /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
     pub fn get(&self) -> Result<R> {
         let flight = self.flight()?;
-        let answer = match flight.pending.outcome.get() {
-            Some(answer) => answer,
-            None => block("AsyncResult::get", "`get_async`", || flight.wait())?,
-        };
-        Self::decode(flight, answer)
+        if !flight.pending.outcome.is_set() {
+            block("AsyncResult::get", "`get_async`", || flight.wait_until(None))?;
+        }
+        Self::decode(flight, flight.answer())
     }
 
     /// Waits for the result at most this long, blocking this thread. The call goes on if it takes longer.
@@ -90,14 +89,14 @@ impl<R: DeserializeOwned + 'static> AsyncResult<R> {
     pub fn get_timeout(&self, timeout: Duration) -> Result<R> {
         let flight = self.flight()?;
         let Some(deadline) = host::now().checked_add(timeout) else { return self.get() };
-        let waited = match flight.pending.outcome.get() {
-            Some(answer) => Some(answer),
-            None => block("AsyncResult::get_timeout", "`get_async` with your runtime's timeout", || {
-                flight.wait_until(deadline)
-            })?,
-        };
-        let answer = waited.unwrap_or_else(|| Err(flight.pending.timed_out(timeout)));
-        Self::decode(flight, answer)
+        let is_there = flight.pending.outcome.is_set()
+            || block("AsyncResult::get_timeout", "`get_async` with your runtime's timeout", || {
+                flight.wait_until(Some(deadline))
+            })?;
+        if !is_there {
+            return Err(flight.pending.timed_out(timeout));
+        }
+        Self::decode(flight, flight.answer())
     }
 
     /// Waits for the result.
@@ -112,8 +111,8 @@ impl<R: DeserializeOwned + 'static> AsyncResult<R> {
         Self::decode(flight, flight.outcome().await)
     }
 
-    fn decode(flight: &Flight, answer: Result<Answer>) -> Result<R> {
-        decode(flight.pending.callback(), &answer?.one())
+    fn decode(flight: &Flight, answer: Result<&Answer>) -> Result<R> {
+        decode(flight.pending.callback(), answer?.one())
     }
 }
 
@@ -160,8 +159,8 @@ impl<R: DeserializeOwned + 'static> Future for ResultFuture<R> {
             Ok(flight) => flight,
             Err(error) => return Poll::Ready(Err((**error).clone())),
         };
-        let answer = ready!(flight.poll(context, place));
-        Poll::Ready(AsyncResult::decode(flight, answer))
+        ready!(flight.poll(context, place));
+        Poll::Ready(AsyncResult::decode(flight, flight.answer()))
     }
 }
 

@@ -142,10 +142,8 @@ impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> Call<R, T, TI
     /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
     pub fn fg(self) -> Result<R> {
         let Ready { node, pending, outgoing, deadline, .. } = self.ready(Kind::Call, Manner::Attended)?;
-        let callback = outgoing.name.clone();
-        let answer =
-            block("FG", "`.await` on the call", || Flight::run(node, pending, &outgoing, deadline))??;
-        decode(&callback, &answer.one())
+        let flight = block("FG", "`.await` on the call", || Flight::run(node, pending, &outgoing, deadline))?;
+        decode(flight.pending.callback(), flight.answer()?.one())
     }
 
     /// The same as awaiting the call.
@@ -192,8 +190,9 @@ impl<R: DeserializeOwned + 'static> Future for CallFuture<R> {
             Ok(flight) => flight,
             Err(error) => return Poll::Ready(Err(error.clone())),
         };
-        let answer = ready!(flight.poll(context, place))?;
-        Poll::Ready(decode(flight.flight.pending.callback(), &answer.one()))
+        ready!(flight.poll(context, place));
+        let flight = &flight.flight;
+        Poll::Ready(flight.answer().and_then(|answer| decode(flight.pending.callback(), answer.one())))
     }
 }
 
@@ -294,7 +293,7 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
             ready.start();
             return Ok(());
         }
-        block("BROADCAST", "`.broadcast_async()`", || ready.run())??;
+        block("BROADCAST", "`.broadcast_async()`", || ready.run())?.answer()?;
         Ok(())
     }
 
@@ -329,9 +328,8 @@ impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAY
     /// [`broadcast_results_async`](Self::broadcast_results_async).
     pub fn broadcast_results(self) -> Result<BTreeMap<String, Result<R>>> {
         let ready = self.ready(Kind::Broadcast { results: true }, Manner::Attended)?;
-        let callback = ready.outgoing.name.clone();
-        let answer = block("BROADCAST", "`.broadcast_results_async()`", || ready.run())??;
-        Ok(results(&callback, answer))
+        let flight = block("BROADCAST", "`.broadcast_results_async()`", || ready.run())?;
+        results(&flight)
     }
 
     /// As [`broadcast_results`](Self::broadcast_results), without blocking.
@@ -344,15 +342,22 @@ impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAY
     pub async fn broadcast_results_async(self) -> Result<BTreeMap<String, Result<R>>> {
         let ready = self.ready(Kind::Broadcast { results: true }, Manner::Attended)?;
         let CancelOnDrop { flight, .. } = &CancelOnDrop::new(ready.start());
-        let answer = flight.outcome().await?;
-        Ok(results(flight.pending.callback(), answer))
+        flight.outcome().await?;
+        results(flight)
     }
 }
 
-fn results<R: DeserializeOwned + 'static>(callback: &str, answer: Answer) -> BTreeMap<String, Result<R>> {
-    let Answer::Many(answers) = answer else { return BTreeMap::new() };
-    let decode = |answer: Result<_>| answer.and_then(|payload| decode(callback, &payload));
-    answers.into_iter().map(|(node, answer)| (node, decode(answer))).collect()
+/// What each node has answered.
+///
+/// # Errors
+/// What has become of the broadcast as a whole.
+fn results<R: DeserializeOwned + 'static>(flight: &Flight) -> Result<BTreeMap<String, Result<R>>> {
+    let Answer::Many(answers) = flight.answer()? else { return Ok(BTreeMap::new()) };
+    let decode = |answer: &Result<_>| match answer {
+        Ok(payload) => decode(flight.pending.callback(), payload),
+        Err(error) => Err(error.clone()),
+    };
+    Ok(answers.iter().map(|(node, answer)| (node.clone(), decode(answer))).collect())
 }
 
 // ---- what all have in common
@@ -443,12 +448,14 @@ impl Ready {
         Flight::start(node, pending, &outgoing, deadline, eta)
     }
 
-    fn run(self) -> Result<Answer> {
+    fn run(self) -> Flight {
         let Self { node, pending, outgoing, deadline, eta } = self;
-        match eta {
-            Some(_) => Flight::start(node, pending, &outgoing, deadline, eta).wait(),
-            None => Flight::run(node, pending, &outgoing, deadline),
+        if eta.is_none() {
+            return Flight::run(node, pending, &outgoing, deadline);
         }
+        let flight = Flight::start(node, pending, &outgoing, deadline, eta);
+        flight.wait_until(None);
+        flight
     }
 }
 

@@ -63,41 +63,39 @@ impl Flight {
         pending: Arc<Pending>,
         call: &Outgoing,
         deadline: Option<Deadline>,
-    ) -> Result<Answer> {
+    ) -> Self {
         let flight = Self::start(node, pending, call, None, None);
-        let waited = match deadline {
-            Some(deadline) => flight.wait_until(deadline.at),
-            None => return flight.wait(),
-        };
-        if let (None, Some(deadline)) = (waited, deadline) {
-            flight.node.time_out(flight.id, deadline.after);
+        if let Some(Deadline { at, after }) = deadline
+            && !flight.wait_until(Some(at))
+        {
+            flight.node.time_out(flight.id, after);
         }
-        flight.wait()
+        flight.wait_until(None);
+        flight
     }
 
-    /// Blocks until the outcome.
-    pub(crate) fn wait(&self) -> Result<Answer> {
-        // The latch gives no value only when a deadline passes, and there is none.
-        let stopped = || Err(Error::Stopped { callback: self.pending.callback().to_owned() });
-        self.block(None).unwrap_or_else(stopped)
-    }
-
-    /// Blocks until the outcome, or until `deadline`.
-    pub(crate) fn wait_until(&self, deadline: Instant) -> Option<Result<Answer>> {
-        self.block(Some(deadline))
-    }
-
-    fn block(&self, deadline: Option<Instant>) -> Option<Result<Answer>> {
+    /// Blocks until the outcome, or until `deadline`; says whether the outcome is there.
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let latch = &self.pending.outcome;
-        self.node.block(|| self.node.reactor().wait(deadline, || latch.is_set(), || latch.wait(deadline)))
+        let wait = || latch.wait(deadline).is_some();
+        latch.is_set() || self.node.block(|| self.node.reactor().wait(deadline, || latch.is_set(), wait))
+    }
+
+    /// What has come of the call, once its outcome is there.
+    pub(crate) fn answer(&self) -> Result<&Answer> {
+        match self.pending.outcome.get() {
+            Some(outcome) => outcome.as_ref().map_err(Error::clone),
+            // Whoever asks has waited for it without a deadline.
+            None => Err(Error::Stopped { callback: self.pending.callback().to_owned() }),
+        }
     }
 
     /// A task waits for the outcome. It needs the I/O thread, as opposed to a thread that waits.
     ///
     /// Whoever does not wait any more calls [`leave`](Self::leave).
-    pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<Result<Answer>> {
+    pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<()> {
         self.node.wake_others();
-        let polled = self.pending.outcome.poll(context, place);
+        let polled = self.pending.outcome.poll(context, place).map(drop);
         if polled.is_pending() {
             self.node.reactor().welcome_guests(false);
         }
@@ -125,12 +123,12 @@ impl Flight {
     }
 }
 
-impl Future for Outcome<'_> {
-    type Output = Result<Answer>;
+impl<'a> Future for Outcome<'a> {
+    type Output = Result<&'a Answer>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Answer>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<&'a Answer>> {
         let flight = self.flight;
-        flight.poll(context, &mut self.place)
+        flight.poll(context, &mut self.place).map(|()| flight.answer())
     }
 }
 
@@ -146,7 +144,7 @@ impl CancelOnDrop {
     }
 
     /// See [`Flight::poll`].
-    pub(crate) fn poll(&mut self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<Result<Answer>> {
+    pub(crate) fn poll(&mut self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<()> {
         self.flush();
         let polled = self.flight.poll(context, place);
         self.over = polled.is_ready();
@@ -177,11 +175,12 @@ impl Drop for CancelOnDrop {
 
 impl Answer {
     /// What the one that was asked answered.
-    pub(crate) fn one(self) -> Payload {
+    pub(crate) fn one(&self) -> &Payload {
+        static NOTHING: Payload = Payload { codec: 0, body: Kept::EMPTY };
         match self {
             Self::One(payload) => payload,
             // A broadcast's answer never comes to a call for one.
-            Self::Many(_) => Payload { codec: 0, body: Kept::default() },
+            Self::Many(_) => &NOTHING,
         }
     }
 }

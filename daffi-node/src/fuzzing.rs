@@ -142,7 +142,7 @@ impl Results {
 
     /// The outcome, if there is one: the one result, or that of each node.
     pub fn outcome(&self) -> Option<Result<Vec<Result<Bytes>>>> {
-        let answer = self.pending.outcome.get()?;
+        let answer = self.pending.outcome.get()?.clone();
         Some(answer.map(|answer| match answer {
             Answer::One(payload) => vec![Ok(payload.body.into_bytes())],
             Answer::Many(parts) => {

@@ -385,7 +385,7 @@ impl Starting {
     pub(crate) fn wait(self) -> Result<Global> {
         if let Some(node) = &self.0.shared.node {
             // The latch gives no value only when a deadline passes, and there is none.
-            node.started.wait(None).unwrap_or(Ok(()))?;
+            node.started.wait(None).cloned().unwrap_or(Ok(()))?;
         }
         Ok(self.0)
     }
@@ -393,7 +393,7 @@ impl Starting {
     /// Waits until the node is known to the controller.
     pub(crate) async fn up(self) -> Result<Global> {
         if let Some(node) = &self.0.shared.node {
-            node.started.arrival().await?;
+            node.started.arrival().await.clone()?;
         }
         Ok(self.0)
     }

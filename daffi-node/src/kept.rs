@@ -33,6 +33,8 @@ const FEW_BYTES_MAX: usize = 64;
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
 impl Kept {
+    pub(crate) const EMPTY: Self = Self::Many(Bytes::new());
+
     /// The bytes of a result that came in one frame.
     pub(crate) fn new(body: &Body<'_>) -> Self {
         if body.len() > COPIED_BYTES_MAX {
@@ -65,12 +67,6 @@ impl Kept {
             Self::Few { len, bytes } => Bytes::copy_from_slice(&bytes.0[..usize::from(len)]),
             Self::Many(bytes) => bytes,
         }
-    }
-}
-
-impl Default for Kept {
-    fn default() -> Self {
-        Self::Many(Bytes::new())
     }
 }
 

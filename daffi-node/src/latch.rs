@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::OnceLock,
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -13,17 +14,19 @@ use daffi_core::survive::wake;
 
 use crate::sync::{Condvar, Mutex};
 
-/// A value that arrives once.
+/// A value that arrives once. From then on it can be looked at without a lock.
 pub(crate) struct Latch<T> {
-    state: Mutex<State<T>>,
+    /// It is set with the lock, so that it is there for whoever finds nobody to have been woken.
+    value: OnceLock<T>,
+    waiters: Mutex<Waiters>,
     arrived: Condvar,
 }
 
-struct State<T> {
-    value: Option<T>,
-    waiter: Option<(Place, Waker)>,
+#[derive(Default)]
+struct Waiters {
+    first: Option<(Place, Waker)>,
     /// More than one task waits only when the handle is shared, so the first needs no allocation.
-    more_waiters: Option<BTreeMap<Place, Waker>>,
+    more: Option<BTreeMap<Place, Waker>>,
     last_place: u64,
     threads: usize,
 }
@@ -35,32 +38,23 @@ pub(crate) struct Place(u64);
 
 impl<T> Latch<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            state: Mutex::new(State {
-                value: None,
-                waiter: None,
-                more_waiters: None,
-                last_place: 0,
-                threads: 0,
-            }),
-            arrived: Condvar::new(),
-        }
+        Self { value: OnceLock::new(), waiters: Mutex::default(), arrived: Condvar::new() }
     }
 
     /// Sets the value unless there is one, and wakes whoever waits; says whether it was set.
     pub(crate) fn set(&self, value: T) -> bool {
-        self.set_with(value, wake)
+        self.set_with(|| value, wake)
     }
 
-    /// The same, with the wakers of tasks given to `wake`.
-    pub(crate) fn set_with(&self, value: T, mut wake: impl FnMut(Waker)) -> bool {
+    /// The same, with the value made where it stays, and the wakers of tasks given to `wake`.
+    pub(crate) fn set_with(&self, value: impl FnOnce() -> T, mut wake: impl FnMut(Waker)) -> bool {
         let (first, more, threads) = {
-            let mut state = self.state.lock();
-            if state.value.is_some() {
+            let mut waiters = self.waiters.lock();
+            if self.is_set() {
                 return false;
             }
-            state.value = Some(value);
-            (state.waiter.take(), state.more_waiters.take(), state.threads)
+            self.value.get_or_init(value);
+            (waiters.first.take(), waiters.more.take(), waiters.threads)
         };
         if threads > 0 {
             self.arrived.notify_all();
@@ -75,32 +69,33 @@ impl<T> Latch<T> {
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        self.state.lock().value.is_some()
+        self.value.get().is_some()
     }
-}
 
-impl<T: Clone> Latch<T> {
     /// The value, if it has arrived.
-    pub(crate) fn get(&self) -> Option<T> {
-        self.state.lock().value.clone()
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.value.get()
     }
 
     /// Blocks this thread until the value arrives, or until `deadline`.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<T> {
-        let mut state = self.state.lock();
-        state.threads += 1;
-        while state.value.is_none() {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<&T> {
+        if let Some(value) = self.get() {
+            return Some(value);
+        }
+        let mut waiters = self.waiters.lock();
+        waiters.threads += 1;
+        while !self.is_set() {
             match deadline {
-                None => self.arrived.wait(&mut state),
+                None => self.arrived.wait(&mut waiters),
                 Some(deadline) => {
-                    if self.arrived.wait_until(&mut state, deadline).timed_out() {
+                    if self.arrived.wait_until(&mut waiters, deadline).timed_out() {
                         break;
                     }
                 }
             }
         }
-        state.threads -= 1;
-        state.value.clone()
+        waiters.threads -= 1;
+        self.get()
     }
 
     /// Waits for the value. May be dropped and made again at any time.
@@ -110,51 +105,50 @@ impl<T: Clone> Latch<T> {
 
     /// Waits for the value in a future that has `place`, empty at first. Whoever gives up before the value is there
     /// calls [`leave`](Self::leave).
-    pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<T> {
+    pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<&T> {
+        if let Some(value) = self.get() {
+            return Poll::Ready(value);
+        }
         // Wakers are other people's code, also when they are cloned or dropped: not with the lock.
         let mut waker = place.is_none().then(|| context.waker().clone());
         loop {
-            let mut state = self.state.lock();
-            if let Some(value) = &state.value {
-                let value = value.clone();
-                drop(state);
+            let mut waiters = self.waiters.lock();
+            if let Some(value) = self.get() {
                 return Poll::Ready(value);
             }
             let place = *place.get_or_insert_with(|| {
-                state.last_place += 1;
-                Place(state.last_place)
+                waiters.last_place += 1;
+                Place(waiters.last_place)
             });
-            if waker.is_none() && !state.is_known(place, context.waker()) {
-                drop(state);
+            if waker.is_none() && !waiters.is_known(place, context.waker()) {
+                drop(waiters);
                 waker = Some(context.waker().clone());
                 continue;
             }
-            let replaced = waker.take().and_then(|waker| state.wait_at(place, waker));
-            drop(state);
+            let replaced = waker.take().and_then(|waker| waiters.wait_at(place, waker));
+            drop(waiters);
             drop(replaced);
             return Poll::Pending;
         }
     }
-}
 
-impl<T> Latch<T> {
     /// The task at this place does not wait any more.
     pub(crate) fn leave(&self, place: Option<Place>) {
         let Some(place) = place else { return };
-        let mut state = self.state.lock();
-        let first = state.waiter.take_if(|(owner, _)| *owner == place).map(|(_, waker)| waker);
-        let waker = first.or_else(|| state.more_waiters.as_mut()?.remove(&place));
-        drop(state);
+        let mut waiters = self.waiters.lock();
+        let first = waiters.first.take_if(|(owner, _)| *owner == place).map(|(_, waker)| waker);
+        let waker = first.or_else(|| waiters.more.as_mut()?.remove(&place));
+        drop(waiters);
         drop(waker);
     }
 }
 
-impl<T> State<T> {
+impl Waiters {
     /// Whether this waker, or one for the same task, is at this place.
     fn is_known(&self, place: Place, waker: &Waker) -> bool {
-        let known = match &self.waiter {
+        let known = match &self.first {
             Some((owner, known)) if *owner == place => Some(known),
-            _ => self.more_waiters.as_ref().and_then(|more| more.get(&place)),
+            _ => self.more.as_ref().and_then(|more| more.get(&place)),
         };
         known.is_some_and(|known| known.will_wake(waker))
     }
@@ -162,13 +156,13 @@ impl<T> State<T> {
     /// Puts a waker at a place; gives back the one that was there.
     #[must_use = "it is to be dropped without the lock"]
     fn wait_at(&mut self, place: Place, waker: Waker) -> Option<Waker> {
-        match &mut self.waiter {
+        match &mut self.first {
             Some((owner, known)) if *owner == place => Some(std::mem::replace(known, waker)),
-            first @ None if self.more_waiters.is_none() => {
+            first @ None if self.more.is_none() => {
                 *first = Some((place, waker));
                 None
             }
-            _ => self.more_waiters.get_or_insert_default().insert(place, waker),
+            _ => self.more.get_or_insert_default().insert(place, waker),
         }
     }
 }
@@ -180,10 +174,10 @@ pub(crate) struct Arrival<'a, T> {
     place: Option<Place>,
 }
 
-impl<T: Clone> Future for Arrival<'_, T> {
-    type Output = T;
+impl<'a, T> Future for Arrival<'a, T> {
+    type Output = &'a T;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<&'a T> {
         let latch = self.latch;
         latch.poll(context, &mut self.place)
     }
@@ -216,14 +210,14 @@ mod tests {
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let latch = latch.clone();
-                thread::spawn(move || latch.wait(None))
+                thread::spawn(move || latch.wait(None).copied())
             })
             .collect();
         let task = {
             let latch = latch.clone();
             thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-                runtime.block_on(latch.arrival())
+                *runtime.block_on(latch.arrival())
             })
         };
         assert!(latch.set(7));

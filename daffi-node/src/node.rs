@@ -468,7 +468,7 @@ impl Node {
     pub(crate) fn reply(&self, reply: &Reply<'_>, wake: impl FnMut(Waker), remains: &mut Remains) {
         // Most answers are of this kind, and looked up once.
         if let Some(pending) = self.take_if(CallId(reply.id), Pending::is_single, remains) {
-            return pending.succeed(Payload::whole(reply), wake);
+            return pending.succeed(|| Payload::whole(reply), wake);
         }
         let limit = self.limits.payload_bytes_max;
         let give = |pending: &Pending| pending.reply(reply, limit, &self.pool, wake);

@@ -446,15 +446,15 @@ impl Pending {
 
     /// The whole result is there, and `wake` is given the wakers of tasks that wait for it. It has left the table of calls,
     /// so nothing else comes for it.
-    pub(crate) fn succeed(&self, payload: Payload, wake: impl FnMut(Waker)) {
-        self.outcome.set_with(Ok(Answer::One(payload)), wake);
+    pub(crate) fn succeed(&self, payload: impl FnOnce() -> Payload, wake: impl FnMut(Waker)) {
+        self.outcome.set_with(|| Ok(Answer::One(payload())), wake);
     }
 
     fn finish(&self, outcome: Result<Answer>, wake: impl FnMut(Waker)) -> Progress {
         if let (Err(error), true) = (&outcome, self.failure_logged) {
             tracing::warn!(callback = %self.callback, %error, "a call failed that nobody waits for");
         }
-        self.outcome.set_with(outcome, wake);
+        self.outcome.set_with(|| outcome, wake);
         Progress::Done
     }
 }

@@ -34,9 +34,9 @@ impl Inquiry {
         let deadline = Deadline::after(timeout);
         loop {
             let (pending, outgoing) = self.parts();
-            let answer =
+            let flight =
                 block(self.what, twin, || Flight::run(self.node.clone(), pending, &outgoing, deadline))?;
-            match answer {
+            match flight.answer() {
                 // Asking again harms nobody, and waits for the next link.
                 Err(Error::ControllerLost { .. }) => {}
                 answer => return Self::answered(answer),
@@ -59,10 +59,10 @@ impl Inquiry {
     }
 
     /// Nobody can cancel a question whose answer is waited for: it ends early only with the whole `Global`.
-    fn answered(answer: Result<Answer>) -> Result<Payload> {
+    fn answered(answer: Result<&Answer>) -> Result<Payload> {
         match answer {
             Err(Error::Cancelled { callback, .. }) => Err(Error::Stopped { callback }),
-            answer => Ok(answer?.one()),
+            answer => Ok(answer?.one().clone()),
         }
     }
 

@@ -73,7 +73,7 @@ impl ScheduledTask {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn id_async(&self) -> Result<u64> {
-        decode("PERIOD", &self.flight.outcome().await?.one())
+        decode("PERIOD", self.flight.outcome().await?.one())
     }
 
     /// Ends the task, blocking this thread until the controller says so: after that no call begins. One that runs is
@@ -127,11 +127,10 @@ impl ScheduledTask {
 
     /// The id, for the blocking form of this name and its async twin.
     fn wait_id(&self, blocking: &'static str, twin: &'static str) -> Result<u64> {
-        let answer = match self.flight.pending.outcome.get() {
-            Some(answer) => answer,
-            None => block(blocking, twin, || self.flight.wait())?,
-        };
-        decode("PERIOD", &answer?.one())
+        if !self.flight.pending.outcome.is_set() {
+            block(blocking, twin, || self.flight.wait_until(None))?;
+        }
+        decode("PERIOD", self.flight.answer()?.one())
     }
 
     fn inquire(&self, id: u64, ask: impl FnOnce(u64) -> Ask, what: &'static str) -> Inquiry {

@@ -18,16 +18,16 @@ fn a_value_reaches_everybody_who_waits() {
         let latch = Arc::new(Latch::new());
         let blocked = {
             let latch = latch.clone();
-            thread::spawn(move || latch.wait(None))
+            thread::spawn(move || latch.wait(None).copied())
         };
         let impatient = {
             let latch = latch.clone();
-            thread::spawn(move || latch.wait(Some(Instant::now())))
+            thread::spawn(move || latch.wait(Some(Instant::now())).copied())
         };
         let tasks: Vec<_> = (0..2)
             .map(|_| {
                 let latch = latch.clone();
-                thread::spawn(move || future::block_on(latch.arrival()))
+                thread::spawn(move || *future::block_on(latch.arrival()))
             })
             .collect();
         let setters = [1, 2].map(|value| {
@@ -55,12 +55,12 @@ fn a_task_that_gives_up_takes_no_other_one_with_it() {
             thread::spawn(move || {
                 let mut arrival = latch.arrival();
                 let polled = Pin::new(&mut arrival).poll(&mut Context::from_waker(Waker::noop()));
-                assert!(polled.is_pending() || polled == Poll::Ready(7));
+                assert!(polled.is_pending() || polled == Poll::Ready(&7));
             })
         };
         let waits = {
             let latch = latch.clone();
-            thread::spawn(move || future::block_on(latch.arrival()))
+            thread::spawn(move || *future::block_on(latch.arrival()))
         };
         assert!(latch.set(7));
         gives_up.join().unwrap();

@@ -101,7 +101,7 @@ impl<const N: usize> Calls<N> {
     fn set(&self, calls: Range<usize>) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for answer in &self.answers[calls] {
-            assert!(answer.set_with((), |waker| wakers.push(waker)), "it is read twice");
+            assert!(answer.set_with(|| (), |waker| wakers.push(waker)), "it is read twice");
         }
         wakers
     }
