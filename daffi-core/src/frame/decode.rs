@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     Body, Chunk, ChunkHead, Failure, Frame, Hello, MAGIC, Offer, Offers, ProtocolError, Question, Refuse,
     RefuseCode, Register, Reply, Request, Schedule, Targets, Times, Timing, Welcome,
-    layout::{Head, ask, flag, kind, name_of},
+    layout::{Head, ask, flag, kind, name_of, part},
 };
 use crate::{
     fault::{Fault, FaultKind},
@@ -158,9 +158,9 @@ impl<'a> Request<'a> {
         let mut input = Input::new(content);
         // One look at the length for all of it.
         let fixed = input.array::<28>()?;
-        let total = u32::from_le_bytes(part(&fixed, 20));
+        let total = u32::from_le_bytes(part(fixed, 20));
         let name_len = usize::from(fixed[24]);
-        let node_len = usize::from(u16::from_le_bytes(part(&fixed, 26)));
+        let node_len = usize::from(u16::from_le_bytes(part(fixed, 26)));
         // And one at the text.
         let names = input.str(name_len + node_len)?;
         let (name, node) = names.split_at_checked(name_len).ok_or(NOT_UTF8)?;
@@ -174,9 +174,9 @@ impl<'a> Request<'a> {
             more,
             codec: head.codec,
             hops: head.hops,
-            deadline_us: u64::from_le_bytes(part(&fixed, 0)),
-            fingerprint: u64::from_le_bytes(part(&fixed, 8)),
-            callback: u32::from_le_bytes(part(&fixed, 16)),
+            deadline_us: u64::from_le_bytes(part(fixed, 0)),
+            fingerprint: u64::from_le_bytes(part(fixed, 8)),
+            callback: u32::from_le_bytes(part(fixed, 16)),
             total,
             name,
             node,
@@ -190,14 +190,14 @@ impl<'a> Reply<'a> {
     fn parse(head: &Head, content: &'a [u8], batch: &'a Bytes) -> Result<Self, Problem> {
         let mut input = Input::new(content);
         let fixed = input.array::<8>()?;
-        let total = u32::from_le_bytes(part(&fixed, 4));
+        let total = u32::from_le_bytes(part(fixed, 4));
         let body = input.body(batch)?;
         let more = head.has(flag::MORE);
         check_total(total, body.len(), more)?;
         Ok(Self {
             id: head.id,
             more,
-            part: u32::from_le_bytes(part(&fixed, 0)),
+            part: u32::from_le_bytes(part(fixed, 0)),
             codec: head.codec,
             total,
             body,
@@ -227,11 +227,6 @@ impl Problem {
 fn check_total(total: u32, length: usize, more: bool) -> Result<(), Problem> {
     let fits = if more { length < total as usize } else { length == total as usize };
     if fits { Ok(()) } else { Err(Problem("the size of its payload is not the announced one")) }
-}
-
-/// The `N` bytes from `at` on.
-fn part<const N: usize, const OF: usize>(bytes: &[u8; OF], at: usize) -> [u8; N] {
-    bytes[at..at + N].try_into().expect("it is as long as it is cut")
 }
 
 /// What is left to read of a frame's content.
@@ -266,28 +261,28 @@ impl<'a> Input<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Problem> {
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], Problem> {
         let Some((taken, rest)) = self.rest.split_first_chunk() else {
             return Err(ENDS_EARLY);
         };
         self.rest = rest;
-        Ok(*taken)
+        Ok(taken)
     }
 
     fn u8(&mut self) -> Result<u8, Problem> {
-        self.array().map(|[byte]| byte)
+        self.array().map(|&[byte]| byte)
     }
 
     fn u16(&mut self) -> Result<u16, Problem> {
-        self.array().map(u16::from_le_bytes)
+        self.array().map(|bytes| u16::from_le_bytes(*bytes))
     }
 
     fn u32(&mut self) -> Result<u32, Problem> {
-        self.array().map(u32::from_le_bytes)
+        self.array().map(|bytes| u32::from_le_bytes(*bytes))
     }
 
     fn u64(&mut self) -> Result<u64, Problem> {
-        self.array().map(u64::from_le_bytes)
+        self.array().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
     fn all(&mut self) -> &'a [u8] {

@@ -24,7 +24,7 @@ impl<'a> Frame<'a> {
             _ => {}
         }
         let start = out.len();
-        out.extend_from_slice(&[0; HEAD_BYTES]);
+        let _ = put_fixed::<HEAD_BYTES>(out);
         let mut head = Head { length: 0, kind: 0, flags: 0, codec: 0, hops: 0, id: 0 };
         let body = self.encode_content(&mut head, out);
         head.length = checked(out.len() - start - HEAD_BYTES + body.len());
@@ -168,16 +168,14 @@ impl<'a> Request<'a> {
             hops: *hops,
             id: *id,
         };
-        let mut fixed = [0; HEAD_BYTES + 28];
-        head.write(&mut fixed);
-        let content = &mut fixed[HEAD_BYTES..];
+        let (place, content) = put_fixed::<{ HEAD_BYTES + 28 }>(out).split_at_mut(HEAD_BYTES);
+        head.write(place);
         content[..8].copy_from_slice(&deadline_us.to_le_bytes());
         content[8..16].copy_from_slice(&fingerprint.to_le_bytes());
         content[16..20].copy_from_slice(&callback.to_le_bytes());
         content[20..24].copy_from_slice(&total.to_le_bytes());
         content[24] = name.len() as u8;
         content[26..].copy_from_slice(&(node.len() as u16).to_le_bytes());
-        out.extend_from_slice(&fixed);
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(node.as_bytes());
         *body
@@ -196,14 +194,19 @@ impl<'a> Reply<'a> {
             hops: 0,
             id: *id,
         };
-        let mut fixed = [0; HEAD_BYTES + 8];
-        head.write(&mut fixed);
-        let content = &mut fixed[HEAD_BYTES..];
+        let (place, content) = put_fixed::<{ HEAD_BYTES + 8 }>(out).split_at_mut(HEAD_BYTES);
+        head.write(place);
         content[..4].copy_from_slice(&part.to_le_bytes());
         content[4..].copy_from_slice(&total.to_le_bytes());
-        out.extend_from_slice(&fixed);
         *body
     }
+}
+
+/// Room for `N` bytes, to be written where they stay: put together elsewhere, they would be copied while they are still on their
+/// way to memory.
+fn put_fixed<const N: usize>(out: &mut Vec<u8>) -> &mut [u8; N] {
+    out.extend_from_slice(&[0; N]);
+    out.last_chunk_mut().expect("they were put there just now")
 }
 
 /// The length of a content as its head has it.

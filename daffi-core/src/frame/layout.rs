@@ -55,14 +55,13 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn parse(bytes: &[u8; HEAD_BYTES]) -> Self {
-        let [l0, l1, l2, l3, kind, flags, codec, hops, id @ ..] = *bytes;
         Self {
-            length: u32::from_le_bytes([l0, l1, l2, l3]),
-            kind,
-            flags,
-            codec,
-            hops,
-            id: u64::from_le_bytes(id),
+            length: u32::from_le_bytes(part(bytes, 0)),
+            kind: bytes[4],
+            flags: bytes[5],
+            codec: bytes[6],
+            hops: bytes[7],
+            id: u64::from_le_bytes(part(bytes, 8)),
         }
     }
 
@@ -76,6 +75,12 @@ impl Head {
     pub(super) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// The `N` bytes from `at` on. They are read where they are: copied as a whole first, they would be read anew while they are still
+/// on their way to memory, in other widths, and the processor waits for that.
+pub(super) fn part<const N: usize, const OF: usize>(bytes: &[u8; OF], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("it is as long as it is cut")
 }
 
 pub(super) fn name_of(kind: u8) -> &'static str {
