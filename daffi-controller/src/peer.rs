@@ -12,6 +12,7 @@ use daffi_core::{
     limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX},
     reactor::Connection,
 };
+use smallvec::SmallVec;
 
 use crate::{
     hub::{Hub, State},
@@ -42,7 +43,7 @@ pub(crate) struct MemoryPeer {
 impl Connection for SocketPeer {
     fn received(&mut self, batch: &Bytes) -> Result<usize, String> {
         let Some(peer) = self.peer else { return Ok(batch.len()) };
-        let mut decoded = Decoded::new(batch);
+        let mut decoded = Decoded { batch, frames: SmallVec::new(), error: None, at: 0, more: true };
         loop {
             decoded.go_on(self.welcomed);
             if self.welcomed && self.hub.handle.welcomes_guests() && decoded.asks() {
@@ -51,7 +52,7 @@ impl Connection for SocketPeer {
             }
             let welcomed = &mut self.welcomed;
             let route = |state: &mut State, now: Now| {
-                for frame in decoded.frames() {
+                for frame in &decoded.frames {
                     state.router.handle(peer, frame, now, &mut state.ports);
                 }
                 if let Some(error) = &decoded.error {
@@ -85,9 +86,7 @@ impl Connection for SocketPeer {
 /// threads can do so at a time.
 struct Decoded<'a> {
     batch: &'a Bytes,
-    /// Those that there are come first.
-    frames: [Option<Frame<'a>>; FRAMES_AT_A_TIME],
-    count: usize,
+    frames: SmallVec<[Frame<'a>; FRAMES_AT_A_TIME]>,
     /// What comes behind them is no frame.
     error: Option<ProtocolError>,
     /// Where what comes behind them begins.
@@ -100,18 +99,9 @@ struct Decoded<'a> {
 const FRAMES_AT_A_TIME: usize = 32;
 
 impl<'a> Decoded<'a> {
-    /// Nothing of `batch` yet.
-    fn new(batch: &'a Bytes) -> Self {
-        Self { batch, frames: [const { None }; FRAMES_AT_A_TIME], count: 0, error: None, at: 0, more: true }
-    }
-
-    fn frames(&self) -> impl Iterator<Item = &Frame<'a>> {
-        self.frames[..self.count].iter().flatten()
-    }
-
     /// Whether any of them has somebody wait for an answer, or calls.
     fn asks(&self) -> bool {
-        self.frames().any(|frame| matches!(frame, Frame::Request(_) | Frame::Ask { .. }))
+        self.frames.iter().any(|frame| matches!(frame, Frame::Request(_) | Frame::Ask { .. }))
     }
 
     /// Decodes what comes next.
@@ -119,12 +109,11 @@ impl<'a> Decoded<'a> {
         // What a stranger may send depends on what became of the frame before.
         let (limit, count_max) =
             if welcomed { (FRAME_BYTES_MAX, FRAMES_AT_A_TIME) } else { (HANDSHAKE_BYTES_MAX, 1) };
-        self.count = 0;
-        while self.more && self.count < count_max {
+        self.frames.clear();
+        while self.more && self.frames.len() < count_max {
             match Frame::decode(self.batch, self.at, limit) {
                 Ok(Some((frame, next))) => {
-                    self.frames[self.count] = Some(frame);
-                    self.count += 1;
+                    self.frames.push(frame);
                     self.at = next;
                     self.more = next < self.batch.len();
                 }

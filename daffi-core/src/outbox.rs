@@ -1,6 +1,9 @@
 //! The sending side of a connection, shared by every thread that has frames for it.
 
-use std::{io, sync::Arc};
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
 
 pub(crate) use room::Room;
 
@@ -388,8 +391,14 @@ impl Outbox {
             if lane.is_empty() {
                 return Written::All;
             }
-            let (slices, count) = lane.slices();
-            match self.stream.write_vectored(&slices[..count]) {
+            let written = match lane.piece() {
+                Some(piece) => self.stream.write_vectored(&[IoSlice::new(piece)]),
+                None => {
+                    let (slices, count) = lane.slices();
+                    self.stream.write_vectored(&slices[..count])
+                }
+            };
+            match written {
                 Ok(written) => {
                     lane.advance(written);
                     self.has_left(lane, written);

@@ -169,8 +169,11 @@ impl OutQueue {
 }
 
 impl Spent {
+    #[inline]
     pub(crate) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+        if !other.0.is_empty() {
+            self.0.append(&mut other.0);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -178,10 +181,20 @@ impl Spent {
     }
 }
 
-impl Drop for Spent {
-    fn drop(&mut self) {
+impl Spent {
+    #[cold]
+    fn drop_all(&mut self) {
         for body in self.0.drain(..) {
             survive(|| drop(body));
+        }
+    }
+}
+
+impl Drop for Spent {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            self.drop_all();
         }
     }
 }
@@ -231,6 +244,11 @@ impl Lane {
         self.flat.append(&mut other.flat);
         self.shared.extend(other.shared.drain(..).map(|(at, body)| (before + at, body)));
         self.bytes += mem::take(&mut other.bytes);
+    }
+
+    /// What is left to write, if it is in one piece, as most of what is written is.
+    pub(crate) fn piece(&self) -> Option<&[u8]> {
+        self.shared.is_empty().then(|| &self.flat[self.flat_written..])
     }
 
     /// What to write next, as slices in order.

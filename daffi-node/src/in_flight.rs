@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::BTreeSet,
+    iter,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -175,11 +176,13 @@ impl InFlight {
     /// The shards that have deadlines; most turns find none. A deadline that is added meanwhile may be overlooked, but not
     /// by a look that comes after whoever added it has asked for one.
     fn shards_with_deadlines(&self) -> impl Iterator<Item = (usize, MutexGuard<'_, Shard>)> {
-        let with_deadlines = self.with_deadlines.load(Ordering::SeqCst);
-        let shards = self.shards.iter().enumerate();
-        shards
-            .filter(move |(number, _)| with_deadlines & (1 << number) != 0)
-            .map(|(number, shard)| (number, shard.lock()))
+        let mut with_deadlines = self.with_deadlines.load(Ordering::SeqCst);
+        iter::from_fn(move || {
+            let number = with_deadlines.trailing_zeros() as usize;
+            // Takes the lowest bit off.
+            with_deadlines &= with_deadlines.checked_sub(1)?;
+            Some((number, self.shards[number].lock()))
+        })
     }
 
     /// Notes whether a shard has deadlines.

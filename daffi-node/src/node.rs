@@ -23,6 +23,7 @@ use daffi_core::{
     reactor::{self, Service},
 };
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::{
     admission::{Admission, Admitted},
@@ -96,7 +97,8 @@ struct Delayed {
 #[derive(Debug, Default)]
 #[must_use = "it is to be done"]
 struct After {
-    steps: Vec<Step>,
+    /// Mostly it is to be written, if anything is.
+    steps: SmallVec<[Step; 1]>,
     remains: Remains,
 }
 
@@ -324,7 +326,7 @@ impl Node {
         drop(after.remains);
     }
 
-    fn take_steps(&self, steps: Vec<Step>) {
+    fn take_steps(&self, steps: SmallVec<[Step; 1]>) {
         for step in steps {
             match step {
                 Step::Write(unwritten) => self.link.write_to(Some(unwritten)),
