@@ -59,7 +59,9 @@ pub(crate) struct State {
 struct Left {
     /// There are frames for nodes of this process.
     delivery: bool,
-    /// Something is due before the turn that the reactor knows of.
+    /// When the next turn comes.
+    turn: Option<Instant>,
+    /// That is before the turn that the reactor knows of.
     sooner: bool,
 }
 
@@ -102,7 +104,7 @@ impl Hub {
 
     /// Works on the router under the lock, then writes what came of it without the lock.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
-        let (result, Left { delivery, sooner }) = self.work(work);
+        let (result, Left { delivery, sooner, .. }) = self.work(now(), work);
         // Nodes of this process get their frames on the reactor's thread alone and one after the other, or they
         // would overtake each other. If that is going on right here, it goes on with these.
         let is_delivering = || self.delivering.load(Ordering::Relaxed) && self.handle.is_current();
@@ -114,7 +116,7 @@ impl Hub {
 
     /// The same on the thread of one of the reactors, while no node of this process is in the middle of something there.
     pub(crate) fn with_on_reactor<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
-        let (result, Left { delivery, sooner }) = self.work(work);
+        let (result, Left { delivery, sooner, .. }) = self.work(now(), work);
         // On the hub's own reactor its turn comes before it waits again.
         let elsewhere = !self.handle.is_current();
         if sooner && elsewhere || delivery && (elsewhere || self.deliver()) {
@@ -145,19 +147,19 @@ impl Hub {
         self.reactors.iter().any(Handle::is_current)
     }
 
-    fn work<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> (R, Left) {
-        let now = now();
+    fn work<R>(&self, now: Now, work: impl FnOnce(&mut State, Now) -> R) -> (R, Left) {
         let mut state = self.state.lock();
         let result = work(&mut state, now);
         let written = state.ports.take_work();
         let delivery = state.ports.has_delivery();
         let sooner = state.wants_turn_sooner();
+        let turn = state.turn;
         if state.stop == Stop::Begun {
             self.ended.notify_all();
         }
         drop(state);
         written.run();
-        (result, Left { delivery, sooner })
+        (result, Left { delivery, turn, sooner })
     }
 
     /// Waits until `done` or `until`, and says which it was.
@@ -238,13 +240,13 @@ impl Hub {
 }
 
 impl Service for Hub {
-    fn turn(&self, _now: Instant) -> Option<Instant> {
-        let ((overdue, soon, next), left) = self.work(|state, now| {
+    fn turn(&self, now: Instant) -> Option<Instant> {
+        let now = Now { mono: now, wall: host::wall() };
+        let ((overdue, soon), left) = self.work(now, |state, now| {
             state.router.tick(now, &mut state.ports);
-            let overdue = state.ports.overdue(now.mono, false);
-            let soon = state.ports.take_soon(now.mono);
-            state.turn = state.due();
-            (overdue, soon, state.turn)
+            // What is due from now on is for the next one.
+            state.turn = None;
+            (state.ports.overdue(now.mono, false), state.ports.take_soon(now.mono))
         });
         for outbox in soon {
             outbox.flush();
@@ -253,14 +255,14 @@ impl Service for Hub {
             outbox.close();
         }
         let again = (left.delivery && self.deliver()).then(|| host::now() + DELIVER_AGAIN);
-        [next, again].into_iter().flatten().min()
+        host::earliest([left.turn, again])
     }
 }
 
 impl State {
     /// When something is to be done, if nothing happens until then.
     fn due(&mut self) -> Option<Instant> {
-        [self.router.next(), self.ports.overdue_next(), self.ports.soon_next()].into_iter().flatten().min()
+        host::earliest([self.router.next(), self.ports.overdue_next(), self.ports.soon_next()])
     }
 
     /// Whether something is due before the next turn, which is then taken for sooner.

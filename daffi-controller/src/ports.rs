@@ -27,7 +27,7 @@ pub(crate) struct Ports {
     /// Sockets with frames that are written soon, and when they are at the latest.
     soon: VecDeque<(Instant, PeerId)>,
     /// Batches that have been queued, for their memory.
-    spare: Vec<Batch>,
+    spare: Vec<Box<Batch>>,
     finish: Vec<Arc<Outbox>>,
     /// What is to be logged.
     log: Vec<LogLine>,
@@ -62,7 +62,8 @@ enum Port {
 struct Gathered {
     peer: PeerId,
     outbox: Arc<Outbox>,
-    batch: Batch,
+    /// It is large, and passed on by value.
+    batch: Box<Batch>,
     /// Some of them are written at once.
     now: bool,
 }
@@ -366,14 +367,20 @@ impl Work {
 
     /// Writes.
     pub(crate) fn run(self) {
-        let Self { first, more, finish, log } = self;
-        for outbox in first.iter().chain(&more) {
+        for outbox in self.first.iter().chain(&self.more) {
             outbox.flush();
         }
-        for outbox in finish {
+        if !(self.finish.is_empty() && self.log.is_empty()) {
+            self.run_rest();
+        }
+    }
+
+    #[cold]
+    fn run_rest(self) {
+        for outbox in self.finish {
             outbox.finish();
         }
-        for line in log {
+        for line in self.log {
             line.write();
         }
     }

@@ -34,6 +34,7 @@ use daffi_core::{
     controller::{ControllerConfig, PortError},
     fault::Fault,
     frame::{Failure, Frame, Refuse, RefuseCode},
+    host,
 };
 use foldhash::fast::RandomState;
 
@@ -280,8 +281,8 @@ impl Router {
         self.forget(peer, now, out);
     }
 
-    /// Does what is due, and says when something is due next.
-    pub fn tick(&mut self, now: Now, out: &mut impl Outbound) -> Option<Instant> {
+    /// Does what is due.
+    pub fn tick(&mut self, now: Now, out: &mut impl Outbound) {
         self.hints.at(now.mono);
         while let Some(peer) = pop_due(&mut self.greet_by, now) {
             if self.peers.get(peer.0).is_some_and(|peer| peer.stage == Stage::Greeting) {
@@ -305,18 +306,16 @@ impl Router {
                 }
             }
         }
-        self.next()
     }
 
     /// When something is due next, if nothing happens until then.
     pub fn next(&self) -> Option<Instant> {
-        let queues = [
+        host::earliest([
             self.tasks.next().filter(|_| !self.stopping),
             self.greet_by.front().map(|(at, _)| *at),
             self.claims.front().map(|(at, _)| *at),
             self.heartbeats.front().map(|(at, _)| *at),
-        ];
-        queues.into_iter().flatten().min()
+        ])
     }
 
     /// Begins to stop: nobody new is let in, nodes are told, scheduled tasks rest. Calls go on.

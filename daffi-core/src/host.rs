@@ -32,6 +32,18 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// The first of these times, where `None` never comes.
+#[inline]
+pub fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
+    let mut first: Option<Instant> = None;
+    for time in times {
+        if time.is_some_and(|time| first.is_none_or(|first| time < first)) {
+            first = time;
+        }
+    }
+    first
+}
+
 /// Blocks this thread for so long.
 pub fn sleep(time: Duration) {
     #[cfg(feature = "simulation")]

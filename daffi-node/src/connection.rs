@@ -150,6 +150,9 @@ impl Node {
             }
             (None, Some(live)) => {
                 let turn = live.turn(now, &self.limits);
+                if let Ok(Turn { next, ping: None }) = turn {
+                    return host::earliest([next, give_up]);
+                }
                 let port = live.port.clone();
                 drop(state);
                 // To write drops what has been written, which may be the user's: not with the lock.
@@ -165,7 +168,7 @@ impl Node {
             }
             (None, None) => None,
         };
-        next.into_iter().chain(give_up).min()
+        host::earliest([next, give_up])
     }
 
     /// Ends the start with an error when it has taken too long; says when that will be.

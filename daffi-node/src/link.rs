@@ -14,6 +14,7 @@ use std::{
 use daffi_core::{
     controller::{FramePort, PortError},
     frame::{Body, Frame, Reply},
+    host,
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
     outbox::Outbox,
     payload::{Codec, Encoded},
@@ -340,7 +341,7 @@ impl Link {
         if left.is_none() {
             self.write();
         }
-        left.into_iter().chain(self.streams.due(now)).min()
+        host::earliest([left, self.streams.due(now)])
     }
 
     /// Has written what was pushed, unless that is for this thread.

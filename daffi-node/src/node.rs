@@ -723,8 +723,7 @@ impl Service for Node {
         let executor = self.executor.turn(now);
         let pool = self.pool.turn(now);
         let expires = expires.or_else(|| self.calls.next_deadline());
-        let next = [expires, delayed, connection, settling, sleepers, pool, executor, link];
-        let next = next.into_iter().flatten().min();
+        let next = host::earliest([expires, delayed, connection, settling, sleepers, pool, executor, link]);
         self.alarm.set(next);
         next
     }

@@ -129,7 +129,8 @@ impl World {
     fn advance(&mut self, by: Duration) -> Option<Instant> {
         self.now.mono += by;
         self.now.wall += by;
-        self.router.tick(self.now, &mut self.out)
+        self.router.tick(self.now, &mut self.out);
+        self.router.next()
     }
 
     /// What the peer was sent since this was asked last.

@@ -111,7 +111,7 @@ impl Driver {
     pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
         let now = host::now();
-        let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
+        let next = host::earliest([self.turns(now), self.sweep(now)]);
         match stay() {
             Stay::Long => self.wait(shared, next, now),
             Stay::Until(until) => self.wait(shared, Some(next.map_or(until, |next| next.min(until))), now),
@@ -150,12 +150,11 @@ impl Driver {
         }
         self.commands(shared);
         let now = host::now();
-        let next = [self.turns(now), self.sweep(now)].into_iter().flatten().min();
+        let next = host::earliest([self.turns(now), self.sweep(now)]);
         if !self.ready.is_empty() {
             shared.lead.bell.mark();
         }
-        let resting = self.resting.iter().map(|(until, _)| *until).min();
-        next.into_iter().chain(resting).min()
+        host::earliest([next, self.resting.iter().map(|(until, _)| *until).min()])
     }
 
     /// Everything that wants turns.
@@ -173,8 +172,7 @@ impl Driver {
 
     /// Waits for events until `next`, not at all if there is something to do.
     fn wait(&mut self, shared: &Shared, next: Option<Instant>, now: Instant) {
-        let resting = self.resting.iter().map(|(until, _)| *until).min();
-        let next = [next, resting].into_iter().flatten().min();
+        let next = host::earliest([next, self.resting.iter().map(|(until, _)| *until).min()]);
         let mut timeout = next.map(|next| next.saturating_duration_since(now));
         if !shared.lead.bell.sleep() || !self.ready.is_empty() {
             timeout = Some(Duration::ZERO);
