@@ -562,17 +562,32 @@ fn large_bytes_are_encoded_where_they_lie() {
 
 #[test]
 fn a_few_bytes_are_as_good_as_many() {
-    for size in [0, 1, 69, 70, 71, 72, 1_000] {
+    let few = 4 * 1024 - size_of::<u64>();
+    for size in [0, 1, few - 1, few, few + 1, 10 * few] {
         let text = "a".repeat(size);
         let whole = encode(&text);
         let mut encoded = Codec::Bincode.encode_apart(&text).unwrap();
         assert_eq!(encoded.len(), whole.len());
-        assert_eq!(encoded.parts().is_ok(), size <= 70, "a length of 8 bytes, and {size}");
+        assert_eq!(encoded.parts().is_ok(), size <= few, "{size} bytes of text");
         assert_eq!(encoded.clone().into_bytes(), whole);
         assert_eq!(encoded.split_to(3).into_bytes(), &whole[..3]);
         assert_eq!(encoded.into_bytes(), &whole[3..]);
     }
     assert!(Encoded::default().is_empty());
+}
+
+#[test]
+fn few_bytes_lie_where_those_lay_that_are_not_needed_any_more() {
+    let place = |encoded: &Encoded| encoded.parts().map_or(std::ptr::null(), <[u8]>::as_ptr);
+    let first = Codec::Bincode.encode_apart("first").unwrap();
+    let second = Codec::Bincode.encode_apart("second").unwrap();
+    let (at, clone) = (place(&first), first.clone());
+    assert!(at != place(&second) && at != place(&clone));
+    drop(first);
+    let third = Codec::Json.encode_apart("third").unwrap();
+    assert_eq!(place(&third), at);
+    assert_eq!([second, third].map(|encoded| encoded.into_bytes().len()), [8 + 6, 2 + 5]);
+    assert_eq!(clone.into_bytes(), encode("first"));
 }
 
 #[test]
