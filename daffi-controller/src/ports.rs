@@ -27,6 +27,7 @@ pub(crate) struct Ports {
     /// Sockets with frames that are written soon, and when they are at the latest.
     soon: VecDeque<(Instant, PeerId)>,
     /// Batches that have been queued, for their memory.
+    #[expect(clippy::vec_box, reason = "they are passed on as boxes, since they are large")]
     spare: Vec<Box<Batch>>,
     finish: Vec<Arc<Outbox>>,
     /// What is to be logged.
@@ -62,7 +63,6 @@ enum Port {
 struct Gathered {
     peer: PeerId,
     outbox: Arc<Outbox>,
-    /// It is large, and passed on by value.
     batch: Box<Batch>,
     /// Some of them are written at once.
     now: bool,
