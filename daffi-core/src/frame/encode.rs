@@ -202,8 +202,7 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Room for `N` bytes, to be written where they stay: put together elsewhere, they would be copied while they are still on their
-/// way to memory.
+/// Room for `N` bytes, to be written where they stay.
 fn put_fixed<const N: usize>(out: &mut Vec<u8>) -> &mut [u8; N] {
     out.extend_from_slice(&[0; N]);
     out.last_chunk_mut().expect("they were put there just now")

@@ -77,8 +77,7 @@ impl Head {
     }
 }
 
-/// The `N` bytes from `at` on. They are read where they are: copied as a whole first, they would be read anew while they are still
-/// on their way to memory, in other widths, and the processor waits for that.
+/// The `N` bytes from `at` on.
 pub(super) fn part<const N: usize, const OF: usize>(bytes: &[u8; OF], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("it is as long as it is cut")
 }
