@@ -14,7 +14,7 @@ use crate::{
     cgroup::Group,
     crowds::percentile,
     roles::{self, Callee},
-    support::{Outcome, Process, Raw, World, nonce, until},
+    support::{Outcome, PATIENCE, Process, Raw, World, nonce, until},
 };
 
 /// As many nodes in a process of their own, named `herd-0` and so on.
@@ -149,8 +149,9 @@ fn offered_to_the_frozen(world: &World, consumers: usize, bytes: u64) -> u64 {
                 (piece, g.call.serial_answered(piece, &payload) & BG.on(consumer))
             })
             .collect();
-        // The controller answers questions in their turn: what came before has been put somewhere, or refused.
-        g.processes().unwrap();
+        // The controller answers questions in their turn: what came before has been put somewhere, or refused. One that is
+        // gone answers none, which is not to take the rest of the time that the test has.
+        g.wait_process_timeout("caller", PATIENCE).unwrap();
         for (piece, call) in calls {
             match call.get_timeout(Duration::ZERO) {
                 Err(Error::Overloaded { .. }) => refused += 1,
