@@ -59,7 +59,7 @@ pub(crate) struct State {
 struct Left {
     /// There are frames for nodes of this process.
     delivery: bool,
-    /// When the next turn comes.
+    /// When the next turn comes, once the reactor knows of it.
     turn: Option<Instant>,
     /// That is before the turn that the reactor knows of.
     sooner: bool,
@@ -244,7 +244,7 @@ impl Service for Hub {
         let now = Now { mono: now, wall: host::wall() };
         let ((overdue, soon), left) = self.work(now, |state, now| {
             state.router.tick(now, &mut state.ports);
-            // What is due from now on is for the next one.
+            // None is known of while this one goes on: the next is found when its work is done, and returned.
             state.turn = None;
             (state.ports.overdue(now.mono, false), state.ports.take_soon(now.mono))
         });
@@ -282,3 +282,28 @@ fn now() -> Now {
 
 #[cfg(all(test, shuttle))]
 mod interleavings;
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use daffi_core::reactor::Reactor;
+
+    use super::*;
+
+    #[test]
+    fn a_turn_says_when_the_next_one_is_due() {
+        let reactor = Reactor::start("test").unwrap();
+        let config = ControllerConfig::new(Vec::new());
+        let patience = config.limits.handshake_timeout;
+        let hub = Hub::new(&config, 7, vec![reactor.handle().clone()]);
+        let begun = host::now();
+        assert_eq!(hub.turn(begun), None);
+        // A stranger that says nothing.
+        hub.with(|state, now| state.router.connected("a stranger", now).unwrap());
+        let due = hub.turn(host::now()).unwrap();
+        assert!(due >= begun + patience && due <= host::now() + patience);
+        assert_eq!(hub.turn(due - Duration::from_millis(1)), Some(due));
+        assert_eq!(hub.turn(due), None, "it is told to end");
+        // Whatever is due sooner than the reactor knows has it take a turn.
+        assert!(hub.state.lock().turn.is_none());
+    }
+}

@@ -75,3 +75,20 @@ pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()>
     }
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_time_is_the_first_that_comes() {
+        let now = now();
+        let [soon, later] = [1, 2].map(|seconds| Some(now + Duration::from_secs(seconds)));
+        assert_eq!(earliest([]), None);
+        assert_eq!(earliest([None, None]), None);
+        assert_eq!(earliest([None, later, None]), later);
+        for times in [[soon, later, None], [None, later, soon], [later, soon, soon]] {
+            assert_eq!(earliest(times), soon);
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
 
 /// Bodies up to this size are copied behind their head, so that many small frames leave as one slice. Above it the
 /// copy costs more than the extra slice.
-const FLATTEN_BYTES_MAX: usize = 4 * 1024;
+pub(crate) const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 
 /// Bodies from this size on wait as slices of what was read together with them, which is about eight times as much at most.
 /// Chunks are twice as large, and to copy them costs those that move data most.
@@ -179,9 +179,7 @@ impl Spent {
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
     }
-}
 
-impl Spent {
     #[cold]
     fn drop_all(&mut self) {
         for body in self.0.drain(..) {
@@ -246,7 +244,7 @@ impl Lane {
         self.bytes += mem::take(&mut other.bytes);
     }
 
-    /// What is left to write, if it is in one piece, as most of what is written is.
+    /// What is left to write, if no large body is, as mostly.
     pub(crate) fn piece(&self) -> Option<&[u8]> {
         self.shared.is_empty().then(|| &self.flat[self.flat_written..])
     }
@@ -357,6 +355,10 @@ mod tests {
             }
             let mut written = 0;
             let (slices, count) = lane.slices();
+            if let Some(piece) = lane.piece() {
+                let whole: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+                assert_eq!(piece, whole);
+            }
             for slice in &slices[..count] {
                 let take = slice.len().min(step - written);
                 out.extend_from_slice(&slice[..take]);

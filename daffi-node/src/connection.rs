@@ -150,9 +150,6 @@ impl Node {
             }
             (None, Some(live)) => {
                 let turn = live.turn(now, &self.limits);
-                if let Ok(Turn { next, ping: None }) = turn {
-                    return host::earliest([next, give_up]);
-                }
                 let port = live.port.clone();
                 drop(state);
                 // To write drops what has been written, which may be the user's: not with the lock.

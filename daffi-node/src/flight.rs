@@ -78,15 +78,18 @@ impl Flight {
     pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let latch = &self.pending.outcome;
         let wait = || latch.wait(deadline).is_some();
-        latch.is_set() || self.node.block(|| self.node.reactor().wait(deadline, || latch.is_set(), wait))
+        let is_done = || latch.is_set_in_order();
+        latch.is_set() || self.node.block(|| self.node.reactor().wait(deadline, is_done, wait))
     }
 
     /// What has come of the call, once its outcome is there.
     pub(crate) fn answer(&self) -> Result<&Answer> {
         match self.pending.outcome.get() {
             Some(outcome) => outcome.as_ref().map_err(Error::clone),
-            // Whoever asks has waited for it without a deadline.
-            None => Err(Error::Stopped { callback: self.pending.callback().to_owned() }),
+            None => {
+                debug_assert!(false, "whoever asks has seen that it is there");
+                Err(Error::Stopped { callback: self.pending.callback().to_owned() })
+            }
         }
     }
 

@@ -293,6 +293,24 @@ mod tests {
         assert_eq!(calls.len(), 1);
     }
 
+    /// Threads have tables of their own.
+    #[test]
+    fn deadlines_of_all_threads_pass() {
+        let (calls, start) = (InFlight::new(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        std::thread::scope(|scope| {
+            for ms in 1..=2 * SHARDS as u64 {
+                let calls = &calls;
+                scope.spawn(move || calls.insert(call(), deadline(at(ms))));
+            }
+        });
+        for ms in 1..=2 * SHARDS as u64 {
+            assert_eq!(calls.next_deadline(), Some(at(ms)));
+            assert_eq!(calls.expired(at(ms)).len(), 1);
+        }
+        assert_eq!((calls.next_deadline(), calls.len()), (None, 0));
+    }
+
     #[test]
     fn a_burst_gives_its_memory_back_and_its_ids_stay_dead() {
         let calls = InFlight::new();

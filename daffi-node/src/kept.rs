@@ -24,9 +24,9 @@ pub(crate) enum Kept {
 /// Text is looked through word by word, where words begin.
 #[derive(Clone)]
 #[repr(align(8))]
-pub(crate) struct Aligned([u8; FEW_BYTES_MAX]);
+pub(crate) struct Aligned([u8; IN_PLACE_BYTES_MAX]);
 
-const FEW_BYTES_MAX: usize = 64;
+const IN_PLACE_BYTES_MAX: usize = 64;
 
 /// Up to this size a copy is made, so that the buffer is not kept. The payload's own `Bytes` are copied below 32 KiB in
 /// any case.
@@ -40,7 +40,7 @@ impl Kept {
         if body.len() > COPIED_BYTES_MAX {
             return Self::Many(body.to_bytes());
         }
-        let mut few = [0; FEW_BYTES_MAX];
+        let mut few = [0; IN_PLACE_BYTES_MAX];
         match few.get_mut(..body.len()).zip(body.piece()) {
             Some((place, bytes)) => {
                 place.copy_from_slice(bytes);
@@ -92,14 +92,15 @@ mod tests {
 
     #[test]
     fn what_is_not_large_keeps_nothing_of_the_buffer_it_came_in() {
-        for len in [0, 1, FEW_BYTES_MAX, FEW_BYTES_MAX + 1, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1] {
+        for len in [0, 1, IN_PLACE_BYTES_MAX, IN_PLACE_BYTES_MAX + 1, COPIED_BYTES_MAX, COPIED_BYTES_MAX + 1]
+        {
             let read = Bytes::from(vec![7; 2 * len + 1]);
             let before = read.clone();
             let part = read.slice(1..=len);
             let kept = Kept::new(&Body::shared(&part));
             drop((read, part));
             assert_eq!(before.is_unique(), len <= COPIED_BYTES_MAX, "{len}");
-            assert_eq!(matches!(kept, Kept::Few { .. }), len <= FEW_BYTES_MAX, "{len}");
+            assert_eq!(matches!(kept, Kept::Few { .. }), len <= IN_PLACE_BYTES_MAX, "{len}");
             assert_eq!(kept.into_bytes(), vec![7; len]);
         }
     }

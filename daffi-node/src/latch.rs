@@ -16,7 +16,7 @@ use crate::sync::{Condvar, Mutex};
 
 /// A value that arrives once. From then on it can be looked at without a lock.
 pub(crate) struct Latch<T> {
-    /// It is set with the lock, so that it is there for whoever finds nobody to have been woken.
+    /// Set while the lock of `waiters` is held: whoever looks with it, finds nothing and waits, is found there by whoever sets it.
     value: OnceLock<T>,
     waiters: Mutex<Waiters>,
     arrived: Condvar,
@@ -46,7 +46,8 @@ impl<T> Latch<T> {
         self.set_with(|| value, wake)
     }
 
-    /// The same, with the value made where it stays, and the wakers of tasks given to `wake`.
+    /// The same, with the value made where it stays, and the wakers of tasks given to `wake`. `value` is called with the lock: it runs
+    /// nobody else's code, and does not panic.
     pub(crate) fn set_with(&self, value: impl FnOnce() -> T, mut wake: impl FnMut(Waker)) -> bool {
         let (first, more, threads) = {
             let mut waiters = self.waiters.lock();
@@ -70,6 +71,13 @@ impl<T> Latch<T> {
 
     pub(crate) fn is_set(&self) -> bool {
         self.value.get().is_some()
+    }
+
+    /// The same, looked at with the lock: in one order with whatever else is done under locks, for whoever waits for something else
+    /// meanwhile and is woken from that.
+    pub(crate) fn is_set_in_order(&self) -> bool {
+        let _waiters = self.waiters.lock();
+        self.is_set()
     }
 
     /// The value, if it has arrived.

@@ -97,7 +97,7 @@ struct Delayed {
 #[derive(Debug, Default)]
 #[must_use = "it is to be done"]
 struct After {
-    /// Mostly it is to be written, if anything is.
+    /// Mostly none, or that one call is to be written.
     steps: SmallVec<[Step; 1]>,
     remains: Remains,
 }
@@ -109,7 +109,7 @@ impl After {
     }
 }
 
-/// Mostly there is none.
+/// What follows from sending a call.
 #[derive(Debug)]
 enum Step {
     /// A call is still to be written.

@@ -445,7 +445,7 @@ impl Pending {
     }
 
     /// The whole result is there, and `wake` is given the wakers of tasks that wait for it. It has left the table of calls,
-    /// so nothing else comes for it.
+    /// so nothing else comes for it. `payload` is called with a lock, as [`Latch::set_with`] says.
     pub(crate) fn succeed(&self, payload: impl FnOnce() -> Payload, wake: impl FnMut(Waker)) {
         self.outcome.set_with(|| Ok(Answer::One(payload())), wake);
     }

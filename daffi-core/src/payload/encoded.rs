@@ -4,11 +4,12 @@ use std::{cell::Cell, fmt, mem};
 
 use bytes::Bytes;
 
+use crate::queue::FLATTEN_BYTES_MAX;
+
 /// A value as bytes: in one piece, unless there are [`Bytes`](super::Bytes) in it, which are pieces of their own.
 #[derive(Clone)]
 pub struct Encoded(Content);
 
-// No larger than a reference and two numbers, as it is passed on by value again and again.
 #[derive(Clone)]
 enum Content {
     /// As most arguments and results are.
@@ -16,15 +17,21 @@ enum Content {
     Pieces(Box<Pieces>),
 }
 
-/// Room for a few bytes, which the thread that drops it keeps for the next ones.
+/// Room for a few bytes, which the thread that drops it keeps for the next ones. A clone has no more room than it needs, so
+/// whoever keeps one for long has a clone.
 #[derive(Clone, Default)]
 pub(super) struct Scratch(Vec<u8>);
 
 /// Up to this size bytes stay in scratch room.
 const FEW_BYTES_MAX: usize = 4 * 1024;
 
-/// The largest scratch room that a thread keeps.
+/// The largest scratch room that a thread keeps, and that few bytes stay in: what a vector has that grew step by step, or was made
+/// for a value that takes more in memory.
 const SCRATCH_BYTES_KEPT: usize = 4 * FEW_BYTES_MAX;
+
+const _: () =
+    assert!(size_of::<Encoded>() == 3 * size_of::<usize>(), "it is passed on by value again and again");
+const _: () = assert!(FEW_BYTES_MAX <= FLATTEN_BYTES_MAX, "few bytes are copied once, behind their head");
 
 thread_local! {
     /// One at a time: mostly a value has been sent before the next one is encoded.
@@ -44,7 +51,8 @@ pub(crate) struct Pieces {
 impl Scratch {
     /// Room that is empty.
     pub(super) fn take() -> Self {
-        Self(SCRATCH.take())
+        // A thread that ends may call still, in a destructor of what belongs to it.
+        Self(SCRATCH.try_with(Cell::take).unwrap_or_default())
     }
 
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
@@ -55,22 +63,28 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let mut bytes = mem::take(&mut self.0);
-        if (1..=SCRATCH_BYTES_KEPT).contains(&bytes.capacity()) {
-            bytes.clear();
-            // A thread that ends keeps nothing any more.
-            let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
+        if bytes.capacity() > SCRATCH_BYTES_KEPT {
+            return;
         }
+        bytes.clear();
+        // A thread that ends keeps nothing any more.
+        let _ = SCRATCH.try_with(|scratch| {
+            let kept = scratch.take();
+            scratch.set(if kept.capacity() > bytes.capacity() { kept } else { bytes });
+        });
     }
 }
 
 impl Encoded {
     /// What is in `scratch`, and `apart`, each of which belongs to its place in it.
     pub(super) fn new(mut scratch: Scratch, apart: Vec<(usize, Bytes)>) -> Self {
-        if apart.is_empty() && scratch.0.len() <= FEW_BYTES_MAX {
-            return Self(Content::Few(scratch));
+        let are_few = scratch.0.len() <= FEW_BYTES_MAX;
+        if apart.is_empty() && are_few {
+            let fits = scratch.0.capacity() <= SCRATCH_BYTES_KEPT;
+            return Self(Content::Few(if fits { scratch } else { scratch.clone() }));
         }
-        let bytes = if scratch.0.len() <= FEW_BYTES_MAX {
-            // It would keep what scratch room is larger.
+        let bytes = if are_few {
+            // The pieces would keep the whole room.
             Bytes::copy_from_slice(&scratch.0)
         } else {
             mem::take(&mut scratch.0).into()
@@ -110,10 +124,13 @@ impl Encoded {
     /// Takes the first `size` bytes off, or all of them if there are no more.
     #[must_use]
     pub fn split_to(&mut self, size: usize) -> Self {
-        let mut pieces = mem::take(self).into_pieces();
-        let head = pieces.split_to(size);
-        *self = pieces.into();
-        head.into()
+        if let Content::Few(_) = &self.0 {
+            *self = mem::take(self).into_pieces().into();
+        }
+        match &mut self.0 {
+            Content::Pieces(pieces) => pieces.split_to(size).into(),
+            Content::Few(_) => unreachable!("they were made pieces just now"),
+        }
     }
 
     /// A few bytes, or the pieces.

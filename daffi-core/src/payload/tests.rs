@@ -590,6 +590,43 @@ fn few_bytes_lie_where_those_lay_that_are_not_needed_any_more() {
     assert_eq!(clone.into_bytes(), encode("first"));
 }
 
+/// As a value of the user's may do whose thread ends, and which calls then.
+#[test]
+fn a_thread_that_ends_encodes_still() {
+    struct Last;
+    impl Drop for Last {
+        fn drop(&mut self) {
+            assert_eq!(encode("last").len(), 8 + 4);
+        }
+    }
+    // What is used first is dropped last. A panic there would end the process.
+    thread_local!(static LAST: Last = const { Last });
+    let thread = thread::spawn(|| {
+        LAST.with(|_| ());
+        encode("first")
+    });
+    assert_eq!(thread.join().unwrap().len(), 8 + 5);
+}
+
+/// A value that takes much in memory, and encodes another one.
+struct Outer([u64; 10_000]);
+
+impl Serialize for Outer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let inner = Codec::Bincode.encode_apart("inner").map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(&format!("{} and {}", self.0.len(), inner.len()))
+    }
+}
+
+#[test]
+fn a_value_may_encode_another_one() {
+    for codec in [Codec::Bincode, Codec::Json] {
+        let encoded = codec.encode_apart(&Outer([7; 10_000])).unwrap();
+        let text: String = codec.decode(&encoded.into_bytes()).unwrap();
+        assert_eq!(text, "10000 and 13");
+    }
+}
+
 #[test]
 fn large_bytes_are_decoded_where_they_lie() {
     let file = file();

@@ -111,7 +111,9 @@ impl Driver {
     pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
         let now = host::now();
-        let next = host::earliest([self.turns(now), self.sweep(now)]);
+        // First, as it may read something that wants a turn.
+        let swept = self.sweep(now);
+        let next = host::earliest([swept, self.turns(now)]);
         match stay() {
             Stay::Long => self.wait(shared, next, now),
             Stay::Until(until) => self.wait(shared, Some(next.map_or(until, |next| next.min(until))), now),
@@ -150,7 +152,9 @@ impl Driver {
         }
         self.commands(shared);
         let now = host::now();
-        let next = host::earliest([self.turns(now), self.sweep(now)]);
+        // First, as it may read something that wants a turn.
+        let swept = self.sweep(now);
+        let next = host::earliest([swept, self.turns(now)]);
         if !self.ready.is_empty() {
             shared.lead.bell.mark();
         }

@@ -80,7 +80,8 @@ impl Handle {
     /// Waits until `done`, or until `deadline`. Leads meanwhile if it may; otherwise, and for whatever is left then, it
     /// calls `sleep`, which does the same its own way.
     ///
-    /// Whoever makes it `done`, and is not the one that leads, calls [`wake_guest`](Self::wake_guest).
+    /// Whoever makes it `done`, and is not the one that leads, calls [`wake_guest`](Self::wake_guest). What `done` looks at is published
+    /// under a lock that it takes too, or with `SeqCst`.
     pub fn wait<T>(
         &self,
         deadline: Option<Instant>,
