@@ -54,7 +54,8 @@ pub(crate) fn with_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
 /// [`Error::BlockingInAsync`] where waiting would stop an async runtime or daffi itself.
 pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl FnOnce() -> T) -> Result<T> {
     let refused = || Error::BlockingInAsync { blocking, twin };
-    let role = ROLE.with_borrow(Role::clone);
+    // In a destructor of what belongs to a thread that ends, there may be none any more.
+    let role = ROLE.try_with(|role| role.borrow().clone()).unwrap_or_default();
     // A user's waker, or his memory that is dropped once it is written, may find itself in a turn of the I/O thread's.
     let in_turn = || matches!(role, Role::User) && reactor::Handle::is_any_current();
     if matches!(role, Role::Io) || in_turn() {

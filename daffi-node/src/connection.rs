@@ -255,7 +255,7 @@ impl Node {
     }
 
     /// The node is registered: calls go out from now on.
-    pub(crate) fn registered(&self, port: &Port) {
+    pub(crate) fn registered(&self, port: &Port, connection: u64) {
         let now = host::now();
         {
             let mut state = self.connector.state.lock();
@@ -272,7 +272,7 @@ impl Node {
             self.watch(self.settling.begin(now));
         }
         let mark = |id, sent| self.calls.get(id).is_some_and(|pending| pending.set_sent(sent));
-        let refused = self.link.up(port.clone(), mark, |id, call| self.settling.keep(id, call));
+        let refused = self.link.up(port.clone(), connection, mark, |id, call| self.settling.keep(id, call));
         let overloaded = Error::Overloaded { node: self.name.clone() };
         for (id, callback) in refused {
             match id.map(|id| self.take(id)) {

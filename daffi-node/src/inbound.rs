@@ -40,6 +40,8 @@ pub(crate) struct Inbound {
     node: Arc<Node>,
     port: Port,
     phase: Phase,
+    /// Which of the node's connections it is.
+    connection: u64,
     /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
     requests: HashMap<u64, (Job, Assembly)>,
     /// Requests that came one after the other, for callbacks that keep no order: the executor gets them together.
@@ -83,13 +85,15 @@ enum Phase {
 
 impl Inbound {
     pub(crate) fn new(node: Arc<Node>, port: Port) -> Self {
+        let connection = node.link.new_connection();
         Self {
             node,
             port,
             phase: Phase::Greeting,
             requests: HashMap::new(),
             gathered: VecDeque::new(),
-            origins: Origins::default(),
+            origins: Origins::new(connection),
+            connection,
             placing: None,
             ahead: 0,
             chunks_come: false,
@@ -183,7 +187,7 @@ impl Inbound {
             }
             (Phase::Registering, Frame::Registered { .. }) => {
                 self.phase = Phase::Up;
-                self.node.registered(&self.port);
+                self.node.registered(&self.port, self.connection);
             }
             (Phase::Up, Frame::Registered { .. }) => {}
             (Phase::Up, frame) => return self.handle_up(frame),

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -23,6 +23,7 @@ use daffi_core::{
 use parking_lot::RwLock;
 
 use crate::{
+    executor::Origin,
     flusher::Flusher,
     in_flight::CallId,
     outgoing::Outgoing,
@@ -34,6 +35,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Link {
     state: RwLock<State>,
+    /// How many connections there have been.
+    connections: AtomicU64,
+    /// Which of them is, or was last, up. Written with the lock of the state.
+    connection: AtomicU64,
     streams: Streams,
     pub(crate) flusher: Flusher,
     /// There are frames that are not left to a task, and wait for the I/O thread's turn.
@@ -113,6 +118,8 @@ impl Link {
     pub(crate) fn new(reactor: reactor::Handle, waiting_max: usize) -> Self {
         Self {
             state: RwLock::new(State::Down(Waiting::new())),
+            connections: AtomicU64::new(0),
+            connection: AtomicU64::new(0),
             streams: Streams::default(),
             flusher: Flusher::default(),
             wanted: AtomicBool::new(false),
@@ -207,15 +214,44 @@ impl Link {
         self.write_to(unwritten);
     }
 
-    /// Sends a result to the node `to`. Dropped without a link: its caller has its answer already.
-    pub(crate) fn reply(&self, to: &str, id: u64, codec: Codec, body: Encoded, flush: Flush) {
+    /// The number of a connection that begins.
+    pub(crate) fn new_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Where answers to requests from there go, if their connection is still up: on another one their ids are those of others.
+    fn way_back<'a>(&self, state: &'a State, origin: &Origin) -> Option<&'a Port> {
+        state.port().filter(|_| self.connection.load(Ordering::Relaxed) == origin.connection)
+    }
+
+    /// Sends a failure of a request from there. Dropped without its link: its caller has its answer already.
+    pub(crate) fn answer(&self, origin: &Origin, frame: &Frame<'_>, flush: Flush) {
+        let unwritten = match self.way_back(&self.state.read(), origin) {
+            Some(port) if port.push(frame).is_ok() => self.flush(port, flush),
+            _ => None,
+        };
+        self.write_to(unwritten);
+    }
+
+    /// Nobody wants the rest of a result of a request from there.
+    pub(crate) fn forget_reply(&self, origin: &Origin, id: u64) {
+        // What remains is dropped last, without the lock.
+        let mut remains = Remains::default();
         let state = self.state.read();
-        let Some(port) = state.port() else { return };
+        if self.way_back(&state, origin).is_some() {
+            self.cancel_stream(StreamId { call: id, reply: true }, &mut remains);
+        }
+    }
+
+    /// Sends a result of a request from there. Dropped without its link: its caller has its answer already.
+    pub(crate) fn reply(&self, origin: &Origin, id: u64, codec: Codec, body: Encoded, flush: Flush) {
+        let state = self.state.read();
+        let Some(port) = self.way_back(&state, origin) else { return };
         let more = body.len() > CHUNK_BYTES;
         let stream = StreamId { call: id, reply: true };
         let chunk;
         let part = if more {
-            let first = self.streams.begin(stream, Receiver::Node(to), &body, false, None);
+            let first = self.streams.begin(stream, Receiver::Node(&origin.caller), &body, false, None);
             chunk = body.clone().split_to(first);
             &chunk
         } else {
@@ -258,12 +294,14 @@ impl Link {
     pub(crate) fn up(
         &self,
         port: Port,
+        connection: u64,
         mark: impl Fn(CallId, bool) -> bool,
         keep: impl Fn(CallId, &Outgoing),
     ) -> Vec<(Option<CallId>, Cow<'static, str>)> {
         let mut refused = Vec::new();
         self.streams.set_link(port.is_local());
         let mut state = self.state.write();
+        self.connection.store(connection, Ordering::Relaxed);
         let waiting = state.take_waiting();
         for (id, call) in &waiting {
             let answered = call.answered_as(*id);

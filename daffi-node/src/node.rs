@@ -31,7 +31,7 @@ use crate::{
     callback::Outcome,
     caller::Caller,
     connection::Connector,
-    executor::{Executor, Home},
+    executor::{Executor, Home, Origin},
     held_bytes::{Full, HeldBytes, Hold},
     in_flight::{CallId, Deadline, InFlight},
     latch::Latch,
@@ -738,20 +738,20 @@ impl Home for Node {
         &self.executor
     }
 
-    fn outcome(&self, to: &str, id: u64, codec: Codec, outcome: Outcome) {
+    fn outcome(&self, origin: &Origin, id: u64, codec: Codec, outcome: Outcome) {
         // The one that has it is still among them.
         let flush = Flush::with(self.executor.held().saturating_sub(1));
         match outcome {
-            Ok(body) => self.link.reply(to, id, codec, body, flush),
+            Ok(body) => self.link.reply(origin, id, codec, body, flush),
             Err(mut fault) => {
                 fault.node.clone_from(&self.name);
-                self.link.send(&Frame::Failure(Failure { id, part: 0, fault }), flush);
+                self.link.answer(origin, &Frame::Failure(Failure { id, part: 0, fault }), flush);
             }
         }
     }
 
-    fn forget(&self, id: u64) {
-        self.link.cancel_stream(StreamId { call: id, reply: true }, &mut Remains::default());
+    fn forget(&self, origin: &Origin, id: u64) {
+        self.link.forget_reply(origin, id);
     }
 
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller {

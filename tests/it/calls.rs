@@ -1,6 +1,7 @@
 //! What becomes of a call between being made and its outcome.
 
 use std::{
+    cell::RefCell,
     future::pending,
     sync::{
         Mutex,
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daffi::{BG, Context, Error, FG, Global, Limits, NO_RETURN, callback, fetcher};
+use daffi::{BG, Bytes, Context, Error, FG, Global, Limits, NO_RETURN, callback, fetcher};
 
 use crate::support::{BOUND, Count, CountsDrop, Net, next, run};
 
@@ -771,5 +772,40 @@ fn others_call_through_a_controller_whose_owner_has_led() {
             });
             others.join().unwrap();
         });
+    }
+}
+
+/// What belongs to a thread that ends may call as it goes, when most else that belongs to it is gone.
+#[test]
+fn calls_in_the_destructor_of_a_thread_local_value() {
+    struct Last(Global, Sender<usize>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let Self(a, lengths) = self;
+            let call = |size| a.call.by_name::<usize, _>("length", (Bytes::from(vec![7; size]),));
+            (call(5) & NO_RETURN).unwrap();
+            lengths.send((call(10) & FG).unwrap()).unwrap();
+            lengths.send((call(100_000) & BG).get().unwrap()).unwrap();
+            let echoed = a.call.by_name::<Bytes, _>("echo", (vec![7u8; 50_000],)) & FG;
+            lengths.send(echoed.unwrap().len()).unwrap();
+        }
+    }
+    // What is used first is dropped last.
+    thread_local!(static LAST: RefCell<Option<Last>> = const { RefCell::new(None) });
+    let net = Net::new();
+    let b =
+        net.node("b").callback("length", |bytes: Bytes| bytes.len()).callback("echo", |bytes: Bytes| bytes);
+    let _b = b.start().unwrap();
+    let a = net.caller();
+    let (lengths_in, lengths) = channel();
+    thread::spawn(move || {
+        LAST.with_borrow_mut(|last| _ = last.insert(Last(a.clone(), lengths_in)));
+        assert_eq!(
+            (a.call.by_name::<usize, _>("length", (Bytes::from(vec![7; 40_000]),)) & FG).unwrap(),
+            40_000
+        );
+    });
+    for length in [10, 100_000, 50_000] {
+        assert_eq!(lengths.recv_timeout(BOUND), Ok(length));
     }
 }

@@ -5,7 +5,11 @@ use std::{
     io::Write as _,
     net::Shutdown,
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, OnceLock, Weak, mpsc::channel},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+        mpsc::channel,
+    },
     thread,
     time::Duration,
 };
@@ -28,6 +32,8 @@ struct Watch {
     stops: Mutex<Option<AsyncResult<()>>>,
     lock: Mutex<()>,
     freed: Count,
+    /// Then it panics.
+    panics: AtomicBool,
     /// Whoever did it held a lock of the node's.
     stuck: Count,
 }
@@ -47,6 +53,7 @@ impl AsRef<[u8]> for Mine {
 impl Drop for Mine {
     fn drop(&mut self) {
         self.watch.dropped();
+        assert!(!self.watch.panics.load(Ordering::SeqCst), "it panics, as this test wants it");
     }
 }
 
@@ -57,6 +64,7 @@ impl Watch {
             stops: Mutex::default(),
             lock: Mutex::default(),
             freed: Count::new(),
+            panics: AtomicBool::new(false),
             stuck: Count::new(),
         })
     }
@@ -178,6 +186,39 @@ fn without_link(room: usize) -> (Net, Arc<Global>, Arc<Watch>) {
 /// What hangs is not waited for.
 fn with_little_grace(builder: GlobalBuilder) -> GlobalBuilder {
     builder.limits(Limits { grace: Duration::from_millis(100), ..Limits::default() })
+}
+
+/// One call waits for a link, and one for its time.
+#[test]
+fn a_node_is_stopped_where_memory_waits_that_panics() {
+    let (_net, a, watch) = without_link(10);
+    watch.panics.store(true, Ordering::SeqCst);
+    let call = || a.call.by_name::<(), _>("nobody", (watch.bytes(10_000),));
+    let calls = [call() & BG, call() & BG.eta(BOUND * 2)];
+    let (stopped_in, stopped) = channel();
+    let node = a.clone();
+    thread::spawn(move || stopped_in.send(node.stop()));
+    stopped.recv_timeout(BOUND).expect("it stops").unwrap();
+    for call in calls {
+        let told = call.get_timeout(BOUND);
+        assert!(matches!(told, Err(Error::Stopped { .. } | Error::Cancelled { .. })), "{told:?}");
+    }
+    watch.is_well(2);
+}
+
+/// They leave with others that wait, which have nothing to do with it.
+#[test]
+fn memory_that_panics_as_there_is_a_link_again() {
+    let (mut net, a, watch) = without_link(10);
+    watch.panics.store(true, Ordering::SeqCst);
+    (a.call.by_name::<(), _>("nobody", (watch.bytes(10_000),)) & NO_RETURN).unwrap();
+    let others: Vec<_> = (0..5).map(|_| a.call.by_name::<usize, _>("count", ()) & BG).collect();
+    net.start_controller(Limits::default());
+    let _b = net.node("b").callback("count", || 7usize).start().unwrap();
+    for other in others {
+        assert_eq!(other.get_timeout(BOUND).unwrap(), 7);
+    }
+    watch.is_well(1);
 }
 
 #[test]
@@ -317,7 +358,17 @@ fn the_last_of_a_payload_that_leaves() {
 
 #[test]
 fn the_link_is_lost_while_chunks_leave() {
-    let silent = Silent::new(303, with_little_grace);
+    link_is_lost_while_chunks_leave(303, false);
+}
+
+#[test]
+fn the_link_is_lost_while_chunks_leave_of_memory_that_panics() {
+    link_is_lost_while_chunks_leave(306, true);
+}
+
+fn link_is_lost_while_chunks_leave(number: u32, panics: bool) {
+    let silent = Silent::new(number, with_little_grace);
+    silent.watch.panics.store(panics, Ordering::SeqCst);
     let calls = [4 << 20, 100_000, 2 << 20].map(|size| silent.hang(size));
     (silent.a.call.by_name::<(), _>("close", ()) & NO_RETURN).unwrap();
     for call in calls {

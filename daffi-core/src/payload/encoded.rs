@@ -1,10 +1,10 @@
 //! A value as bytes: a few, one piece, or several.
 
-use std::{cell::Cell, fmt, mem};
+use std::{cell::Cell, fmt, iter, mem};
 
 use bytes::Bytes;
 
-use crate::queue::FLATTEN_BYTES_MAX;
+use crate::{queue::FLATTEN_BYTES_MAX, survive::survive};
 
 /// A value as bytes: in one piece, unless there are [`Bytes`](super::Bytes) in it, which are pieces of their own.
 #[derive(Clone)]
@@ -143,9 +143,9 @@ impl Encoded {
 
     /// All of it in one piece. It is copied if there are several, or few bytes.
     pub fn into_bytes(self) -> Bytes {
-        let pieces = self.into_pieces();
+        let mut pieces = self.into_pieces();
         if pieces.rest().is_empty() {
-            return pieces.first;
+            return mem::take(&mut pieces.first);
         }
         let mut bytes = Vec::with_capacity(pieces.len);
         pieces.append_to(&mut bytes);
@@ -209,6 +209,18 @@ impl Pieces {
     }
 }
 
+/// They may be the user's memory, whose `Drop` may panic. That is not to end what whoever drops them is about to do, be it somebody
+/// else's call.
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        for piece in iter::once(mem::take(&mut self.first)).chain(self.more.drain(..)) {
+            if !piece.is_empty() {
+                survive(|| drop(piece));
+            }
+        }
+    }
+}
+
 impl Default for Encoded {
     fn default() -> Self {
         Self(Content::Few(Scratch::default()))
@@ -229,7 +241,7 @@ impl From<Pieces> for Encoded {
 
 impl From<Bytes> for Pieces {
     fn from(bytes: Bytes) -> Self {
-        Self { len: bytes.len(), first: bytes, ..Self::default() }
+        Self { len: bytes.len(), first: bytes, more: Vec::new(), taken: 0 }
     }
 }
 

@@ -4,7 +4,7 @@
 //! codec, or the value, finds it on the same thread: while a `Bytes` is encoded it lies in `LENT`, and while a
 //! payload is decoded that lies in `SOURCE`. Whoever looks there compares addresses, and copies if they do not fit.
 
-use std::{cell::Cell, fmt, ops::Deref};
+use std::{cell::Cell, fmt, ops::Deref, thread::LocalKey};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -111,16 +111,25 @@ impl Serialize for Bytes {
         if self.len() <= LENT_BYTES_MIN || serializer.is_human_readable() {
             return serializer.serialize_bytes(self);
         }
-        LENT.set(Some(self.0.clone()));
+        replace(&LENT, Some(self.0.clone()));
         let result = serializer.serialize_bytes(self);
-        LENT.set(None);
+        replace(&LENT, None);
         result
     }
 }
 
+/// Puts `bytes` there, and gives what was. A thread that ends may encode and decode still, in a destructor of what belongs to it,
+/// and then has nothing there.
+fn replace(
+    place: &'static LocalKey<Cell<Option<bytes::Bytes>>>,
+    bytes: Option<bytes::Bytes>,
+) -> Option<bytes::Bytes> {
+    place.try_with(|place| place.replace(bytes)).ok().flatten()
+}
+
 /// The buffer that is all of `bytes`, if it was lent for being encoded.
 pub(super) fn lent(bytes: &[u8]) -> Option<bytes::Bytes> {
-    LENT.take().filter(|lent| lent.as_ptr_range() == bytes.as_ptr_range())
+    replace(&LENT, None).filter(|lent| lent.as_ptr_range() == bytes.as_ptr_range())
 }
 
 /// Runs `decode` while what lies in `source` can be had as a slice of it.
@@ -129,7 +138,7 @@ pub(super) fn decode_from<R>(source: &bytes::Bytes, decode: impl FnOnce() -> R) 
 
     impl Drop for Restore {
         fn drop(&mut self) {
-            SOURCE.set(self.0.take());
+            replace(&SOURCE, self.0.take());
         }
     }
 
@@ -137,7 +146,7 @@ pub(super) fn decode_from<R>(source: &bytes::Bytes, decode: impl FnOnce() -> R) 
         return decode();
     }
     // A `Deserialize` may decode something else meanwhile.
-    let _restore = Restore(SOURCE.replace(Some(source.clone())));
+    let _restore = Restore(replace(&SOURCE, Some(source.clone())));
     decode()
 }
 
@@ -146,13 +155,13 @@ fn taken(bytes: &[u8]) -> bytes::Bytes {
     if bytes.len() < SOURCE_BYTES_MIN {
         return bytes::Bytes::copy_from_slice(bytes);
     }
-    let source = SOURCE.take();
+    let source = replace(&SOURCE, None);
     let (inner, outer) = (bytes.as_ptr_range(), source.as_deref().unwrap_or_default().as_ptr_range());
     let taken = match &source {
         Some(source) if outer.start <= inner.start && inner.end <= outer.end => source.slice_ref(bytes),
         _ => bytes::Bytes::copy_from_slice(bytes),
     };
-    SOURCE.set(source);
+    replace(&SOURCE, source);
     taken
 }
 

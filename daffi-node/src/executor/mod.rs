@@ -111,11 +111,11 @@ pub(crate) trait Home: Send + Sync + 'static {
     /// What runs the callbacks.
     fn executor(&self) -> &Arc<Executor>;
 
-    /// A request of the node `to` that wants an answer has its outcome.
-    fn outcome(&self, to: &str, id: u64, codec: Codec, outcome: Outcome);
+    /// A request from there that wants an answer has its outcome.
+    fn outcome(&self, origin: &Origin, id: u64, codec: Codec, outcome: Outcome);
 
     /// Nobody wants the rest of an outcome.
-    fn forget(&self, id: u64);
+    fn forget(&self, origin: &Origin, id: u64);
 
     /// Makes calls for a callback that is nested so deep and has so much time.
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller;
@@ -209,7 +209,8 @@ impl Executor {
                     let run = match self.next() {
                         None => return,
                         Some(Next::Place(job)) => {
-                            self.run(job);
+                            survive(|| self.run(job));
+                            self.requests.lock().placed();
                             continue;
                         }
                         // What is dropped may be the user's memory, and that may wait for something.
@@ -264,12 +265,13 @@ impl Executor {
         loop {
             // Not in the condition, where the lock would be held on.
             let next = self.requests.lock().next_in_order();
-            match next {
-                None => return,
-                Some(Arrival::Begun(reservation)) => self.reserve(reservation),
-                Some(Arrival::Dropped(job)) => self.forgo(&job),
-                Some(Arrival::Whole(job)) => self.run(job),
-            }
+            let Some(arrival) = next else { return };
+            survive(|| match arrival {
+                Arrival::Begun(reservation) => self.reserve(reservation),
+                Arrival::Dropped(job) => self.forgo(&job),
+                Arrival::Whole(job) => self.run(job),
+            });
+            self.requests.lock().placed();
         }
     }
 
@@ -303,7 +305,7 @@ impl Executor {
                         "a call was not run"
                     );
                 } else {
-                    job.origin.home.outcome(&job.origin.caller, job.id, codec, Err(fault));
+                    job.origin.home.outcome(&job.origin, job.id, codec, Err(fault));
                 }
                 return;
             }

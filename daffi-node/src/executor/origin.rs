@@ -12,6 +12,8 @@ pub(crate) struct Origin {
     pub(crate) home: Arc<dyn Home>,
     /// The name of the node that calls.
     pub(crate) caller: Arc<str>,
+    /// The connection that it came on, and that its answer goes back on: ids mean something else on another one.
+    pub(crate) connection: u64,
 }
 
 /// Who has called lately, so that not every request needs memory for its origin.
@@ -21,11 +23,17 @@ pub(crate) struct Origins {
     recent: Box<[Option<Arc<Origin>>; RECENT]>,
     /// The place of whoever called last: most likely who calls next.
     last: usize,
+    connection: u64,
 }
 
 const RECENT: usize = 32;
 
 impl Origins {
+    /// Of requests that come on this connection.
+    pub(crate) fn new(connection: u64) -> Self {
+        Self { connection, ..Self::default() }
+    }
+
     /// Where a request by `caller` to `home`, which is always the same, comes from.
     pub(crate) fn of<H: Home>(&mut self, caller: &str, home: &Arc<H>) -> Arc<Origin> {
         let is_of = |origin: &&Arc<Origin>| *origin.caller == *caller;
@@ -37,7 +45,8 @@ impl Origins {
         if let Some(origin) = place.as_ref().filter(is_of) {
             return origin.clone();
         }
-        place.insert(Arc::new(Origin { home: home.clone(), caller: caller.into() })).clone()
+        let connection = self.connection;
+        place.insert(Arc::new(Origin { home: home.clone(), caller: caller.into(), connection })).clone()
     }
 }
 
@@ -63,9 +72,9 @@ mod tests {
             unreachable!()
         }
 
-        fn outcome(&self, _: &str, _: u64, _: Codec, _: Outcome) {}
+        fn outcome(&self, _: &Origin, _: u64, _: Codec, _: Outcome) {}
 
-        fn forget(&self, _: u64) {}
+        fn forget(&self, _: &Origin, _: u64) {}
 
         fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
             Caller::detached()

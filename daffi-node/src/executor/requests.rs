@@ -25,8 +25,11 @@ pub(super) struct Requests {
     ready: VecDeque<Job>,
     /// The ids among those that nobody waits for any more, and how many had come by then.
     cancelled: HashMap<u64, u64, FixedState>,
-    /// The I/O thread has taken one of them, and not yet placed it.
-    in_hand: bool,
+    /// How many of them threads have taken, and not yet placed. It may be more than one: a thread that was held up with one in hand
+    /// is not the I/O thread any more, and still places it.
+    in_hand: usize,
+    /// How many had come when everything that had was cancelled.
+    lost: Option<u64>,
     /// What may run on the I/O thread now, after it has waited for others.
     released: VecDeque<Run>,
     /// What the I/O thread runs at the moment. It is not among `held`, which would cost it twice as much as most of them
@@ -151,7 +154,7 @@ impl Requests {
 
     /// What was cancelled by now is none of those that come.
     fn forget_cancelled(&mut self) {
-        if self.has_none() {
+        if !self.has_unplaced() {
             self.cancelled.clear();
         }
     }
@@ -167,23 +170,27 @@ impl Requests {
 
     /// Whether anything that has come is still to be held, or refused.
     pub(super) fn has_unplaced(&self) -> bool {
-        self.in_hand || !self.has_none()
+        self.in_hand > 0 || !self.has_none()
     }
 
-    /// What has come next for a callback that keeps an order. A request that is cancelled by now is dropped.
+    /// What was taken to be placed is where it belongs.
+    pub(super) fn placed(&mut self) {
+        self.in_hand -= 1;
+    }
+
+    /// What has come next for a callback that keeps an order, to be [`placed`](Self::placed). A request that is cancelled by now is
+    /// dropped.
     pub(super) fn next_in_order(&mut self) -> Option<Arrival> {
-        self.in_hand = false;
         let arrival = self.in_order.pop_front()?;
-        self.in_hand = true;
+        self.in_hand += 1;
         Some(match arrival {
             Arrival::Whole(job) if self.is_cancelled(&job) => Arrival::Dropped(job),
             arrival => arrival,
         })
     }
 
-    /// What the I/O thread does next. A request that `is_quick` runs there.
+    /// What the I/O thread does next. A request that `is_quick` runs there, another one is to be [`placed`](Self::placed).
     pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool) -> Option<Next> {
-        self.in_hand = false;
         if let Some((key, held)) = self.current.take()
             // Another thread was the I/O thread when that began, and is still at it.
             && let Some(replaced) = self.held.insert(key.id, held)
@@ -198,7 +205,7 @@ impl Requests {
             return Some(Next::Forget(job));
         }
         if !is_quick(&job) {
-            self.in_hand = true;
+            self.in_hand += 1;
             return Some(Next::Place(job));
         }
         self.current = job.key().map(|key| (key, Held::new(key)));
@@ -207,10 +214,13 @@ impl Requests {
 
     /// Whether the request that was taken just now is cancelled. A later one may have its id.
     fn is_cancelled(&mut self, job: &Job) -> bool {
-        if self.cancelled.is_empty() || job.one_way {
-            return false;
-        }
-        self.cancelled.remove(&job.id).is_some_and(|come| job.number <= come)
+        job.key().is_some_and(|key| self.is_unwanted(key))
+    }
+
+    fn is_unwanted(&mut self, key: Key) -> bool {
+        self.lost.is_some_and(|come| key.number <= come)
+            || !self.cancelled.is_empty()
+                && self.cancelled.remove(&key.id).is_some_and(|come| key.number <= come)
     }
 
     /// Whether everything that has come has been looked at.
@@ -218,10 +228,12 @@ impl Requests {
         self.in_order.is_empty() && self.ready.is_empty()
     }
 
-    /// Keeps a request that waits where it can be cancelled. Gives back another one of its id.
-    #[must_use = "it is to be dropped without the lock"]
+    /// Keeps a request that waits where it can be cancelled. Gives back what is to end: this one, if it was cancelled since it was
+    /// taken, or another one of its id.
+    #[must_use = "it is to end, without the lock"]
     pub(super) fn hold(&mut self, key: Key, arguments: Arguments) -> Option<Held> {
-        self.held.insert(key.id, Held { arguments: Some(arguments), ..Held::new(key) })
+        let held = Held { arguments: Some(arguments), ..Held::new(key) };
+        if self.is_unwanted(key) { Some(held) } else { self.held.insert(key.id, held) }
     }
 
     /// It is the turn of a request that has waited: gives its arguments, unless it was cancelled.
@@ -275,7 +287,7 @@ impl Requests {
             return Some(held);
         }
         let held = self.held.remove(&id);
-        if held.is_none() && !self.has_none() {
+        if held.is_none() && self.has_unplaced() {
             self.cancelled.insert(id, self.come);
         }
         held
@@ -297,6 +309,7 @@ impl Requests {
             }
         }
         self.cancelled.clear();
+        self.lost = Some(self.come);
         (started, dropped)
     }
 
@@ -359,9 +372,9 @@ mod tests {
             unreachable!()
         }
 
-        fn outcome(&self, _: &str, _: u64, _: Codec, _: Outcome) {}
+        fn outcome(&self, _: &Origin, _: u64, _: Codec, _: Outcome) {}
 
-        fn forget(&self, _: u64) {}
+        fn forget(&self, _: &Origin, _: u64) {}
 
         fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
             Caller::detached()
@@ -382,7 +395,7 @@ mod tests {
             fingerprint: 0,
             deadline: None,
             timeout_us: 0,
-            origin: Arc::new(Origin { home: Arc::new(Nowhere), caller: "caller".into() }),
+            origin: Arc::new(Origin { home: Arc::new(Nowhere), caller: "caller".into(), connection: 1 }),
             body: Bytes::new(),
             hold: None,
             number: 0,
@@ -391,12 +404,14 @@ mod tests {
 
     /// The ids of all requests that are to run, none of which is quick.
     fn placed(requests: &mut Requests) -> Vec<u64> {
-        std::iter::from_fn(|| requests.next(|_| false))
-            .filter_map(|next| match next {
-                Next::Place(job) => Some(job.id),
-                Next::Run(_) | Next::Drop(_) | Next::Forget(_) | Next::End(_) => None,
-            })
-            .collect()
+        let mut ids = Vec::new();
+        while let Some(next) = requests.next(|_| false) {
+            if let Next::Place(job) = next {
+                ids.push(job.id);
+                requests.placed();
+            }
+        }
+        ids
     }
 
     #[test]
@@ -423,6 +438,36 @@ mod tests {
         assert!(requests.cancel(2).is_none());
         let _ = requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [1, 2]);
+    }
+
+    /// Another thread leads while one is held up with a request in hand: what comes for that meanwhile is for it all the same.
+    #[test]
+    fn what_is_cancelled_while_it_is_in_hand_is_not_held() {
+        let mut requests = Requests::default();
+        let take = |requests: &mut Requests, id| {
+            assert!(requests.push(request(id), false).is_none());
+            let Some(Next::Place(job)) = requests.next(|_| false) else { panic!("it is not to be placed") };
+            job.key().unwrap()
+        };
+        let cancelled = take(&mut requests, 1);
+        assert!(requests.next(|_| false).is_none() && requests.cancel(1).is_none());
+        // One that comes now has nothing to do with it.
+        assert!(requests.push(request(2), false).is_none());
+        let held = requests.hold(cancelled, Arguments::default()).expect("it ends");
+        assert!(held.waits() && !requests.has(cancelled));
+        requests.placed();
+        assert_eq!(placed(&mut requests), [2]);
+
+        // The link is lost, and on the next one another request has its id.
+        let stale = take(&mut requests, 3);
+        drop(requests.cancel_all());
+        let other = take(&mut requests, 3);
+        assert!(requests.hold(other, Arguments::default()).is_none());
+        assert!(requests.hold(stale, Arguments::default()).is_some(), "it ends");
+        assert!(requests.has(other) && !requests.has(stale));
+        assert!(requests.has_unplaced());
+        (0..2).for_each(|_| requests.placed());
+        assert!(!requests.has_unplaced());
     }
 
     #[test]

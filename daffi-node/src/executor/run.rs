@@ -208,7 +208,7 @@ impl Run {
 
     fn answer(&self, outcome: Outcome) {
         let origin = &self.job.origin;
-        origin.home.outcome(&origin.caller, self.job.id, self.codec(), outcome);
+        origin.home.outcome(origin, self.job.id, self.codec(), outcome);
     }
 
     fn finish(mut self, mut outcome: Outcome) {
@@ -231,7 +231,7 @@ impl Run {
             if self.is_there() && !self.is_expired() {
                 self.answer(outcome);
                 if !self.withdraw() {
-                    self.job.origin.home.forget(self.job.id);
+                    self.job.origin.home.forget(&self.job.origin, self.job.id);
                 }
             }
         } else if self.withdraw() && !self.is_expired() {
@@ -378,11 +378,11 @@ mod tests {
             &self.executor
         }
 
-        fn outcome(&self, _: &str, id: u64, _: Codec, _: Outcome) {
+        fn outcome(&self, _: &Origin, id: u64, _: Codec, _: Outcome) {
             self.executor.cancel(id);
         }
 
-        fn forget(&self, id: u64) {
+        fn forget(&self, _: &Origin, id: u64) {
             self.forgotten.send(id).unwrap();
         }
 
@@ -401,7 +401,7 @@ mod tests {
             fingerprint: 0,
             deadline: None,
             timeout_us: 0,
-            origin: Arc::new(Origin { home, caller: "caller".into() }),
+            origin: Arc::new(Origin { home, caller: "caller".into(), connection: 1 }),
             body: Bytes::new(),
             hold: None,
             number: 0,
