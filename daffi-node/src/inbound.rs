@@ -445,10 +445,11 @@ impl Connection for Inbound {
         // Those that nobody waits for run all the same.
         self.hand_over();
         self.node.wake_tasks(mem::take(&mut self.left));
-        self.node.disconnected(reason);
+        // Before the next connection, on which others may keep places of that name.
         for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
         }
+        self.node.disconnected(reason);
     }
 }
 

@@ -573,3 +573,92 @@ impl fmt::Debug for Port {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use daffi_core::{
+        fault::{Fault, FaultKind},
+        frame::Failure,
+        reactor::Reactor,
+    };
+
+    use super::*;
+    use crate::{
+        callback::Outcome,
+        caller::Caller,
+        executor::{Executor, Home},
+        sync::Mutex,
+    };
+
+    /// Where the frames go that leave on one connection.
+    #[derive(Default)]
+    struct Wire(Mutex<Vec<&'static str>>);
+
+    impl FramePort for Wire {
+        fn send(&self, frame: &Frame<'_>) -> Result<(), PortError> {
+            self.0.lock().push(frame.kind());
+            Ok(())
+        }
+
+        fn close(&self, _: &str) {}
+    }
+
+    /// Nothing runs here.
+    struct Nowhere;
+
+    impl Home for Nowhere {
+        fn executor(&self) -> &Arc<Executor> {
+            unreachable!()
+        }
+
+        fn outcome(&self, _: &Origin, _: u64, _: Codec, _: Outcome) {}
+
+        fn forget(&self, _: &Origin, _: u64) {}
+
+        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
+            Caller::detached()
+        }
+    }
+
+    /// The next one has the same ids, for other requests.
+    #[test]
+    fn answers_leave_on_the_connection_that_their_requests_came_on() {
+        let reactor = Reactor::start("test").unwrap();
+        let link = Link::new(reactor.handle().clone(), 10);
+        let connect = || {
+            let (connection, wire) = (link.new_connection(), Arc::new(Wire::default()));
+            drop(link.up(Port::Memory(wire.clone()), connection, |_, _| true, |_, _| {}));
+            let origin = Origin { home: Arc::new(Nowhere), caller: "a".into(), connection };
+            (origin, wire)
+        };
+        let zeros = |size| Encoded::from(Bytes::from(vec![0; size]));
+        let answer = |origin: &Origin| {
+            for size in [10, CHUNK_BYTES + 1] {
+                link.reply(origin, 7, Codec::Bincode, zeros(size), Flush::Now);
+            }
+            let fault = Box::new(Fault::new(FaultKind::Failed, ""));
+            link.answer(origin, &Frame::Failure(Failure { id: 8, part: 0, fault }), Flush::Now);
+        };
+        let (before, lost) = connect();
+        link.down();
+        answer(&before);
+        let (now, wire) = connect();
+        answer(&before);
+        assert!(lost.0.lock().is_empty() && wire.0.lock().is_empty() && !link.streams.is_active());
+        // Also while the controller is stopping.
+        link.drain();
+        answer(&before);
+        assert!(wire.0.lock().is_empty());
+        answer(&now);
+        assert_eq!(*wire.0.lock(), ["REPLY", "REPLY", "CHUNK", "FAILURE"]);
+
+        link.reply(&now, 9, Codec::Bincode, zeros(100 * CHUNK_BYTES), Flush::Now);
+        assert!(link.streams.is_active(), "no more than a window is on its way");
+        link.forget_reply(&before, 9);
+        assert!(link.streams.is_active(), "it is another one's");
+        link.forget_reply(&now, 9);
+        link.streams.cancel(StreamId { call: 7, reply: true }, &mut Remains::default());
+        assert!(!link.streams.is_active());
+    }
+}

@@ -209,8 +209,9 @@ impl Executor {
                     let run = match self.next() {
                         None => return,
                         Some(Next::Place(job)) => {
+                            let key = job.key();
                             survive(|| self.run(job));
-                            self.requests.lock().placed();
+                            self.placed(key);
                             continue;
                         }
                         // What is dropped may be the user's memory, and that may wait for something.
@@ -266,12 +267,21 @@ impl Executor {
             // Not in the condition, where the lock would be held on.
             let next = self.requests.lock().next_in_order();
             let Some(arrival) = next else { return };
+            let key = arrival.key();
             survive(|| match arrival {
                 Arrival::Begun(reservation) => self.reserve(reservation),
                 Arrival::Dropped(job) => self.forgo(&job),
                 Arrival::Whole(job) => self.run(job),
             });
-            self.requests.lock().placed();
+            self.placed(key);
+        }
+    }
+
+    /// What was taken to be placed is where it belongs.
+    fn placed(&self, key: Option<Key>) {
+        let was_last = self.requests.lock().placed(key);
+        if was_last {
+            self.occupancy.looked();
         }
     }
 

@@ -25,9 +25,9 @@ pub(super) struct Requests {
     ready: VecDeque<Job>,
     /// The ids among those that nobody waits for any more, and how many had come by then.
     cancelled: HashMap<u64, u64, FixedState>,
-    /// How many of them threads have taken, and not yet placed. It may be more than one: a thread that was held up with one in hand
-    /// is not the I/O thread any more, and still places it.
-    in_hand: usize,
+    /// What threads have taken, and not yet placed; by what it can be cancelled. It may be more than one: a thread that was held up
+    /// with one in hand is not the I/O thread any more, and still places it.
+    in_hand: Vec<Option<Key>>,
     /// How many had come when everything that had was cancelled.
     lost: Option<u64>,
     /// What may run on the I/O thread now, after it has waited for others.
@@ -110,6 +110,16 @@ pub(super) struct Rest {
     released: VecDeque<Run>,
 }
 
+impl Arrival {
+    /// By what it can be cancelled.
+    pub(super) fn key(&self) -> Option<Key> {
+        match self {
+            Self::Whole(job) | Self::Dropped(job) => job.key(),
+            Self::Begun(_) => None,
+        }
+    }
+}
+
 impl Rest {
     pub(super) fn is_empty(&self) -> bool {
         self.in_order.is_empty() && self.ready.is_empty() && self.released.is_empty()
@@ -154,8 +164,9 @@ impl Requests {
 
     /// What was cancelled by now is none of those that come.
     fn forget_cancelled(&mut self) {
-        if !self.has_unplaced() {
-            self.cancelled.clear();
+        if self.has_none() && !self.cancelled.is_empty() {
+            let Self { cancelled, in_hand, .. } = self;
+            cancelled.retain(|id, _| in_hand.iter().flatten().any(|key| key.id == *id));
         }
     }
 
@@ -170,19 +181,22 @@ impl Requests {
 
     /// Whether anything that has come is still to be held, or refused.
     pub(super) fn has_unplaced(&self) -> bool {
-        self.in_hand > 0 || !self.has_none()
+        !self.in_hand.is_empty() || !self.has_none()
     }
 
-    /// What was taken to be placed is where it belongs.
-    pub(super) fn placed(&mut self) {
-        self.in_hand -= 1;
+    /// What was taken to be placed is where it belongs. Says whether that was the last there is.
+    pub(super) fn placed(&mut self, key: Option<Key>) -> bool {
+        if let Some(at) = self.in_hand.iter().position(|taken| *taken == key) {
+            self.in_hand.swap_remove(at);
+        }
+        !self.has_unplaced()
     }
 
     /// What has come next for a callback that keeps an order, to be [`placed`](Self::placed). A request that is cancelled by now is
     /// dropped.
     pub(super) fn next_in_order(&mut self) -> Option<Arrival> {
         let arrival = self.in_order.pop_front()?;
-        self.in_hand += 1;
+        self.in_hand.push(arrival.key());
         Some(match arrival {
             Arrival::Whole(job) if self.is_cancelled(&job) => Arrival::Dropped(job),
             arrival => arrival,
@@ -205,7 +219,7 @@ impl Requests {
             return Some(Next::Forget(job));
         }
         if !is_quick(&job) {
-            self.in_hand += 1;
+            self.in_hand.push(job.key());
             return Some(Next::Place(job));
         }
         self.current = job.key().map(|key| (key, Held::new(key)));
@@ -218,6 +232,7 @@ impl Requests {
     }
 
     fn is_unwanted(&mut self, key: Key) -> bool {
+        // One of an earlier connection does not take the cancellation of another one with its id.
         self.lost.is_some_and(|come| key.number <= come)
             || !self.cancelled.is_empty()
                 && self.cancelled.remove(&key.id).is_some_and(|come| key.number <= come)
@@ -287,7 +302,8 @@ impl Requests {
             return Some(held);
         }
         let held = self.held.remove(&id);
-        if held.is_none() && self.has_unplaced() {
+        let is_in_hand = || self.in_hand.iter().flatten().any(|key| key.id == id);
+        if held.is_none() && (!self.has_none() || is_in_hand()) {
             self.cancelled.insert(id, self.come);
         }
         held
@@ -408,7 +424,7 @@ mod tests {
         while let Some(next) = requests.next(|_| false) {
             if let Next::Place(job) = next {
                 ids.push(job.id);
-                requests.placed();
+                requests.placed(job.key());
             }
         }
         ids
@@ -455,8 +471,9 @@ mod tests {
         assert!(requests.push(request(2), false).is_none());
         let held = requests.hold(cancelled, Arguments::default()).expect("it ends");
         assert!(held.waits() && !requests.has(cancelled));
-        requests.placed();
+        requests.placed(Some(cancelled));
         assert_eq!(placed(&mut requests), [2]);
+        assert!(requests.cancelled.is_empty());
 
         // The link is lost, and on the next one another request has its id.
         let stale = take(&mut requests, 3);
@@ -465,9 +482,7 @@ mod tests {
         assert!(requests.hold(other, Arguments::default()).is_none());
         assert!(requests.hold(stale, Arguments::default()).is_some(), "it ends");
         assert!(requests.has(other) && !requests.has(stale));
-        assert!(requests.has_unplaced());
-        (0..2).for_each(|_| requests.placed());
-        assert!(!requests.has_unplaced());
+        assert!(!requests.placed(Some(stale)) && requests.placed(Some(other)));
     }
 
     #[test]
