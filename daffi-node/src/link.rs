@@ -207,7 +207,11 @@ impl Link {
 
     /// Sends what calls for no answer and cannot be refused. Dropped without a link.
     pub(crate) fn send(&self, frame: &Frame<'_>, flush: Flush) {
-        let unwritten = match self.state.read().port() {
+        self.send_on(State::port, frame, flush);
+    }
+
+    fn send_on(&self, port: impl FnOnce(&State) -> Option<&Port>, frame: &Frame<'_>, flush: Flush) {
+        let unwritten = match port(&self.state.read()) {
             Some(port) if port.push(frame).is_ok() => self.flush(port, flush),
             _ => None,
         };
@@ -226,11 +230,7 @@ impl Link {
 
     /// Sends a failure of a request from there. Dropped without its link: its caller has its answer already.
     pub(crate) fn answer(&self, origin: &Origin, frame: &Frame<'_>, flush: Flush) {
-        let unwritten = match self.way_back(&self.state.read(), origin) {
-            Some(port) if port.push(frame).is_ok() => self.flush(port, flush),
-            _ => None,
-        };
-        self.write_to(unwritten);
+        self.send_on(|state| self.way_back(state, origin), frame, flush);
     }
 
     /// Nobody wants the rest of a result of a request from there.
@@ -584,12 +584,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        callback::Outcome,
-        caller::Caller,
-        executor::{Executor, Home},
-        sync::Mutex,
-    };
+    use crate::{executor::nowhere::Nowhere, sync::Mutex};
 
     /// Where the frames go that leave on one connection.
     #[derive(Default)]
@@ -604,23 +599,6 @@ mod tests {
         fn close(&self, _: &str) {}
     }
 
-    /// Nothing runs here.
-    struct Nowhere;
-
-    impl Home for Nowhere {
-        fn executor(&self) -> &Arc<Executor> {
-            unreachable!()
-        }
-
-        fn outcome(&self, _: &Origin, _: u64, _: Codec, _: Outcome) {}
-
-        fn forget(&self, _: &Origin, _: u64) {}
-
-        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
-            Caller::detached()
-        }
-    }
-
     /// The next one has the same ids, for other requests.
     #[test]
     fn answers_leave_on_the_connection_that_their_requests_came_on() {
@@ -629,8 +607,7 @@ mod tests {
         let connect = || {
             let (connection, wire) = (link.new_connection(), Arc::new(Wire::default()));
             drop(link.up(Port::Memory(wire.clone()), connection, |_, _| true, |_, _| {}));
-            let origin = Origin { home: Arc::new(Nowhere), caller: "a".into(), connection };
-            (origin, wire)
+            (Nowhere::origin(connection), wire)
         };
         let zeros = |size| Encoded::from(Bytes::from(vec![0; size]));
         let answer = |origin: &Origin| {

@@ -6,6 +6,9 @@ mod gate;
 pub(crate) use gate::Gate;
 use gate::Ticket;
 
+#[cfg(test)]
+pub(crate) mod nowhere;
+
 mod origin;
 pub(crate) use origin::{Origin, Origins};
 

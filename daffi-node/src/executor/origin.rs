@@ -58,28 +58,8 @@ impl fmt::Debug for Origin {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use daffi_core::payload::Codec;
-
     use super::*;
-    use crate::{callback::Outcome, caller::Caller, executor::Executor};
-
-    struct Nowhere;
-
-    impl Home for Nowhere {
-        fn executor(&self) -> &Arc<Executor> {
-            unreachable!()
-        }
-
-        fn outcome(&self, _: &Origin, _: u64, _: Codec, _: Outcome) {}
-
-        fn forget(&self, _: &Origin, _: u64) {}
-
-        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
-            Caller::detached()
-        }
-    }
+    use crate::executor::nowhere::Nowhere;
 
     #[test]
     fn each_request_has_its_caller_however_many_there_are() {

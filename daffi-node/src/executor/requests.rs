@@ -231,6 +231,7 @@ impl Requests {
         job.key().is_some_and(|key| self.is_unwanted(key))
     }
 
+    /// Whether nobody waits for it any more: its connection is lost, or it is cancelled.
     fn is_unwanted(&mut self, key: Key) -> bool {
         // One of an earlier connection does not take the cancellation of another one with its id.
         self.lost.is_some_and(|come| key.number <= come)
@@ -369,33 +370,8 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use daffi_core::payload::Codec;
-
     use super::*;
-    use crate::{
-        callback::Outcome,
-        caller::Caller,
-        executor::{Executor, Home, Origin},
-    };
-
-    /// Nothing runs here.
-    struct Nowhere;
-
-    impl Home for Nowhere {
-        fn executor(&self) -> &Arc<Executor> {
-            unreachable!()
-        }
-
-        fn outcome(&self, _: &Origin, _: u64, _: Codec, _: Outcome) {}
-
-        fn forget(&self, _: &Origin, _: u64) {}
-
-        fn caller(self: Arc<Self>, _: u8, _: Option<Instant>) -> Caller {
-            Caller::detached()
-        }
-    }
+    use crate::executor::nowhere::Nowhere;
 
     fn request(id: u64) -> Arrival {
         Arrival::Whole(job(id))
@@ -411,7 +387,7 @@ mod tests {
             fingerprint: 0,
             deadline: None,
             timeout_us: 0,
-            origin: Arc::new(Origin { home: Arc::new(Nowhere), caller: "caller".into(), connection: 1 }),
+            origin: Nowhere::origin(1),
             body: Bytes::new(),
             hold: None,
             number: 0,
