@@ -65,6 +65,9 @@ struct Left {
     sooner: bool,
 }
 
+/// Frames are being passed to nodes of this process, until this is dropped, be it by a panic.
+struct Delivering<'a>(&'a AtomicBool);
+
 /// How far stopping is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -190,11 +193,7 @@ impl Hub {
 
     /// Passes frames to nodes of this process. Says whether one of them took no more.
     pub(crate) fn deliver(&self) -> bool {
-        // Only the end of a controller that is dropped comes from another thread; the two must not mix. And a
-        // node that is being given a frame may send one, and end up here again.
-        if self.delivering.swap(true, Ordering::Acquire) {
-            return false;
-        }
+        let Some(delivering) = Delivering::begin(&self.delivering) else { return false };
         let mut full = false;
         while !full {
             let Some(delivery) = self.state.lock().ports.take_delivery() else { break };
@@ -202,8 +201,9 @@ impl Hub {
         }
         // What the nodes said to it, if their turn was before this one.
         let written = self.state.lock().ports.take_work();
+        // Writing may drop the user's memory, and that may call something: nobody looks for it here any more.
+        drop(delivering);
         written.run();
-        self.delivering.store(false, Ordering::Release);
         full
     }
 
@@ -236,6 +236,20 @@ impl Hub {
             self.with(|_, _| ());
         }
         false
+    }
+}
+
+impl<'a> Delivering<'a> {
+    /// Begins, unless somebody is at it: only the end of a controller that is dropped comes from another thread, and the two must not mix.
+    /// And a node that is being given a frame may send one, and end up here again.
+    fn begin(delivering: &'a AtomicBool) -> Option<Self> {
+        (!delivering.swap(true, Ordering::Acquire)).then(|| Self(delivering))
+    }
+}
+
+impl Drop for Delivering<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

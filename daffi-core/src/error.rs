@@ -88,8 +88,8 @@ pub enum Error {
         name: String,
     },
 
-    /// Controller and node have no protocol version in common, or one asks what the other cannot do.
-    #[error("the controller refused this node: {reason}")]
+    /// Controller and node have no protocol version in common, or the node asks for something that the controller does not support.
+    #[error("the controller refused: {reason}")]
     Refused {
         /// The controller's words.
         reason: String,
@@ -170,7 +170,7 @@ pub enum Error {
     },
 
     /// The node, or the way to it, has as much to do as its limits allow.
-    #[error("{node:?} is overloaded: its queue is at the limit; call later or less")]
+    #[error("{node:?} is overloaded: as much waits there as its limits allow; call later or less")]
     Overloaded {
         /// The node.
         node: String,

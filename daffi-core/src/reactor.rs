@@ -301,9 +301,11 @@ impl Handle {
     pub fn step_aside(&self) {
         if CURRENT.get() == self.shared.address() {
             self.shared.lead.step_aside(|| {
-                if let Err(error) = self.shared.clone().spawn(Role::Lead) {
-                    tracing::error!(%error, "no thread to take the lead");
+                let spawned = self.shared.clone().spawn(Role::Lead);
+                if let Err(error) = &spawned {
+                    tracing::error!(%error, "no thread to take the lead: everything waits for a callback that blocks");
                 }
+                spawned.is_ok()
             });
         }
     }

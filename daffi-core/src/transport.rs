@@ -112,7 +112,14 @@ impl Stream {
                 Err(last)
             }
             #[cfg(unix)]
-            Address::Unix(path) => Self::from_unix(std::os::unix::net::UnixStream::connect(path)?),
+            Address::Unix(path) => {
+                if *address == Address::default_unix()
+                    && let Some(directory) = path.parent()
+                {
+                    unix::check_owner(directory)?;
+                }
+                Self::from_unix(std::os::unix::net::UnixStream::connect(path)?)
+            }
             #[cfg(not(unix))]
             Address::Unix(_) => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "no UNIX sockets on this system"))
@@ -279,7 +286,8 @@ impl Listener {
             }
             #[cfg(unix)]
             Address::Unix(path) => {
-                let listener = unix::UnixListener::bind(path).map_err(unusable)?;
+                let is_default = *address == Address::default_unix();
+                let listener = unix::UnixListener::bind(path, is_default).map_err(unusable)?;
                 Ok((Self::Unix(listener), address.clone()))
             }
             #[cfg(not(unix))]

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use daffi_core::survive::survive;
+
 use crate::{
     in_flight::CallId,
     outgoing::Outgoing,
@@ -110,7 +112,8 @@ impl Admission {
                     next
                 };
                 match next {
-                    Some((_, call)) => send(call, going_on),
+                    // It writes to the log, if anything: a subscriber that panics does not keep the others back.
+                    Some((_, call)) => _ = survive(|| send(call, going_on)),
                     None => self.give_back(),
                 }
             }

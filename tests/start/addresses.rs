@@ -5,7 +5,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, PermissionsExt, symlink},
         net::{UnixListener, UnixStream},
         process::CommandExt,
     },
@@ -212,7 +212,7 @@ fn a_link_to_a_file_is_left_alone() {
         let directory = TempDir::new();
         let (target, path) = (directory.join("data"), directory.join("s"));
         fs::write(&target, "precious").unwrap();
-        std::os::unix::fs::symlink(&target, &path).unwrap();
+        symlink(&target, &path).unwrap();
         unusable(&path, ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
@@ -357,15 +357,50 @@ fn a_successors_socket_file_is_left_alone() {
 
 #[test]
 fn without_any_address_it_is_a_socket_in_the_temporary_directory() {
+    in_time(|| run_with_temp_dir(&TempDir::new(), "child_at_the_default_address"));
+}
+
+/// Everybody may make a directory of that name before its user does, and what listens there could be anybody's.
+#[test]
+fn a_default_directory_that_others_may_write_to_is_of_no_use() {
     in_time(|| {
         let directory = TempDir::new();
-        let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "addresses::child_at_the_default_address", "--ignored", "--nocapture"])
-            .env("TMPDIR", directory.path())
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&child.stdout);
-        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+        let place = directory.join("daffi");
+        fs::create_dir(&place).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
+        let _strangers = UnixListener::bind(place.join(".sock")).unwrap();
+        run_with_temp_dir(&directory, "child_at_a_default_address_of_others");
+
+        let directory = TempDir::new();
+        let elsewhere = TempDir::new();
+        symlink(elsewhere.path(), directory.join("daffi")).unwrap();
+        let _strangers = UnixListener::bind(elsewhere.join(".sock")).unwrap();
+        run_with_temp_dir(&directory, "child_at_a_default_address_of_others");
+    });
+}
+
+/// Has another process run one of the tests below.
+fn run_with_temp_dir(directory: &TempDir, test: &str) {
+    let child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", &format!("addresses::{test}"), "--ignored", "--nocapture"])
+        .env("TMPDIR", directory.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by another test with a temporary directory of its own"]
+fn child_at_a_default_address_of_others() {
+    in_time(|| {
+        let error = builder().init_controller(true).start().unwrap_err();
+        let Error::AddressUnusable { source, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.kind(), ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("choose a path with unix_sock_path"), "{error}");
+        let error = builder().connect_timeout(Duration::from_millis(100)).start().unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("choose a path with unix_sock_path"), "{error}");
     });
 }
 

@@ -185,7 +185,7 @@ impl Driver {
             && error.kind() != ErrorKind::Interrupted
         {
             // Nothing can be done about it here, and without waiting this would spin.
-            tracing::error!(%error, "waiting for sockets failed");
+            survive(|| tracing::error!(%error, "waiting for sockets failed"));
             thread::sleep(Duration::from_millis(10));
         }
         shared.lead.bell.awake();
@@ -321,11 +321,12 @@ impl Driver {
         }
         for _ in 0..ACCEPTS_IN_A_ROW {
             match listener.accept() {
-                Ok((stream, peer)) => acceptor.accepted(stream, &peer),
+                // It writes to the log. What it had not passed on by then is closed.
+                Ok((stream, peer)) => _ = survive(|| acceptor.accepted(stream, &peer)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections for now");
+                    survive(|| tracing::warn!(%error, "cannot accept connections for now"));
                     self.resting.push((host::now() + ACCEPT_REST, token));
                     return;
                 }

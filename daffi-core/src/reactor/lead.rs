@@ -140,8 +140,9 @@ impl Lead {
         !DEPOSED.get()
     }
 
-    /// Gives the lead away in the middle of a step, since this thread is about to wait.
-    pub(super) fn step_aside(&self, lead: impl FnOnce()) {
+    /// Gives the lead away in the middle of a step, since this thread is about to wait. `lead` starts a thread that leads, where none
+    /// stands by, and says whether it did. Without one nobody leads until this thread is back.
+    pub(super) fn step_aside(&self, lead: impl FnOnce() -> bool) {
         let step = STEP.get();
         if step != 0 && self.end_step(step) {
             let mut state = self.state.lock();
@@ -151,7 +152,9 @@ impl Lead {
             } else {
                 drop(state);
                 self.watched.store(false, Ordering::SeqCst);
-                lead();
+                if !lead() {
+                    self.state.lock().vacant = true;
+                }
             }
         }
     }
@@ -271,3 +274,26 @@ impl Lead {
 
 #[cfg(all(test, shuttle))]
 mod interleavings;
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    /// As where a process may have no more threads.
+    #[test]
+    fn a_lead_that_no_thread_could_take_is_taken_back() {
+        let (role_in, role) = mpsc::channel();
+        let waits = thread::spawn(move || {
+            let lead = Lead::default();
+            lead.begin();
+            lead.step(|| false, |_| lead.step_aside(|| false));
+            assert!(!lead.leads(), "it gave the lead away");
+            assert_eq!(lead.resign(), Role::StandBy);
+            role_in.send(lead.stand_by()).unwrap();
+        });
+        assert_eq!(role.recv_timeout(Duration::from_secs(20)), Ok(Role::Lead));
+        waits.join().unwrap();
+    }
+}

@@ -1,16 +1,22 @@
 //! Listening on a socket file: who may enter, and what to do with a file that is already there.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-        net::{SocketAddr, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+            net::{SocketAddr, UnixStream},
+        },
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use mio::{Interest, Registry, Token, event::Source};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A listener that removes its socket file when it is dropped.
 #[derive(Debug)]
@@ -22,21 +28,26 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+    /// Listens there. For a path that nobody has chosen, `is_default`, see [`check_owner`].
+    pub(super) fn bind(path: &Path, is_default: bool) -> io::Result<Self> {
         // A path that no socket can have must not leave a directory or a lock file behind.
         SocketAddr::from_pathname(path)?;
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            if is_default {
+                check_owner(directory)?;
+            }
         }
         // Two processes that start at once must not take each other's fresh file for a stale one.
-        // Opened without truncating: in a directory that others may write to, the name may lead to any file.
-        let lock = File::options().write(true).create(true).truncate(false).open(lock_path(path))?;
-        lock.lock()?;
+        let _lock = lock(&lock_path(path))?;
         remove_stale(path)?;
-        let inner = mio::net::UnixListener::bind(path)?;
-        // Nobody can connect in between: a connection waits for `accept`, and others are kept out by the
-        // directory's mode where it is ours.
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        // Before it listens, so that nobody else connects in between.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let inner = mio::net::UnixListener::from_std(OwnedFd::from(socket).into());
         let metadata = fs::symlink_metadata(path)?;
         Ok(Self { inner, path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
     }
@@ -56,6 +67,49 @@ impl Drop for UnixListener {
         }
     }
 }
+
+/// Waits for the lock file, which others hold for a moment.
+fn lock(path: &Path) -> io::Result<File> {
+    // Without truncating: in a directory that others may write to, the name may lead to any file.
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    let until = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOCK_EVERY),
+            Err(TryLockError::WouldBlock) => {
+                let problem = format!("another process has held {} for {LOCK_TIMEOUT:?}", path.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Refuses a directory in which somebody else can put a socket, for the one that nobody has chosen: in the directory for temporary files
+/// everybody may make one of its name.
+pub(super) fn check_owner(directory: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(directory)?;
+    let others = 0o022;
+    if metadata.is_dir()
+        && metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.mode() & others == 0
+    {
+        return Ok(());
+    }
+    let problem = format!(
+        "{} belongs to somebody else, or others may write to it: remove it, or choose a path with unix_sock_path",
+        directory.display()
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+}
+
+/// How many connections wait to be accepted, as far as the system lets them.
+const BACKLOG: i32 = 1024;
+
+/// How long one that starts waits for others that do.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_EVERY: Duration = Duration::from_millis(5);
 
 /// Removes a socket file that nobody listens on any more.
 fn remove_stale(path: &Path) -> io::Result<()> {

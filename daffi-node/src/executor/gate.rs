@@ -1,6 +1,12 @@
 //! `max_concurrency`: how many calls of one callback run at once, the others waiting in line.
 
-use std::{collections::VecDeque, fmt, num::NonZeroUsize};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    num::NonZeroUsize,
+};
+
+use daffi_core::survive::survive;
 
 use crate::sync::{Mutex, MutexGuard};
 
@@ -101,7 +107,8 @@ impl<T> Gate<T> {
             return;
         }
         while let Some(work) = state.next(self.limit) {
-            MutexGuard::unlocked(&mut state, || run(work));
+            // Whatever it panics with, the others get their turn.
+            MutexGuard::unlocked(&mut state, || survive(|| run(work)));
         }
         state.placing = false;
     }
@@ -127,10 +134,10 @@ impl<T> State<T> {
 
     /// The first in line that is there and not behind a reserved place of the same caller.
     fn first(&self) -> Option<usize> {
-        let mut late = Vec::new();
+        let mut late = HashSet::new();
         for (at, place) in self.line.iter().enumerate() {
             if place.work.is_none() {
-                late.push(place.ticket.caller);
+                late.insert(place.ticket.caller);
             } else if !late.contains(&place.ticket.caller) {
                 return Some(at);
             }

@@ -129,7 +129,10 @@ impl Reactor {
             }
             Work::Blocks => self.wait(),
             Work::StepsAside => {
-                self.lead.step_aside(|| self.spawn(Role::Lead));
+                self.lead.step_aside(|| {
+                    self.spawn(Role::Lead);
+                    true
+                });
                 self.wait();
             }
         }
