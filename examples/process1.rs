@@ -4,7 +4,7 @@
 use daffi::{FG, Global, NO_RETURN, callback, fetcher};
 use std::{thread, time::Duration};
 
-/// Add 2 numbers and return sum
+/// Returns the sum.
 #[callback]
 fn func3(a: i64, b: i64) -> i64 {
     thread::sleep(Duration::from_secs(3)); // a long job

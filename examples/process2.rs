@@ -3,7 +3,7 @@
 use daffi::{BG, Global, callback, fetcher};
 use std::time::Duration;
 
-/// Subtracts 2 numbers and return delta
+/// Returns the difference.
 #[callback]
 async fn func1(a: i64, b: i64) -> i64 {
     a - b

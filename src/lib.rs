@@ -44,8 +44,8 @@ pub use daffi_controller as controller;
 /// **Arguments** are of any type with `serde::Deserialize`, up to 16 of them, and owned: `String`, not `&str`. **Results** are
 /// of any type with `serde::Serialize`. For large data there is [`Bytes`], which is not copied.
 ///
-/// An argument of type `&Context` is no part of what is sent: it is the [`Context`] of the call, wherever in the list
-/// it stands. The attribute goes by the name, so leave it as it is.
+/// A `&Context` parameter, anywhere in the list, is supplied by daffi and not sent: it is the [`Context`] of the call. The attribute
+/// recognises it by its name, so do not rename it on import.
 ///
 /// ```
 /// use daffi::{Context, callback};
@@ -113,7 +113,7 @@ pub use daffi_controller as controller;
 /// The attribute gives the struct `register` and `instance`, as visible as the struct is. `register` makes an instance *the*
 /// instance and tells the controller that the methods can be called; before that, a call is answered with
 /// [`Error::NoInstance`]. Methods take `&self` or `self: Arc<Self>`, and may be `async`. Several calls may run at a time,
-/// so what changes goes into a `Mutex` or an atomic. A constructor belongs into another `impl` block, without the
+/// so what changes goes into a `Mutex` or an atomic. A constructor belongs in another `impl` block, without the
 /// attribute. There may be several blocks, with it and without.
 ///
 /// # Options

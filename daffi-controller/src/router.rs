@@ -50,7 +50,7 @@ use strategy::Picker;
 use tasks::Scheduled;
 use watches::Watches;
 
-/// A connection, as the router names it. Never used twice.
+/// A connection, as the router names it. Not used again before its slot has been used 2³² times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(u64);
 

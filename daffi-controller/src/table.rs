@@ -1,4 +1,4 @@
-//! Entries that are found by an id which is never used twice.
+//! Entries that are found by an id, which is not used again before its slot has been used 2³² times.
 
 /// A slab whose ids carry a generation, so that an id of an entry that is gone finds nothing.
 #[derive(Debug)]

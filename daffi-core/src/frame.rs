@@ -556,9 +556,9 @@ pub enum Question<'a> {
         /// The name.
         name: &'a str,
     },
-    /// Which processes are connected? Answered as [`answer::Processes`](crate::answer).
+    /// Which processes are connected? Answered as `Vec<`[`answer::Process`](crate::answer::Process)`>`.
     Processes,
-    /// Which callbacks are offered? Answered as [`answer::Callbacks`](crate::answer).
+    /// Which callbacks are offered? Answered as `Vec<`[`answer::CallbackInfo`](crate::answer::CallbackInfo)`>`.
     Callbacks,
     /// Call a callback at these times. Answered with the task's id.
     Schedule(Schedule<'a>),

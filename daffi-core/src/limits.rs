@@ -34,8 +34,8 @@ pub const STREAM_WINDOW_BYTES: usize = 16 * CHUNK_BYTES;
 /// several times over, since most payloads are used for longer than they are on their way.
 pub const POOL_BYTES_MAX: usize = 256 * CHUNK_BYTES;
 
-/// Under a fuzzer chunks and windows are smaller alike, so that it tries so many times more payloads a second.
-const FUZZING_DIVISOR: usize = if cfg!(fuzzing) { 32 } else { 1 };
+/// For the fuzz targets of this repository chunks and windows are smaller alike, so that they try so many times more payloads a second.
+const FUZZING_DIVISOR: usize = if cfg!(daffi_fuzzing) { 32 } else { 1 };
 
 /// The most times that one `PERIOD.at_time` may name.
 pub const AT_TIMES_MAX: usize = 1000;
@@ -82,7 +82,7 @@ const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
 
 /// What a node or controller takes on before it refuses.
 ///
-/// The defaults suit a machine of any size; each field says what too low or too high costs.
+/// The defaults suit a machine of any size. Each field says whether a node or a controller looks at it; a process that has both uses one `Limits` for the two.
 ///
 /// ```
 /// # use daffi_core as daffi;
@@ -93,47 +93,47 @@ const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest arguments or result of one call in bytes. Default 64 MiB. It is checked where a payload is
+    /// Both: the largest arguments or result of one call in bytes. Default 64 MiB. It is checked where a payload is
     /// made, passed on and received; a larger one is `Error::TooLarge`.
     pub payload_bytes_max: u64,
-    /// The most bytes that wait for one peer's socket. Default 8 MiB. Too low refuses bursts; too high lets one
+    /// Both: the most bytes that wait for one peer's socket. Default 8 MiB. Too low refuses bursts; too high lets one
     /// frozen peer hold that much memory. A call that does not fit is `Error::Overloaded`.
     pub queue_bytes_max: usize,
-    /// The most bytes that wait for all peers of a controller together. Default 256 MiB. A call that does not fit is
+    /// Controller: the most bytes that wait for all peers together. Default 256 MiB. A call that does not fit is
     /// `Error::Overloaded`. Replies, which nobody could send again, may exceed it by a quarter, at the cost of
     /// connections whose peers do not read.
     pub queue_total_bytes_max: usize,
-    /// The most calls that one node has in flight. Default 65,536. At the limit async callers wait, blocking callers
+    /// Both: the most calls that one node has in flight. Default 65,536, at most 16,777,216. At the limit async callers wait, blocking callers
     /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
     /// `Error::Overloaded`. Calls of callbacks wait like others: if it is so low that calls which call back hold all places
     /// of their own node, only a deadline ends them.
     pub calls_in_flight_max: usize,
-    /// The most bytes of arguments above 4 KiB that calls hold together which nobody waits for: those in the background and with
-    /// an `eta`, without return, and scheduled ones. They count until they are sent, above 64 KiB until they have arrived, and for each call, also where
-    /// several share one `Bytes`. Default 1 GiB. One more of these is `Error::Overloaded`, unless it is the only one.
+    /// Node: the most argument bytes held for calls that nobody is waiting on: background calls, those with an `eta`, `NO_RETURN` and scheduled ones.
+    /// Arguments up to 4 KiB are not counted. Bytes count until they are sent; above 64 KiB, until they have been received. A `Bytes` that several calls
+    /// share counts once for each call. Default 1 GiB; beyond it a call is `Error::Overloaded`, unless it is the only one.
     pub calls_waiting_bytes_max: usize,
-    /// The most requests that a node holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
+    /// Node: the most requests that it holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
     pub requests_held_max: usize,
-    /// The most bytes of arguments above 4 KiB that a node holds for requests, those still coming with all that was
-    /// announced. Default 1 GiB. One more is `Error::Overloaded`, unless it is the only one.
+    /// Node: the most argument bytes that it holds for requests. Arguments up to 4 KiB are not counted; those that are still coming count in full. Default 1 GiB. One more is `Error::Overloaded`, unless it is the only one.
     pub requests_held_bytes_max: usize,
-    /// The most threads that run `fn` callbacks of one node, not counting those that wait inside daffi.
-    /// Default 512.
+    /// Node: the most threads that run `fn` callbacks, not counting those that wait inside daffi. Default 512. With fewer, calls
+    /// of callbacks that block wait longer; each thread takes the memory of its stack.
     pub threads_max: usize,
-    /// The most callbacks that one node registers with a controller. Default 65,536.
+    /// Controller: the most callbacks that one node registers. Default 65,536. The connection of one that registers more is closed.
     pub callbacks_max: usize,
-    /// The most scheduled tasks that one controller keeps. Default 100,000.
+    /// Controller: the most scheduled tasks that it keeps. Default 100,000. One more is `Error::Overloaded`.
     pub tasks_max: usize,
-    /// The most connections of one controller. Default 65,536.
+    /// Controller: the most connections. Default 65,536, and no more than the process may open files. One more is refused, and its
+    /// node tries again.
     pub connections_max: usize,
-    /// The most connections of one controller whose handshake is not done. Default 1,024.
+    /// Controller: the most connections whose handshake is not done. Default 1,024. One more is refused, and its node tries again.
     pub handshakes_max: usize,
-    /// How long a handshake may take. Default 5 s.
+    /// Controller: how long a handshake may take. Default 5 s. Then the connection is closed.
     pub handshake_timeout: Duration,
-    /// How often each side asks the other for a sign of life. Default 5 s. A peer that answers none for three such
+    /// Both: how often each side asks the other for a sign of life. Default 5 s. A peer that answers none for three such
     /// intervals is lost: with the default, 10 to 15 s after it stopped.
     pub heartbeat: Duration,
-    /// How long `stop` lets running callbacks finish. Default 10 s.
+    /// Both: how long `stop` lets running callbacks and calls in flight finish. Default 10 s.
     pub grace: Duration,
 }
 
@@ -188,10 +188,7 @@ impl Limits {
             "queue_total_bytes_max has to be at least queue_bytes_max",
         );
         need(self.calls_in_flight_max >= 1, "calls_in_flight_max has to be at least 1");
-        need(
-            self.calls_in_flight_max <= 1 << 24,
-            "calls_in_flight_max has to be at most 16,777,216: a call's place travels in 24 bits",
-        );
+        need(self.calls_in_flight_max <= 1 << 24, "calls_in_flight_max has to be at most 16,777,216");
         need(self.requests_held_max >= 1, "requests_held_max has to be at least 1");
         need(self.threads_max >= 1, "threads_max has to be at least 1");
         need(self.connections_max >= 1, "connections_max has to be at least 1");

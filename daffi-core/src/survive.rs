@@ -15,7 +15,7 @@ pub fn survive<T>(run: impl FnOnce() -> T) -> Option<T> {
             forget_panic(|| drop(panic));
             forget_panic(|| {
                 tracing::error!(
-                    "a panic, as of a waker or of an argument that was dropped; see its message above. daffi goes on"
+                    "caught a panic outside of a callback, for example in a waker or in the `Drop` of a value; see its message above. daffi goes on"
                 );
             });
             None

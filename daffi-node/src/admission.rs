@@ -59,7 +59,7 @@ impl Admission {
 
     /// Has a call wait; says whether it may.
     ///
-    /// Who waits for a call himself, blocked or awaiting, may wait as long as it takes; a call in the background is
+    /// A caller that waits for its call, blocked or awaiting, may wait as long as it takes; a call in the background is
     /// refused when as many wait as are in flight.
     pub(crate) fn queue(&self, call: Admitted) -> bool {
         let pending = call.pending.clone();

@@ -56,7 +56,7 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
     let refused = || Error::BlockingInAsync { blocking, twin };
     // In a destructor of what belongs to a thread that ends, there may be none any more.
     let role = ROLE.try_with(|role| role.borrow().clone()).unwrap_or_default();
-    // A user's waker, or his memory that is dropped once it is written, may find itself in a turn of the I/O thread's.
+    // A user's waker, or memory of the user's that is dropped once it is written, may find itself in a turn of the I/O thread's.
     let in_turn = || matches!(role, Role::User) && reactor::Handle::is_any_current();
     if matches!(role, Role::Io) || in_turn() {
         return Err(refused());
@@ -89,6 +89,9 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
 }
 
 /// Whether a future is being polled by tokio on this thread.
+///
+/// tokio has no question for it. That a task's budget is below `STEPS` is so in tokio 1.54 (128); the tests of this file and
+/// `tests/start/mixing.rs` would tell if that changed.
 ///
 /// `Handle::try_current` cannot tell: it also succeeds in `spawn_blocking`, where blocking is fine. But only
 /// a future that is being polled has a budget of steps; it is used up here, and given back at once.

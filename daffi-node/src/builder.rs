@@ -254,8 +254,12 @@ impl GlobalBuilder {
     /// [`connect_timeout`](Self::connect_timeout).
     ///
     /// # Errors
-    /// The options contradict each other, the address cannot be used, two callbacks have one name, the process name is
-    /// taken, no controller was reached in time; [`Error::BlockingInAsync`].
+    /// * [`Error::Configuration`]: options contradict each other, or the system gives no more threads or files.
+    /// * [`Error::AddressInUse`], [`Error::AddressUnusable`], [`Error::NoController`]: where the controller was to be.
+    /// * [`Error::Unreachable`]: no controller was reached in time.
+    /// * [`Error::NameTaken`], [`Error::InvalidName`], [`Error::DuplicateCallback`], [`Error::Refused`]: what the controller, or this process, does not take.
+    /// * [`Error::Stopped`]: it was stopped meanwhile.
+    /// * [`Error::BlockingInAsync`]: this would block an async runtime.
     pub fn start(self) -> Result<Global> {
         block("GlobalBuilder::start", "`start_async`", || self.begin()?.wait())?
     }

@@ -95,8 +95,8 @@ struct Ready {
 // ---- options
 
 impl<R, T, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it. Default: the builder's
-    /// `default_timeout`, and none without it.
+    /// Gives up with [`Error::Timeout`] after this long, and cancels the call. Counted from when the call is made, after any `eta`; time spent
+    /// waiting for the controller or for a free place counts. Default: the builder's `default_timeout`, and none without it.
     pub fn timeout(self, timeout: Duration) -> Call<R, T, true, DELAYED> {
         let mut call = self.retype();
         call.timeout = Some(timeout);
@@ -171,7 +171,7 @@ impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> IntoFuture fo
     }
 }
 
-/// The future of an awaited call. Dropping it cancels the call.
+/// The future of an awaited call. The call is sent when the future is made, not when it is first polled. Dropping the future cancels the call.
 #[must_use = "dropping the future cancels the call"]
 #[derive(Debug)]
 pub struct CallFuture<R> {

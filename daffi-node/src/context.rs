@@ -103,7 +103,8 @@ impl Context {
         self.incoming.is_cancelled() || self.deadline().is_some_and(|deadline| deadline <= host::now())
     }
 
-    /// Resolves when the call is cancelled.
+    /// Resolves when the caller cancels the call or is gone. A deadline that passes is told as a cancellation by the caller, a moment after
+    /// [`is_cancelled`](Self::is_cancelled) sees it.
     ///
     /// For work that an `async fn` callback has handed to others; the callback itself is dropped at its next
     /// `.await`.

@@ -34,7 +34,8 @@ use crate::{
 /// A node, a controller, or both, in this process.
 ///
 /// It is the entrance to everything: calls are made through its field [`call`](Self::call). It is cheap to clone, all
-/// clones are the same, and the last one to be dropped stops it.
+/// clones are the same, and the last one to be dropped stops it at once, which blocks for up to 250 ms: in async code, call
+/// [`stop_async`](Self::stop_async) first.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;

@@ -141,7 +141,7 @@ pub struct Broadcast<W = NoResults, T = Anywhere> {
 }
 
 impl<T> Foreground<T> {
-    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
+    /// Gives up with [`Error::Timeout`] after this long, and cancels the call; see [`Call::timeout`](crate::Call::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -156,7 +156,7 @@ impl Foreground {
 }
 
 impl<T> Background<T> {
-    /// Gives up with [`Error::Timeout`] this long after the call was sent, and cancels it.
+    /// Gives up with [`Error::Timeout`] after this long, and cancels the call; see [`Call::timeout`](crate::Call::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

@@ -21,7 +21,7 @@
 //! survives it.
 //!
 //! A process dies after some number of steps and uses of sockets from a moment that chance has chosen, so between any two
-//! of them. Clocks on the wall are days apart and jump, in every run.
+//! of them. Clocks on the wall are hours apart and jump.
 //!
 //! ```console
 //! $ cargo run --release -p daffi-sim -- --seeds 10000
@@ -29,7 +29,7 @@
 //! $ cargo run --release -p daffi-sim -- --seed 4711 --trace
 //! ```
 //!
-//! What is not simulated: threads that really run at the same time (so no data races; `loom` is for these), blocking
+//! What is not simulated: threads that really run at the same time (so no data races; shuttle is for these), blocking
 //! forms of the API, and what a kernel does beyond what the network here does.
 
 mod callbacks;

@@ -519,7 +519,7 @@ fn calls_in_flight_are_bounded_and_the_others_wait_their_turn() {
     let first = [0, 1].map(|a| limited.work(a) & BG);
     limited.entered.wait(2);
     let second = [2, 3].map(|a| limited.work(a) & BG);
-    // As many wait as are in flight; whoever does not wait himself is refused beyond that.
+    // As many wait as are in flight; one that nobody waits for is refused beyond that.
     let refused = limited.work(4) & BG;
     let error = refused.get().unwrap_err();
     assert!(matches!(&error, Error::Overloaded { .. }), "{error}");

@@ -239,8 +239,8 @@ impl Run {
         }
     }
 
-    /// Whether the caller's time is up. Its own clock tells it so, and it began to run before this one: an answer would
-    /// come too late, or just in time to pass for a result what a callback left undone because `is_cancelled()`.
+    /// Whether the caller's time is up. Its own clock tells it so, and began to run before this one: an answer sent now would arrive too
+    /// late, or would pass off partial work, given up because `is_cancelled()` was true, as a result.
     fn is_expired(&self) -> bool {
         self.job.deadline.is_some_and(|deadline| deadline <= host::now())
     }
