@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     Address,
     fault::{Fault, FaultKind},
+    limits::CHUNK_BYTES,
     payload::Codec,
 };
 
@@ -127,11 +128,13 @@ pub enum Error {
     },
 
     // ---- where a call was refused, and did not run
-    /// No other node offers the callback.
-    #[error("no other process offers the callback {callback:?}{}", hint(.similar))]
+    /// No other node offers the callback, or the one that was named does not.
+    #[error("{callback:?} was not called: {reason}")]
     NoCandidate {
         /// The callback's name.
         callback: String,
+        /// Why there is none, and what to do about it.
+        reason: String,
         /// Names that are offered and look alike.
         similar: Vec<String>,
     },
@@ -189,7 +192,7 @@ pub enum Error {
 
     /// A payload is larger than the limit.
     #[error(
-        "{size} bytes of {what} for {callback:?} exceed the limit of {limit} bytes: send less, or raise payload_bytes_max on both sides"
+        "{size} bytes of {what} for {callback:?} exceed the limit of {limit} bytes: send less{}", remedy_of_size(*limit)
     )]
     TooLarge {
         /// "arguments" or "result".
@@ -351,7 +354,9 @@ impl Error {
     pub fn from_fault(fault: Fault, callback: &str, caller_signature: &str) -> Self {
         let callback = callback.to_owned();
         match fault.kind {
-            FaultKind::NoCandidate => Self::NoCandidate { callback, similar: fault.details },
+            FaultKind::NoCandidate => {
+                Self::NoCandidate { callback, reason: nobody(&fault), similar: fault.details }
+            }
             FaultKind::NoProcess => Self::NoProcess { name: fault.node },
             FaultKind::NoInstance => Self::NoInstance { callback, node: fault.node },
             FaultKind::SignatureMismatch => Self::SignatureMismatch {
@@ -474,10 +479,18 @@ fn remedy(caller: &str, callee: &str) -> &'static str {
     }
 }
 
-fn hint(similar: &[String]) -> String {
-    if similar.is_empty() {
-        ": start a process that registers it, or wait for it with wait_function".to_owned()
-    } else {
-        format!(": did you mean {}?", similar.join(" or "))
+/// What is kept for scheduled calls has a limit of its own.
+fn remedy_of_size(limit: u64) -> &'static str {
+    if limit == CHUNK_BYTES as u64 { "" } else { ", or raise payload_bytes_max on both sides" }
+}
+
+/// Why nobody can be called, and what to do about it.
+fn nobody(fault: &Fault) -> String {
+    let reason = if fault.message.is_empty() { "no other process offers it" } else { &fault.message };
+    match &fault.details[..] {
+        // One that is named is there, and another one may be the right one to name.
+        [] if !fault.node.is_empty() => reason.to_owned(),
+        [] => format!("{reason}; start a process that registers it, or wait for it with wait_function"),
+        similar => format!("{reason}; did you mean {}?", similar.join(" or ")),
     }
 }

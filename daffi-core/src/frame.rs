@@ -68,7 +68,9 @@ pub enum ProtocolError {
 
 fn foreign(first: [u8; 4]) -> &'static str {
     match &first {
-        b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"CONN" | b"PRI " => " (this looks like HTTP)",
+        b"HTTP" | b"GET " | b"POST" | b"HEAD" | b"PUT " | b"OPTI" | b"CONN" | b"PRI " => {
+            " (this looks like HTTP)"
+        }
         [0x16, 0x03, ..] => " (this looks like TLS)",
         b"SSH-" => " (this looks like SSH)",
         _ => "",

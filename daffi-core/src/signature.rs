@@ -33,6 +33,7 @@ mod hash;
 use hash::Fnv;
 
 mod shape;
+pub use shape::is_tracing;
 
 mod type_name;
 pub use type_name::type_name;
@@ -160,8 +161,11 @@ impl WireType {
     /// A type whose `Deserialize` is asked for its shape.
     ///
     /// That runs the implementation on made-up values, in bounds of time and depth.
+    ///
+    /// Where a panic ends the process nothing is asked: an implementation may panic on a value that no caller sends.
     pub fn traced<T: DeserializeOwned>() -> Self {
-        Self { name: type_name::<T>(), shape: Some(shape::shape_of::<T>()) }
+        let shape = (!cfg!(panic = "abort")).then(shape::shape_of::<T>);
+        Self { name: type_name::<T>(), shape }
     }
 
     /// The type's name.

@@ -25,7 +25,7 @@ use crate::{
     callback::Callback,
     closure::Closure,
     connection::{Connector, Target},
-    executor::Executor,
+    executor::{Executor, remember_places},
     global::{Global, Starting},
     node::Node,
     registration::linked,
@@ -278,6 +278,8 @@ impl GlobalBuilder {
     /// Starts everything but does not wait for a controller.
     fn begin(mut self) -> Result<Starting> {
         let address = self.check()?;
+        // Before any type is asked for its shape.
+        remember_places();
         // What tells this node from an earlier one, and what jitter comes from.
         let seed = host::random();
         let name = self.process_name.take().unwrap_or_else(|| random_name(seed));

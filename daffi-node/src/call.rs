@@ -241,6 +241,18 @@ impl<R> Call<R> {
     }
 }
 
+impl<R> Call<R, On> {
+    /// The same, on the node that the call names.
+    ///
+    /// # Errors
+    /// As [`period`](Call::period) of a call that names none.
+    pub fn period<K: When>(self, period: Period<K>) -> Result<ScheduledTask> {
+        let Period { timing, .. } = period;
+        let on = self.target.clone();
+        self.to(Anywhere(())).period(Period { timing, target: on })
+    }
+}
+
 /// The question to the controller that schedules calls at these times.
 fn schedule(timing: Timing) -> Result<Ask> {
     let invalid = |problem: String| Err(Error::InvalidTime { problem });

@@ -247,7 +247,7 @@ impl<W> Broadcast<W> {
 
 /// Any node may run the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Anywhere(());
+pub struct Anywhere(pub(crate) ());
 
 /// One node runs the call.
 #[derive(Debug, Clone, PartialEq, Eq)]

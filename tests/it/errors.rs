@@ -293,11 +293,12 @@ fn a_mismatch_shows_both_sides_and_nothing_runs() {
 fn nobody_to_call_has_its_own_errors() {
     let Two { a, .. } = &two();
     let own = a.call.by_name::<(), _>("wel", ());
-    let Err(Error::NoCandidate { callback, similar }) = own & FG else { panic!("nobody offers it") };
+    let Err(Error::NoCandidate { callback, similar, .. }) = own & FG else { panic!("nobody offers it") };
     assert_eq!((callback.as_str(), similar), ("wel", vec!["well".to_owned()]));
     let gone = (a.call.by_name::<String, _>("well", ()) & FG.on("gone")).unwrap_err();
     assert!(matches!(&gone, Error::NoProcess { name } if name == "gone"), "{gone}");
     // A node is no candidate for itself.
     let selfish = (a.call.by_name::<String, _>("well", ()) & FG.on("caller")).unwrap_err();
     assert!(!selfish.may_have_executed(), "{selfish}");
+    assert!(selfish.to_string().contains("\"caller\" is the calling process itself"), "{selfish}");
 }

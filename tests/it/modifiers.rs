@@ -232,8 +232,14 @@ fn nodes_that_cannot_answer_are_entries_of_a_broadcast() {
     let results = (a.call.only_b() & BROADCAST.return_result().on_all(["b", "c"])).unwrap();
     assert_eq!(*results["b"].as_ref().unwrap(), 1);
     assert!(matches!(&results["c"], Err(Error::NoCandidate { .. })), "{results:?}");
+    let elsewhere = (a.call.only_b() & FG.on("c")).unwrap_err();
+    assert_eq!(elsewhere.to_string(), "\"only_b\" was not called: \"c\" does not offer it, \"b\" does");
+    // Without results there is no entry that could say so.
+    let nobody = a.call.only_b() & BROADCAST.on_all(["c", "gone"]);
+    assert!(matches!(nobody, Err(Error::NoCandidate { .. })), "{nobody:?}");
+    (a.call.only_b() & BROADCAST.on_all(["b", "gone"])).unwrap();
     let nobody = a.call.by_name::<(), _>("whoo", ()) & BROADCAST.return_result();
-    let Err(Error::NoCandidate { callback, similar }) = nobody else { panic!("{nobody:?}") };
+    let Err(Error::NoCandidate { callback, similar, .. }) = nobody else { panic!("{nobody:?}") };
     assert_eq!((callback.as_str(), similar), ("whoo", vec!["who".to_owned()]));
     let nobody = a.call.by_name::<(), _>("nothing like it", ()) & BROADCAST;
     assert!(matches!(nobody, Err(Error::NoCandidate { .. })), "{nobody:?}");
@@ -293,7 +299,7 @@ fn period_in_both_spellings() {
     let a = net.caller();
     let tick = || a.call.by_name::<(), _>("tick", ());
     let first = (tick() & PERIOD.period(SOON).on("b")).unwrap();
-    let second = tick().period(PERIOD.on("c").period(SOON)).unwrap();
+    let second = tick().on("c").period(PERIOD.period(SOON)).unwrap();
     let third = (tick() & PERIOD.period(Duration::from_secs(3600))).unwrap();
     b.wait(3);
     c.wait(3);

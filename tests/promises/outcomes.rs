@@ -30,7 +30,7 @@ fn what_certainly_did_not_run_is_not_in_the_log() {
 
     let call = nonce();
     let error = (g.call.by_name::<u64, _>("wok", (call,)) & FG).unwrap_err();
-    let Error::NoCandidate { callback, similar } = &error else { panic!("{error:?}") };
+    let Error::NoCandidate { callback, similar, .. } = &error else { panic!("{error:?}") };
     assert_eq!(callback, "wok");
     assert!(similar.contains(&"work".to_owned()), "near names as a hint: {similar:?}");
     assert!(error.to_string().contains("work"), "{error}");

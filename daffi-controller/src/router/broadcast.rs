@@ -74,6 +74,9 @@ impl Router {
         if targets.is_empty() {
             return fail(from, request.id, 0, self.no_candidate(request.name, Some(from)), out);
         }
+        if request.one_way && targets.iter().all(|target| target.callee.is_err()) {
+            return fail(from, request.id, 0, nobody_of(targets), out);
+        }
         let names: Vec<&str> = targets.iter().map(|target| &*target.name).collect();
         let nodes = names.join("\n");
         if nodes.len() > NAMES_BYTES_MAX {
@@ -229,4 +232,13 @@ impl Router {
             })
             .collect()
     }
+}
+
+/// Why none of them is called, where no reply says it of each by itself.
+fn nobody_of(targets: Vec<Target>) -> Box<Fault> {
+    let mut faults = targets.into_iter().filter_map(|target| target.callee.err());
+    let mismatch = faults.find(|fault| fault.kind == FaultKind::SignatureMismatch);
+    mismatch.unwrap_or_else(|| {
+        Box::new(Fault::new(FaultKind::NoCandidate, "none of the nodes that the broadcast is for offers it"))
+    })
 }

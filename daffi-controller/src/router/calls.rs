@@ -309,8 +309,7 @@ impl Router {
             return Err(Box::new(Fault::new(FaultKind::NoCandidate, message).on(node)));
         }
         let Some(offer) = self.registry.find(name).and_then(|callback| callback.offer_of(peer)) else {
-            let fault = Fault::new(FaultKind::NoCandidate, format!("{node:?} does not offer {name:?}"));
-            return Err(Box::new(fault.on(node).details(self.hints(name, caller))));
+            return Err(self.not_offered(name, node, caller));
         };
         if !offer.ready {
             return Err(no_instance(name, node));
@@ -489,11 +488,28 @@ impl Router {
             return no_instance(name, node);
         }
         let message = if offers.is_empty() {
-            format!("no process offers {name:?}")
+            "no process offers it"
         } else {
-            format!("only the calling process itself offers {name:?}")
+            "only the calling process itself offers it"
         };
         Box::new(Fault::new(FaultKind::NoCandidate, message).details(self.hints(name, caller)))
+    }
+
+    /// Why the node that a call names cannot be called by this name.
+    fn not_offered(&self, name: &str, node: &str, caller: Option<PeerId>) -> Box<Fault> {
+        let offers = self.registry.find(name).map_or(&[][..], Callback::offers);
+        let other = offers.iter().find(|offer| Some(offer.peer) != caller);
+        let fault = match other.and_then(|offer| self.peers.get(offer.peer.0)) {
+            Some(other) => {
+                let message = format!("{node:?} does not offer it, {:?} does", other.name);
+                Fault::new(FaultKind::NoCandidate, message)
+            }
+            None => {
+                let message = format!("{node:?} does not offer it");
+                Fault::new(FaultKind::NoCandidate, message).details(self.hints(name, caller))
+            }
+        };
+        Box::new(fault.on(node))
     }
 
     /// Names that look alike, unless too many have been asked for lately.

@@ -45,17 +45,16 @@ pub(super) enum Problem {
     ElementsLeft(usize),
     #[error(
         "bincode is not self-describing, and this type has to look at the data to know what it is, as flatten, \
-         untagged and tag = \"…\" of serde make it: use Codec::Json, or a plain enum or struct"
+         untagged and tag = \"…\" of serde make it: use a plain enum or struct"
     )]
     NotSelfDescribing,
     #[error(
-        "bincode has to know the size of a map in advance, which flatten of serde hides: use Codec::Json, or a field \
-         of its own"
+        "bincode has to know the size of a map in advance, which flatten of serde hides: use a field of its own"
     )]
     MapOfUnknownSize,
     #[error(
-        "the field {0:?} is left out, and without names in bincode the next one would be taken for it: use Codec::Json, \
-         or drop its skip_serializing_if"
+        "the field {0:?} is left out, and without names in bincode the next one would be taken for it: \
+         drop its skip_serializing_if"
     )]
     FieldLeftOut(&'static str),
     #[error("{0}")]

@@ -49,6 +49,11 @@ pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 pub struct Bytes(bytes::Bytes);
 
 impl Bytes {
+    /// No bytes.
+    pub const fn new() -> Self {
+        Self(bytes::Bytes::new())
+    }
+
     /// Bytes that the program has in it.
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self(bytes::Bytes::from_static(bytes))

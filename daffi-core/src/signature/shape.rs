@@ -9,6 +9,7 @@
 //! then, and very likely another one for another type; so wherever this stops early, it stops at the same place.
 
 use std::{
+    cell::Cell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -21,8 +22,25 @@ use serde::de::{
 
 use super::hash::Fnv;
 
+thread_local! {
+    static TRACING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread asks a type for its shape: a panic is nobody's mistake then, and need not be told.
+pub fn is_tracing() -> bool {
+    TRACING.try_with(Cell::get).unwrap_or(false)
+}
+
 /// The hash of all that the type asks for.
 pub(super) fn shape_of<T: DeserializeOwned>() -> u64 {
+    struct Tracing;
+    impl Drop for Tracing {
+        fn drop(&mut self) {
+            let _ = TRACING.try_with(|tracing| tracing.set(false));
+        }
+    }
+    let _ = TRACING.try_with(|tracing| tracing.set(true));
+    let _tracing = Tracing;
     let mut trace = Trace::default();
     loop {
         trace.open = 0;
@@ -609,5 +627,19 @@ mod tests {
             inside: T,
         }
         assert_ne!(runs::<Page<Page<u8>>>(), runs::<Page<Page<i8>>>());
+    }
+
+    /// Its panics are told to nobody.
+    #[test]
+    fn while_a_type_is_asked_that_is_known() {
+        struct Panics;
+        impl<'de> serde::Deserialize<'de> for Panics {
+            fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                assert!(is_tracing());
+                panic!("as this test wants it");
+            }
+        }
+        assert_eq!(shape_of::<Panics>(), shape_of::<Panics>());
+        assert!(!is_tracing());
     }
 }

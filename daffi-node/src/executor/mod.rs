@@ -16,6 +16,7 @@ mod occupancy;
 use occupancy::Occupancy;
 
 mod panics;
+pub(crate) use panics::remember_places;
 
 mod pace;
 pub(crate) use pace::Pace;
@@ -151,7 +152,7 @@ impl Executor {
         name: &str,
         reactor: reactor::Handle,
     ) -> io::Result<Self> {
-        panics::remember_places();
+        remember_places();
         let workers = registry.has_async().then(|| workers(name)).transpose()?;
         Ok(Self {
             registry,

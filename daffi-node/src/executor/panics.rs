@@ -8,15 +8,18 @@ use std::{
     sync::Once,
 };
 
-use daffi_core::fault::{Fault, FaultKind};
+use daffi_core::{
+    fault::{Fault, FaultKind},
+    signature::is_tracing,
+};
 
 thread_local! {
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Has every panic's place remembered from now on, since only the hook is told it. The hook that was there before
-/// runs as before.
-pub(super) fn remember_places() {
+/// Has every panic's place remembered from now on, since only the hook is told it. The hook that was there before runs as before, but for panics of
+/// types that are asked for their shape.
+pub(crate) fn remember_places() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = panic::take_hook();
@@ -25,7 +28,9 @@ pub(super) fn remember_places() {
             let _ = PLACE.try_with(|place| {
                 *place.borrow_mut() = info.location().map(ToString::to_string).unwrap_or_default();
             });
-            before(info);
+            if !is_tracing() {
+                before(info);
+            }
         }));
     });
 }
