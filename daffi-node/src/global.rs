@@ -72,6 +72,9 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a drop waits for the kernel to take what was handed over.
 const DROP_GRACE: Duration = Duration::from_millis(250);
 
+/// How often whoever stops looks whether something has come or left.
+const STOP_EVERY: Duration = Duration::from_millis(1);
+
 impl Global {
     /// Says how to start.
     pub fn builder() -> GlobalBuilder {
@@ -332,6 +335,10 @@ impl Shared {
                     node.farewell.wait(Some(deadline.min(host::now() + FAREWELL_TIMEOUT)));
                 }
             }
+            // What has begun to come is as good as here.
+            while node.is_receiving() && host::now() < deadline {
+                host::sleep(STOP_EVERY);
+            }
             if !node.executor.drain(but, deadline) && !grace.is_zero() {
                 let left = node.executor.held();
                 tracing::warn!(node = node.name, callbacks = left, "stopped before all callbacks were done");
@@ -339,9 +346,14 @@ impl Shared {
             node.stop();
             if let Some(port) = node.connector.port() {
                 let patience = deadline.max(host::now() + DROP_GRACE);
-                while !port.is_flushed() && host::now() < patience {
-                    // The I/O thread writes; nothing tells when the kernel has taken the last byte.
-                    host::sleep(Duration::from_millis(1));
+                // Results, and arguments of calls that nobody waits for: the rest of large ones leaves as it is taken. The I/O thread
+                // writes; nothing tells when the kernel has taken the last byte.
+                let is_written = || !node.link.has_streams() && port.is_flushed();
+                while !is_written() && node.link.port().is_some() && host::now() < patience {
+                    host::sleep(STOP_EVERY);
+                }
+                if !is_written() && !grace.is_zero() {
+                    tracing::warn!(node = node.name, "stopped before everything was sent");
                 }
                 port.finish("stopped");
             }

@@ -5,6 +5,7 @@ use std::{
     mem,
     ops::Range,
     sync::Arc,
+    sync::atomic::Ordering,
 };
 
 use bytes::Bytes;
@@ -225,7 +226,10 @@ impl Inbound {
             }
             Frame::Cancel { id } => {
                 match self.requests.remove(&id) {
-                    Some((job, _)) => self.arrived(Arrival::Dropped(job)),
+                    Some((job, _)) => {
+                        self.arrived(Arrival::Dropped(job));
+                        self.count_requests();
+                    }
                     None => self.node.executor.cancel(id),
                 }
                 self.node.link.cancel_stream(StreamId { call: id, reply: true }, &mut Remains::default());
@@ -299,6 +303,7 @@ impl Inbound {
                 self.arrived(Arrival::Begun(reservation));
             }
             self.requests.insert(id, (job, assembly));
+            self.count_requests();
         } else {
             job.body = request.body.to_bytes();
             if self.node.executor.keeps_order(&job) {
@@ -307,6 +312,11 @@ impl Inbound {
                 self.gathered.push_back(job);
             }
         }
+    }
+
+    /// Once those that are whole are known to the executor, so that whoever stops overlooks none.
+    fn count_requests(&self) {
+        self.node.receiving.store(self.requests.len(), Ordering::Release);
     }
 
     fn arrived(&self, arrival: Arrival) {
@@ -369,12 +379,14 @@ impl Inbound {
                     }
                     job.body = payload.body.into_bytes();
                     self.arrived(Arrival::Whole(job));
+                    self.count_requests();
                 }
             }
             Err(problem) => {
                 if let Some((job, _)) = self.requests.remove(&id) {
                     let (id, one_way) = (job.id, job.one_way);
                     self.arrived(Arrival::Dropped(job));
+                    self.count_requests();
                     let fault =
                         Fault::new(FaultKind::BadArguments, format!("the payload is broken: {problem}"));
                     self.refuse(id, one_way, fault);
@@ -449,6 +461,7 @@ impl Connection for Inbound {
         for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
         }
+        self.count_requests();
         self.node.disconnected(reason);
     }
 }

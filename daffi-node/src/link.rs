@@ -360,7 +360,7 @@ impl Link {
         drop(unwanted);
     }
 
-    #[cfg(feature = "simulation")]
+    /// Whether large payloads are on their way out.
     pub(crate) fn has_streams(&self) -> bool {
         self.streams.is_active()
     }

@@ -80,6 +80,8 @@ pub(crate) struct Node {
     pub(crate) late_replies: AtomicU64,
     /// How many threads wait for calls.
     blocked: AtomicUsize,
+    /// How many requests have begun to come, and are not whole yet.
+    pub(crate) receiving: AtomicUsize,
 }
 
 /// A call that is to be sent later.
@@ -163,6 +165,7 @@ impl Node {
             alarm: Alarm::new(host::now()),
             late_replies: AtomicU64::new(0),
             blocked: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
             limits,
         })
     }
@@ -530,6 +533,11 @@ impl Node {
     /// Whether answers may be left to the tasks that wait for others: no thread is held up by that.
     pub(crate) fn may_leave_answers(&self) -> bool {
         self.blocked.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether there are requests that have begun to come, and are not whole yet.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.receiving.load(Ordering::Acquire) > 0
     }
 
     fn fail(&self, id: CallId, error: impl FnOnce(&Pending) -> Error) {

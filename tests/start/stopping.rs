@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     process::Command,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Barrier, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
@@ -520,8 +520,8 @@ fn what_was_handed_over_before_the_stop_arrives() {
                     small.fetch_add(1, SeqCst);
                 })
                 .callback("large", move |bytes: Vec<u8>| {
-                    assert_eq!(bytes.len(), 300_000);
-                    large.fetch_add(1, SeqCst);
+                    assert!(bytes.iter().all(|byte| *byte == 1));
+                    large.fetch_add(bytes.len(), SeqCst);
                 })
                 .start()
                 .unwrap();
@@ -530,13 +530,52 @@ fn what_was_handed_over_before_the_stop_arrives() {
             for number in 0..50 {
                 (a.call.by_name::<(), _>("small", (number,)) & NO_RETURN).unwrap();
             }
-            (a.call.by_name::<(), _>("large", (vec![1u8; 300_000],)) & NO_RETURN).unwrap();
+            // Below a window, and far above it.
+            let sizes = [300_000, 5_000_000, if round == 0 { 20_000_000 } else { 70_000 }];
+            for size in sizes {
+                (a.call.by_name::<(), _>("large", (vec![1u8; size],)) & NO_RETURN).unwrap();
+            }
             match round % 3 {
                 0 => a.stop().unwrap(),
                 1 => current_thread().block_on(a.stop_async()).unwrap(),
+                // Which lets them have a quarter of a second.
                 _ => drop(a),
             }
-            until("all of them arrive", || count.load(SeqCst) == 51);
+            until("all of them arrive", || count.load(SeqCst) == 50 + sizes.iter().sum::<usize>());
+        }
+    });
+}
+
+/// A callee that stops finishes what has come, and what has begun to.
+#[test]
+fn large_arguments_and_results_on_their_way_are_finished() {
+    in_time(|| {
+        let net = Net::new();
+        let a = net.node("a").start().unwrap();
+        for round in 0..6 {
+            let entered = Arc::new(Barrier::new(2));
+            let begun = entered.clone();
+            let b = net
+                .node("b")
+                .callback("get", move |size: usize| {
+                    begun.wait();
+                    vec![1u8; size]
+                })
+                .callback("put", |bytes: Vec<u8>| bytes.len())
+                .start()
+                .unwrap();
+            a.wait_process("b").unwrap();
+            let size = if round % 2 == 0 { 5_000_000 } else { 20_000_000 };
+            let got = a.call.by_name::<Vec<u8>, _>("get", (size,)) & BG;
+            let put = a.call.by_name::<usize, _>("put", (vec![1u8; size],)) & BG;
+            // The arguments have begun to come by now, or are refused as by a node that is not there.
+            entered.wait();
+            b.stop().unwrap();
+            assert_eq!(got.get().unwrap().len(), size);
+            match put.get() {
+                Ok(put) => assert_eq!(put, size),
+                Err(error) => assert!(!error.may_have_executed(), "{error}"),
+            }
         }
     });
 }
