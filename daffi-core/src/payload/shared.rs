@@ -33,9 +33,9 @@ pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 ///
 /// * When sent, it goes to the socket from where it lies. Up to 4 KiB are copied, which is cheaper.
 /// * When received, it is a slice of the received data, and keeps that in memory: up to 258 KiB that were
-/// read together, or the whole payload if that is larger than 64 KiB, and at most as much again. Below 32 KiB
-/// it is copied instead. To keep a small part of it for long, copy that part. Once the last slice is dropped,
-/// the memory is used for what is received next, or given back within two seconds.
+///   read together, or the whole payload if that is larger than 64 KiB, and at most as much again. Below 32
+///   KiB it is copied instead. To keep a small part of it for long, copy that part. Once the last slice is
+///   dropped, the memory is used for what is received next, or given back within two seconds.
 ///
 /// Other codecs treat it like `bytes::Bytes`: as bytes, which JSON writes as an array of numbers.
 ///
