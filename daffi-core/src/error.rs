@@ -338,7 +338,7 @@ impl Error {
         matches!(self, Self::Timeout { .. })
     }
 
-    /// Returns the callback's own error, if the callback returned `Err(E)` and `E` is `Serialize + Deserialize`.
+    /// Returns the callback's own error, if it returned `Err(E)` and `E` is `Serialize + Deserialize`.
     ///
     /// Returns `None` if the callback's error has another type or was not sent, or if this is not a
     /// callback's error.

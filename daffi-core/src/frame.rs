@@ -161,8 +161,7 @@ impl<'a> Body<'a> {
         bytes.into()
     }
 
-    /// Returns the bytes in owned form: as a slice of the buffer they lie in, if there is one, otherwise as a
-    /// copy.
+    /// Returns owned bytes: a slice of the buffer they lie in, if there is one, otherwise a copy.
     pub fn to_bytes(&self) -> Bytes {
         match self.0 {
             Content::Piece(bytes, owner) if !owner.is_empty() => owner.slice_ref(bytes),
@@ -562,7 +561,8 @@ pub enum Question<'a> {
     },
     /// Which processes are connected? Answered as `Vec<`[`answer::Process`](crate::answer::Process)`>`.
     Processes,
-    /// Which callbacks are offered? Answered as `Vec<`[`answer::CallbackInfo`](crate::answer::CallbackInfo)`>`.
+    /// Which callbacks are offered? Answered as
+    /// `Vec<`[`answer::CallbackInfo`](crate::answer::CallbackInfo)`>`.
     Callbacks,
     /// Call a callback at these times. Answered with the task's id.
     Schedule(Schedule<'a>),

@@ -32,8 +32,8 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// controller holds for a callee that is slower than its caller.
 pub const STREAM_WINDOW_BYTES: usize = 16 * CHUNK_BYTES;
 
-/// The most memory that a node keeps from large payloads to reuse for later ones: several times what is in
-/// transit on one link at a time, since most payloads are used for longer than they are in transit.
+/// The most memory of large payloads that a node keeps for later ones: several times what is in transit on
+/// one link at a time, since most payloads are used for longer than they are in transit.
 pub const POOL_BYTES_MAX: usize = 256 * CHUNK_BYTES;
 
 /// Makes chunks and windows proportionally smaller in this repository's fuzz targets, so that they try that
@@ -61,8 +61,8 @@ pub const HOPS_MAX: u8 = 32;
 /// for each level, several times what large types take without optimization.
 pub const PAYLOAD_DEPTH_MAX: usize = 64;
 
-/// How many zero-sized sequence elements, such as those of `Vec<()>`, a whole payload may contain. Since they
-/// take no bytes, a length alone could otherwise keep a decoder busy for years.
+/// How many sequence elements in a whole payload may take no bytes, as those of `Vec<()>` do. Without bytes
+/// to pay for them, a length alone could keep a decoder busy for years.
 pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
 
 /// How much memory elements of sequences and maps may take beyond [`PAYLOAD_GROWTH`] times their bytes, in a
@@ -70,7 +70,7 @@ pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
 /// for an `Option` of any size.
 pub const PAYLOAD_GROWN_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// How many times as much memory as encoded bytes any element may take.
+/// How many times its encoded bytes any element may take in memory without being counted.
 pub const PAYLOAD_GROWTH: usize = 4;
 
 /// The longest duration that a limit may have: every clock can add it to the current time, several times

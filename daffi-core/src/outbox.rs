@@ -123,10 +123,11 @@ enum Written {
 const MUST_FACTOR: usize = 4;
 
 /// The part of its limit that a queue may hold once all queues together have reached theirs. For frames that
-/// can be refused, this requires a peer that takes what it is sent; such a peer has less than this waiting.
+/// can be refused, this applies only if the peer takes what it is sent: it is more than such a peer has
+/// waiting.
 const FLOOR_PART: usize = 16;
 
-/// How many bytes of written bodies a thread keeps before it drops them, until it is done writing.
+/// How many bytes of written bodies a thread keeps, at most until it is done writing.
 const SPENT_BYTES_KEPT: usize = 1024 * 1024;
 
 /// The part of their limit by which all queues together may exceed it. Beyond that, a queue whose peer takes
@@ -183,7 +184,6 @@ impl Outbox {
     ///
     /// # Errors
     /// The connection is closed, or has just been closed.
-    /// The connection is closed, or was closed just now.
     pub fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         let pushed = self.push_within(frame, self.must_bytes_max(), usize::MAX);
         pushed.map_err(|error| self.give_up_if_full(error))

@@ -240,7 +240,7 @@ impl Lane {
         }
     }
 
-    /// Moves the frames of `other`, none of which has been partly written, behind those of this lane.
+    /// Moves the frames of `other`, of which nothing has been written, behind those of this lane.
     fn append(&mut self, other: &mut Self) {
         let before = self.flat.len();
         self.flat.append(&mut other.flat);

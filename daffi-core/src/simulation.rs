@@ -29,7 +29,7 @@ pub trait World {
     /// Makes the thread sleep for this long.
     fn sleep(&self, time: Duration);
 
-    /// Returns a random number that follows from the seed.
+    /// Returns a number derived from the seed.
     fn random(&self) -> u64;
 
     /// Does `work` later, as another thread would.
@@ -47,7 +47,7 @@ pub trait World {
     /// As an operating system would.
     fn listen(&self, address: &Address) -> io::Result<Box<dyn Door>>;
 
-    /// Takes a reactor that wants its turns.
+    /// Registers a reactor that wants its turns.
     fn reactor(&self, handle: &Handle);
 
     /// Calls `poll` again and again, as the threads of a runtime would, for as long as it returns `true`.

@@ -379,7 +379,7 @@ mod unix;
 mod tests {
     use super::*;
 
-    /// Regardless of how many there are, and if none answers.
+    /// However many there are, if none answers.
     #[test]
     fn addresses_that_do_not_answer_take_their_time_together() {
         let timeout = Duration::from_secs(5);

@@ -1,9 +1,9 @@
 //! Threads that push and write, and a reactor that is told of room, in orders chosen by shuttle; see
 //! `tests/sync`.
 //!
-//! That these tests find mistakes was verified by planting each of these: `flush` does not look again after
-//! releasing the lock, when everything is written or when the kernel refused; `write` treats the first
-//! refusal as the last; `finish` closes while frames still wait.
+//! These tests find each of these mistakes when planted: `flush` does not look again after releasing the
+//! lock, when everything is written or when the kernel refused; `write` treats the first refusal as the last;
+//! `finish` closes while frames still wait.
 
 use daffi_test_sync::shuttle::{self, thread};
 

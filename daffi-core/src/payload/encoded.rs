@@ -13,7 +13,7 @@ pub struct Encoded(Content);
 
 #[derive(Clone)]
 enum Content {
-    /// Most arguments and results.
+    /// The usual form of arguments and results.
     Few(Scratch),
     Pieces(Box<Pieces>),
 }
@@ -44,8 +44,7 @@ thread_local! {
 pub(crate) struct Pieces {
     len: usize,
     first: Bytes,
-    /// The pieces after `first`, none of them empty, including the `taken` ones that have been split off
-    /// already.
+    /// The pieces after `first`, including the `taken` ones that were split off. None was added empty.
     more: Vec<Bytes>,
     taken: usize,
 }

@@ -38,7 +38,7 @@ impl Bell {
         self.marked.load(Ordering::SeqCst)
     }
 
-    /// Takes the mark back: requests from here on are for more than the work and the turn that begin now.
+    /// Clears the mark: requests from now on are for more than the work and the turn that begin now.
     pub(super) fn answer(&self) {
         self.marked.store(false, Ordering::SeqCst);
     }

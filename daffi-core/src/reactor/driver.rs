@@ -446,8 +446,8 @@ impl Open {
     }
 
     /// Returns whether there may be more after a read that filled its room or did not. One that did not has
-    /// emptied the socket: epoll and kqueue report what arrives later. Other polls need to see `WouldBlock`
-    /// first.
+    /// emptied the socket: epoll and kqueue report what arrives later. Elsewhere, the poll needs to see
+    /// `WouldBlock` first.
     fn after(&self, is_full: bool) -> Read {
         if !is_full && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready }
     }

@@ -66,11 +66,10 @@ enum Waiting {
 }
 
 impl Handle {
-    /// Allows threads that [`wait`](Self::wait) to lead, or no longer allows it. In the latter case, a guest
-    /// that leads leaves.
+    /// Allows threads that [`wait`](Self::wait) to lead, or forbids it, which makes a guest that leads leave.
     ///
-    /// This is for a reactor on which nothing else depends, except what can wait for a few milliseconds, such
-    /// as new connections to a listener. Guests do no [`Service::work`](super::Service::work).
+    /// Meant for a reactor that nothing else depends on, except what can wait for a few milliseconds, such as
+    /// new connections to a listener. Guests do no [`Service::work`](super::Service::work).
     pub fn welcome_guests(&self, welcome: bool) {
         self.shared.lead.welcome(welcome, || self.shared.rouse());
     }
@@ -80,8 +79,8 @@ impl Handle {
         self.shared.lead.is_welcoming()
     }
 
-    /// Waits until `done`, or until `deadline`. Leads in the meantime if it may. If it may not, and for
-    /// whatever remains of the wait otherwise, it calls `sleep`, which waits for the same in its own way.
+    /// Waits until `done`, or until `deadline`. Leads meanwhile if it may. If not, and for whatever is left
+    /// of the wait, it calls `sleep`, which waits for the same thing in its own way.
     ///
     /// A thread that makes it `done`, unless it is the one that leads, must call
     /// [`wake_guest`](Self::wake_guest). What `done` checks must be published under a lock that it takes too,

@@ -3,7 +3,7 @@
 //! The thread that leads waits for the sockets, and between two waits it runs code that others wrote:
 //! callbacks that run in place, because handing them to another thread costs more than most of them do. If
 //! one does not return soon, a thread that stands by takes the lead, and the delayed thread is an ordinary
-//! thread from then on. So nothing that a callback does stops heartbeats or other calls for longer than
+//! thread from then on. So nothing that a callback does stops heartbeats or other calls for longer than twice
 //! [`PATIENCE`].
 
 use std::{

@@ -83,7 +83,7 @@ impl Trace {
 struct Choice {
     /// The way to try in the next run.
     current: u32,
-    /// Whether every way was tried.
+    /// Whether no more ways are to be tried.
     finished: bool,
     /// The first way that led to a value.
     usable: Option<u32>,

@@ -135,7 +135,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Reads a path and returns its last segment.
+    /// Reads a path and keeps its last segment.
     fn path(&mut self) -> Option<String> {
         let root = self.segment()?;
         let (mut last, mut arguments) = (root, self.arguments()?);

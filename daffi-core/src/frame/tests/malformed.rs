@@ -261,7 +261,7 @@ fn a_body_is_at_most_one_chunk_long() {
     assert!(matches!(Frame::decode(&bytes, 0, FRAME_BYTES_MAX), Err(ProtocolError::Malformed { .. })));
 }
 
-/// Whatever a node may send as a request, the controller can forward with the longest caller's name.
+/// Whatever a node may send as a request, the controller can forward with the longest possible caller name.
 #[test]
 fn a_request_with_the_longest_names_and_body_is_a_frame() {
     let name = "n".repeat(255);

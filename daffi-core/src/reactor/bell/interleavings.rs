@@ -1,8 +1,7 @@
 //! Threads that ring for the one that leads, in orders chosen by shuttle; see `tests/sync`.
 //!
-//! That this test finds mistakes was verified by planting each of these: `sleep` looks for a mark before it
-//! announces that it sleeps; the thread is roused before the mark is set; `answer` comes after the look at
-//! what there is to do.
+//! This test finds each of these mistakes when planted: `sleep` looks for a mark before it announces that it
+//! sleeps; the thread is roused before the mark is set; `answer` comes after the look at what there is to do.
 
 use std::sync::Arc;
 

@@ -1,14 +1,14 @@
 //! Threads that lead while they wait, and those that wake them, in orders chosen by shuttle; see
 //! `tests/sync`.
 //!
-//! That these tests find mistakes was verified by planting each of these: `wake_soon` does not mark the bell,
-//! or rouses nobody; `wake` does not call the thread that rests; `wake_guest` does nothing; a guest checks
-//! whether it is still welcome before it answers the bell, and not again in its turn; a guest that wants the
-//! lead rouses nobody, or sleeps on while another one leads; `visit` leaves the lead vacant, or does not call
-//! the resting thread if this one may not lead; a follower is not counted off; `leave` ignores the bell,
-//! checks it while the guest still leads, ignores followers, `sleeps`, or that there are no more guests;
-//! `rest` takes a lead that is not vacant, or does not say that it sleeps; `yields` tells nobody, or keeps
-//! the answer to the bell for itself; `welcome` does not wake a guest.
+//! These tests find each of these mistakes when planted: `wake_soon` does not mark the bell, or rouses
+//! nobody; `wake` does not call the thread that rests; `wake_guest` does nothing; a guest checks whether it
+//! is still welcome before it answers the bell, and not again in its turn; a guest that wants the lead rouses
+//! nobody, or sleeps on while another one leads; `visit` leaves the lead vacant, or does not call the resting
+//! thread if this one may not lead; a follower is not counted off; `leave` ignores the bell, checks it while
+//! the guest still leads, ignores followers, `sleeps`, or that there are no more guests; `rest` takes a lead
+//! that is not vacant, or does not say that it sleeps; `yields` tells nobody, or keeps the answer to the bell
+//! for itself; `welcome` does not wake a guest.
 //!
 //! What `wake_soon` brings may wait until the thread that rests checks again. Whether it marks or checks
 //! first makes it come slightly earlier or later, which these tests do not find.

@@ -1,10 +1,9 @@
 //! Threads of a reactor that take the lead from each other, in orders chosen by shuttle; see `tests/sync`.
 //!
-//! That these tests find mistakes was verified by planting each of these: `stand_by` takes the lead without
-//! ending the step; `step_aside` gives up the lead without ending it; `take_lead` leaves `watched` set;
-//! `be_watched` does not signal; `stand_by` goes to sleep without checking once more; `step` asks to be
-//! watched before it has begun. The last two really were in the code, where a blocking callback could hold up
-//! everything.
+//! These tests find each of these mistakes when planted: `stand_by` takes the lead without ending the step;
+//! `step_aside` gives up the lead without ending it; `take_lead` leaves `watched` set; `be_watched` does not
+//! signal; `stand_by` goes to sleep without checking once more; `step` asks to be watched before it has
+//! begun. The last two really were in the code, where a blocking callback could hold up everything.
 
 use std::{
     collections::VecDeque,
