@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 /// The address of a controller: TCP, or a UNIX socket.
 ///
-/// As text, `tcp://localhost:8888` or `unix:///run/app/daffi.sock`.
+/// As text: `tcp://localhost:8888` or `unix:///run/app/daffi.sock`.
 ///
 /// ```
 /// # use daffi_core as daffi;
@@ -17,7 +17,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A host name or IP address, and a port. Port 0 asks for a free one where a controller listens.
+    /// A host name or IP address, and a port. If a controller listens on port 0, it gets a free one.
     Tcp {
         /// The host, without the brackets of an IPv6 address.
         host: String,
@@ -29,7 +29,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The UNIX socket that is used when nothing else is asked for: `<temp dir>/daffi/.sock`.
+    /// Returns the UNIX socket used by default: `<temp dir>/daffi/.sock`.
     pub fn default_unix() -> Self {
         Self::Unix(std::env::temp_dir().join("daffi").join(".sock"))
     }
@@ -45,7 +45,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// A text that is no address.
+/// A text that is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an address: write tcp://HOST:PORT or unix:///PATH")]
 pub struct AddressError {

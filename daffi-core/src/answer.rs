@@ -1,4 +1,4 @@
-//! What the controller answers to questions, in the payload codec.
+//! The controller's answers to questions, in the payload codec.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +13,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process of this name that offers these callbacks.
+    /// Creates a process of this name that offers these callbacks.
     pub fn new(name: String, callbacks: Vec<String>) -> Self {
         Self { name, callbacks }
     }
 }
 
-/// A callback, and who offers it.
+/// A callback, and the nodes that offer it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CallbackInfo {
@@ -29,12 +29,12 @@ pub struct CallbackInfo {
     pub signature: String,
     /// The nodes that offer it with this signature, sorted.
     pub nodes: Vec<String>,
-    /// Whether it can be called now; a method of a singleton cannot before its instance is registered.
+    /// Whether it can be called now; a singleton's method cannot until its instance is registered.
     pub ready: bool,
 }
 
 impl CallbackInfo {
-    /// A callback with this signature, offered by these nodes.
+    /// Creates a callback with this signature, offered by these nodes.
     pub fn new(name: String, signature: String, nodes: Vec<String>, ready: bool) -> Self {
         Self { name, signature, nodes, ready }
     }
@@ -44,23 +44,23 @@ impl CallbackInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TaskStatus {
-    /// Whether it goes on.
+    /// Whether it is still going on.
     pub state: TaskState,
     /// How many calls it has made.
     pub runs: u64,
     /// How many of them failed.
     pub failures: u64,
-    /// How many times it did not call because the call before was still running, nobody offered the callback, or
-    /// the controller did not run at the time.
+    /// How many times it did not call because its previous call was still running, nobody offered the
+    /// callback, or the controller was not running at the time.
     pub skipped: u64,
-    /// What the last failure said; empty if there was none.
+    /// The message of the last failure; empty if there was none.
     pub last_error: String,
     /// Microseconds until the next call, if there is one.
     pub next_in_us: Option<u64>,
 }
 
 impl TaskStatus {
-    /// The status of a task that has not run yet.
+    /// Creates the status of a task that has not run yet.
     pub fn new(next_in_us: Option<u64>) -> Self {
         Self {
             state: TaskState::Active,
@@ -73,13 +73,13 @@ impl TaskStatus {
     }
 }
 
-/// Whether a scheduled task goes on.
+/// Whether a scheduled task is still going on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TaskState {
     /// It will call again.
     Active,
-    /// All its times have come.
+    /// All its times have passed.
     Finished,
     /// It was cancelled.
     Cancelled,

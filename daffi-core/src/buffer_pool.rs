@@ -1,16 +1,16 @@
-//! Buffers that are used again once nobody refers to what they held.
+//! Buffers that are reused once nobody refers to their contents.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Buffers that others may still refer to, and that are used again as soon as nobody does: fresh memory costs as much as
-/// reading into it.
+/// A pool of buffers that others may still refer to, and that are reused as soon as nobody does: fresh memory
+/// costs as much as reading into it.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    /// The latest last.
+    /// In the order they were put in, newest last.
     buffers: VecDeque<Pooled>,
-    /// How large they are together.
+    /// Their total size.
     bytes: usize,
     /// How many times [`age`](Self::age) was called.
     age: u64,
@@ -18,15 +18,15 @@ pub struct BufferPool {
 
 #[derive(Debug)]
 struct Pooled {
-    /// All of it.
+    /// The whole buffer.
     buffer: Bytes,
-    /// When it was put in.
+    /// The pool's age when it was put in.
     age: u64,
 }
 
 impl BufferPool {
-    /// Puts all of a buffer in. Gives back those that there is no room for if they are to have `bytes_max` together, the oldest
-    /// first: whoever holds a lock drops them without it.
+    /// Puts a whole buffer in. Returns the oldest buffers, as many as exceed a total of `bytes_max`; the
+    /// caller drops them without holding a lock.
     #[must_use = "it is to be dropped without locks"]
     pub fn put(&mut self, buffer: Bytes, bytes_max: usize) -> Vec<Bytes> {
         self.bytes += buffer.len();
@@ -34,9 +34,9 @@ impl BufferPool {
         self.give_up(|bytes, _| bytes > bytes_max)
     }
 
-    /// A buffer that nobody refers to any more, and whose size is one that `fits`. It holds what it held.
+    /// Takes a buffer that nobody refers to any more and whose size `fits`. Its contents are unchanged.
     pub fn take(&mut self, fits: impl Fn(usize) -> bool) -> Option<BytesMut> {
-        // The latest is most likely in the processor's cache.
+        // The newest is most likely still in the processor's cache.
         let is_free = |pooled: &Pooled| fits(pooled.buffer.len()) && pooled.buffer.is_unique();
         let at = self.buffers.iter().rposition(is_free)?;
         let Pooled { buffer, .. } = self.buffers.remove(at)?;
@@ -44,8 +44,8 @@ impl BufferPool {
         buffer.try_into_mut().ok()
     }
 
-    /// Gives back the buffers that were put in before the last time that this was called. Called once in a while, it leaves nothing
-    /// in the pool for more than twice as long.
+    /// Returns the buffers that were put in before the previous call. If called at regular intervals, it
+    /// leaves no buffer in the pool for more than two of them.
     #[must_use = "it is to be dropped without locks"]
     pub fn age(&mut self) -> Vec<Bytes> {
         let now = self.age;
@@ -53,12 +53,12 @@ impl BufferPool {
         self.give_up(|_, oldest| oldest.age < now)
     }
 
-    /// Whether there is none.
+    /// Returns whether the pool is empty.
     pub fn is_empty(&self) -> bool {
         self.buffers.is_empty()
     }
 
-    /// How large each of them is.
+    /// Returns the size of each buffer.
     pub fn sizes(&self) -> impl Iterator<Item = usize> {
         self.buffers.iter().map(|pooled| pooled.buffer.len())
     }
@@ -115,7 +115,7 @@ mod tests {
         assert!(pool.put(buffer(400), 1000).is_empty());
         assert!(pool.age().is_empty());
         assert!(pool.put(buffer(500), 1000).is_empty());
-        // The one that is used is a new one.
+        // Only the new one is still in use.
         assert_eq!(pool.age().len(), 1);
         assert_eq!(pool.bytes, 500);
         assert_eq!(pool.age().len(), 1);

@@ -1,76 +1,79 @@
-//! The seam behind which a controller stands.
+//! The interface between a controller and everything else.
 //!
-//! A node crate knows only what is here, and so does a program that starts a controller with `init_controller(true)`.
-//! A controller crate implements [`Controller`] and submits it with [`submit_controller!`](crate::submit_controller);
-//! whichever one is linked is used.
+//! This is all that a node crate knows of controllers, and all that a program that uses
+//! `init_controller(true)` needs. A controller crate implements [`Controller`] and submits it with
+//! [`submit_controller!`](crate::submit_controller); whichever one is linked is used.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{Address, Error, Limits, Result, frame::Frame, reactor::Reactor};
 
-/// Makes a running controller: what a controller crate offers.
+/// Starts controllers; implemented by a controller crate.
 pub trait Controller: Send + Sync {
-    /// What it calls itself, for logs.
+    /// Returns the controller's name, for logs.
     fn name(&self) -> &str;
 
     /// Starts listening on every address of `config`, with its work on `reactor`.
     ///
-    /// Returns once others can connect. An implementation with threads of its own may leave the reactor alone.
+    /// Returns once others can connect. An implementation with its own threads may ignore the reactor.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`] or
-    /// [`Error::AddressUnusable`], with nothing left behind.
+    /// [`Error::AddressInUse`] or [`Error::AddressUnusable`], with nothing left behind.
     fn start(&self, config: ControllerConfig, reactor: &Reactor) -> Result<Arc<dyn RunningController>>;
 }
 
-/// A controller that runs. Dropping the last handle stops it without grace.
+/// A running controller. Dropping the last handle stops it without a grace period.
 pub trait RunningController: Send + Sync {
-    /// Where it listens, with the ports that were found for port 0.
+    /// Returns the addresses it listens on, with the actual port in place of port 0.
     fn addresses(&self) -> Vec<Address>;
 
-    /// Connects the node of this process in memory. What the controller has for the node goes to `node`, and the
-    /// node's frames go into the port that is returned, a `HELLO` first, as over a socket.
+    /// Connects the node of this process in memory. The controller sends its frames for the node to `node`;
+    /// the node sends its own to the returned port, starting with a `HELLO`, as over a socket.
     ///
-    /// The controller holds no lock while it calls `node`, and does not do so from within a `send` of the node's own:
-    /// so a node may answer on the spot, and may hold a lock while it sends. It calls on one thread at a time, and
-    /// what `node` refuses as [`PortError::Full`] it tries again, with nothing overtaking it.
+    /// The controller holds no lock while it calls `node`, and never calls it from within one of the node's
+    /// own `send`s. So a node may answer immediately, and may hold a lock while it sends. The controller
+    /// calls `node` from one thread at a time; a frame that `node` refuses with [`PortError::Full`] is sent
+    /// again later, and no other frame overtakes it.
     ///
-    /// `None`, the default, says that this controller has no such thing: the node then uses a socket.
+    /// The default returns `None`: this controller does not support it, and the node uses a socket instead.
     fn attach(&self, node: Arc<dyn FramePort>) -> Option<Arc<dyn FramePort>> {
         let _ = node;
         None
     }
 
-    /// Whether threads of this process that wait for answers may lead the `Reactor` that the controller was started on, so that they
-    /// need no other thread for them. Between two waits up to two milliseconds pass in which nobody leads. So a controller that says `true` ends it by
-    /// [`Handle::welcome_guests`](crate::reactor::Handle::welcome_guests) with `false` as soon as anybody else calls through it. The default is `false`.
+    /// Returns whether threads of this process that wait for answers may lead the `Reactor` that the
+    /// controller was started on, so that no other thread has to be woken for them. Between two such waits,
+    /// up to two milliseconds may pass in which nobody leads. A controller that returns `true` must therefore
+    /// call [`Handle::welcome_guests`](crate::reactor::Handle::welcome_guests) with `false` as soon as
+    /// anybody else makes calls through it. The default is `false`.
     fn callers_may_lead(&self) -> bool {
         false
     }
 
-    /// Stops: accepts nobody new, tells the nodes, lets calls in flight finish within `grace`, then closes.
-    /// Returns when that is done. A second call returns once the first is done.
+    /// Stops the controller: accepts no new connections, tells the nodes, lets calls in flight finish within
+    /// `grace`, then closes. Returns when that is done; so does a second call.
     fn stop(&self, grace: Duration);
 
-    /// How much it remembers, in a type of its own crate. For `daffi-sim` alone.
+    /// Returns how much the controller remembers, in a type of its own crate. Only for `daffi-sim`.
     #[cfg(feature = "simulation")]
     fn sizes(&self) -> Option<Box<dyn std::any::Any>> {
         None
     }
 }
 
-/// One direction of a connection in memory: where frames go in.
+/// One direction of an in-memory connection: the end into which frames are sent.
 ///
-/// `send` is called on any thread and has to return quickly; frames that one thread sends arrive in that order.
+/// `send` may be called from any thread and must return quickly; frames sent by one thread arrive in that
+/// order.
 pub trait FramePort: Send + Sync {
-    /// Passes a frame on.
+    /// Sends a frame.
     ///
     /// # Errors
-    /// The frame was not taken, see [`PortError`].
+    /// The frame was not accepted, see [`PortError`].
     fn send(&self, frame: &Frame<'_>) -> Result<(), PortError>;
 
-    /// Passes a frame on, where more may follow: what comes of it may wait until [`flush`](Self::flush), which is called
-    /// soon. The default sends it.
+    /// Sends a frame when more may follow: acting on it may be deferred until [`flush`](Self::flush), which
+    /// is called soon. The default calls [`send`](Self::send).
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -78,18 +81,18 @@ pub trait FramePort: Send + Sync {
         self.send(frame)
     }
 
-    /// Does what was left of frames that were pushed. The default has nothing left.
+    /// Does what pushed frames left to do. The default does nothing.
     fn flush(&self) {}
 
     /// Ends the connection. Nothing is sent after this, in either direction.
     fn close(&self, reason: &str);
 }
 
-/// Why a frame was not taken.
+/// Why a frame was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortError {
-    /// As many bytes wait as may wait; the frame can be sent again later.
+    /// The queue is at its limit; the frame can be sent again later.
     #[error("the queue is full")]
     Full,
     /// The connection is gone.
@@ -101,18 +104,20 @@ pub enum PortError {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ControllerConfig {
-    /// Where to listen; at least one address.
+    /// The addresses to listen on; at least one.
     pub listen: Vec<Address>,
     /// Which of several nodes that offer a callback gets a call.
     pub strategy: Strategy,
-    /// What it takes on before it refuses.
+    /// How much the controller accepts before it refuses.
     pub limits: Limits,
-    /// How many threads read from its connections and write to them. Default 1, which is the `Reactor` that it is started
-    /// on. One passes on more than a million small calls a second; see `docs/PERFORMANCE.md` for when more help.
+    /// How many threads read from connections and write to them. Default 1, which is the `Reactor` that the
+    /// controller is started on. One thread forwards more than a million small calls a second; see
+    /// `docs/PERFORMANCE.md` for when more help.
     pub threads: usize,
-    /// A node of this process is going to [`attach`](RunningController::attach). Whoever connects meanwhile is let in once it has
-    /// registered its callbacks, so that nobody who finds the controller misses them, but after a second in any case. Default
-    /// `false`. It is a matter of courtesy: a controller may ignore it.
+    /// Whether a node of this process is going to [`attach`](RunningController::attach). If so, others that
+    /// connect in the meantime are accepted only once that node has registered its callbacks, so that nobody
+    /// who finds the controller misses them, but after a second at the latest. Default `false`. This is a
+    /// courtesy: a controller may ignore it.
     pub node: bool,
 }
 
@@ -120,12 +125,12 @@ impl ControllerConfig {
     /// The most threads that a controller may have.
     pub const THREADS_MAX: usize = 1024;
 
-    /// A controller on these addresses, with defaults for the rest.
+    /// Creates a config with these addresses and defaults for the rest.
     pub fn new(listen: Vec<Address>) -> Self {
         Self { listen, strategy: Strategy::default(), limits: Limits::default(), threads: 1, node: false }
     }
 
-    /// Says whether a controller can run like this.
+    /// Checks that a controller can run with this config.
     ///
     /// # Errors
     /// [`Error::Configuration`] with everything that makes no sense.
@@ -146,24 +151,25 @@ impl ControllerConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// Any, with equal chances.
+    /// Any of them, with equal probability.
     #[default]
     Random,
-    /// One after the other.
+    /// Each of them in turn.
     RoundRobin,
     /// The one with the fewest calls in flight through this controller; any of those if there are several.
     LeastBusy,
 }
 
-/// A controller that was submitted at link time.
+/// A controller submitted at link time.
 #[doc(hidden)]
 pub struct LinkedController(pub &'static dyn Controller);
 
 inventory::collect!(LinkedController);
 
-/// The controller that is linked into this program, if any.
+/// Returns the controller that is linked into this program, if any.
 ///
-/// With several, the first by name is taken and a warning logged: choose one with `Global::builder().controller(…)`.
+/// If there are several, it takes the first by name and logs a warning: choose one with
+/// `Global::builder().controller(…)`.
 pub fn linked() -> Option<&'static dyn Controller> {
     let mut all: Vec<_> = inventory::iter::<LinkedController>().map(|linked| linked.0).collect();
     all.sort_by(|a, b| a.name().cmp(b.name()));
@@ -180,7 +186,7 @@ pub fn linked() -> Option<&'static dyn Controller> {
 
 /// Makes a [`Controller`] the one that `init_controller(true)` starts, wherever this crate is linked.
 ///
-/// Takes an expression of a constant type that implements `Controller`.
+/// Takes a constant expression of a type that implements `Controller`.
 #[macro_export]
 macro_rules! submit_controller {
     ($controller:expr) => {

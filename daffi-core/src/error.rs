@@ -1,4 +1,4 @@
-//! The one error type of the public API.
+//! The single error type of the public API.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -11,16 +11,17 @@ use crate::{
     payload::Codec,
 };
 
-/// The result of everything in daffi that can fail.
+/// The result of every fallible operation in daffi.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, to which callback and node, and what to do about it.
 ///
-/// Two questions decide what a program does next, and both have an answer for every variant:
-/// [`may_have_executed`](Self::may_have_executed) says whether the callback may have run, so whether calling
-/// again could run it twice, and [`is_retryable`](Self::is_retryable) whether calling again makes sense at all.
+/// Two questions decide what a program does next, and every variant answers both:
+/// [`may_have_executed`](Self::may_have_executed) says whether the callback may have run, so that calling
+/// again could run it twice, and [`is_retryable`](Self::is_retryable) whether calling again makes sense at
+/// all.
 ///
-/// Errors are cheap to clone: one lost link answers every call that was in flight on it.
+/// Errors are cheap to clone: losing one link fails every call in flight on it.
 ///
 /// ```
 /// # use daffi_core as daffi;
@@ -33,54 +34,54 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // ---- how a Global is built and started
-    /// The options of the builder contradict each other, or one has no possible meaning.
+    // ---- building and starting a Global
+    /// The builder's options contradict each other, or one of them makes no sense.
     #[error("{problem}")]
     Configuration {
-        /// What contradicts what, and what to write instead.
+        /// Which options conflict or make no sense, and what to write instead.
         problem: String,
     },
 
-    /// `init_controller(true)`, but no controller crate is linked into this program.
+    /// `init_controller(true)` was set, but no controller crate is linked into this program.
     #[error(
         "no controller is linked into this program: use the `controller` feature of daffi (on by default), or add a \
          controller crate and name it once, for example with `use my_controller as _;`"
     )]
     NoController,
 
-    /// Another process listens on this address.
+    /// Another process is listening on this address.
     #[error(
         "{address} is already in use by another process: choose another address, or connect to that controller without init_controller"
     )]
     AddressInUse {
-        /// The address that the controller was to listen on.
+        /// The address that the controller tried to listen on.
         address: Address,
     },
 
-    /// The address can neither be listened on nor, if it is a socket file, be taken over.
+    /// The address cannot be listened on; if it is a socket file, it cannot be taken over either.
     #[error("cannot use the address {address}: {source}")]
     AddressUnusable {
         /// The address.
         address: Address,
-        /// What the operating system said.
+        /// What the operating system reported.
         #[source]
         source: Arc<io::Error>,
     },
 
-    /// No controller was reached within `connect_timeout`.
+    /// No controller could be reached within `connect_timeout`.
     #[error(
         "no controller reached at {address} within {waited:?} ({reason}): start one there, or wait longer with connect_timeout"
     )]
     Unreachable {
         /// Where the controller was expected.
         address: Address,
-        /// How long was waited.
+        /// How long the node waited.
         waited: Duration,
         /// Why the last attempt failed.
         reason: String,
     },
 
-    /// A living node of this name is already connected to the controller.
+    /// A live node of this name is already connected to the controller.
     #[error(
         "the process name {name:?} is taken by a node that is alive: give each process its own process_name"
     )]
@@ -89,10 +90,11 @@ pub enum Error {
         name: String,
     },
 
-    /// Controller and node have no protocol version in common, or the node asks for something that the controller does not support.
+    /// The controller and the node have no protocol version in common, or the node asks for something that
+    /// the controller does not support.
     #[error("the controller refused: {reason}")]
     Refused {
-        /// The controller's words.
+        /// The reason, as worded by the controller.
         reason: String,
     },
 
@@ -103,13 +105,13 @@ pub enum Error {
     DuplicateCallback {
         /// The name.
         name: String,
-        /// Source place of the one.
+        /// Source location of the first.
         first: String,
-        /// Source place of the other.
+        /// Source location of the second.
         second: String,
     },
 
-    /// A callback or process name that the wire does not carry.
+    /// A callback or process name that is not allowed on the wire.
     #[error("{name:?} is not a valid name: {reason}")]
     InvalidName {
         /// The name.
@@ -127,7 +129,7 @@ pub enum Error {
         name: String,
     },
 
-    // ---- where a call was refused, and did not run
+    // ---- calls that were refused and did not run
     /// No other node offers the callback, or the one that was named does not.
     #[error("{callback:?} was not called: {reason}")]
     NoCandidate {
@@ -135,18 +137,18 @@ pub enum Error {
         callback: String,
         /// Why there is none, and what to do about it.
         reason: String,
-        /// Names that are offered and look alike.
+        /// Similar names that are offered.
         similar: Vec<String>,
     },
 
     /// No process of this name is connected.
     #[error("no process named {name:?} is connected to the controller")]
     NoProcess {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
     },
 
-    /// A method of a singleton struct was called before its instance exists.
+    /// A method of a singleton struct was called before its instance existed.
     #[error(
         "{callback:?} on {node:?} has no instance yet: register one there with `.register()` before it is called"
     )]
@@ -164,27 +166,27 @@ pub enum Error {
     SignatureMismatch {
         /// The callback's name.
         callback: String,
-        /// The node whose callback was to be called.
+        /// The node that offers the callback.
         node: String,
-        /// The signature as the caller has it.
+        /// The caller's signature.
         caller: String,
-        /// The signature as the callee has it.
+        /// The callee's signature.
         callee: String,
     },
 
-    /// The node, or the way to it, has as much to do as its limits allow.
+    /// The node, or the path to it, already has as much work as its limits allow.
     #[error("{node:?} is overloaded: as much waits there as its limits allow; call later or less")]
     Overloaded {
         /// The node.
         node: String,
     },
 
-    /// Calls called calls, deeper than the limit: usually a ring that never ends.
+    /// Calls are nested deeper than the limit, usually because callbacks call each other in an endless cycle.
     #[error(
         "{callback:?} was not called: calls are nested more than {limit} deep; look for callbacks that call each other in a ring"
     )]
     HopLimit {
-        /// The callback that would have been one too deep.
+        /// The callback whose call would have exceeded the limit.
         callback: String,
         /// The limit.
         limit: u8,
@@ -205,25 +207,25 @@ pub enum Error {
         limit: u64,
     },
 
-    /// A value could not be turned into bytes.
+    /// A value could not be encoded.
     #[error("cannot encode the {what} of {callback:?}: {reason}")]
     Encode {
         /// "arguments" or "result".
         what: &'static str,
         /// The callback's name.
         callback: String,
-        /// What the codec said.
+        /// What the codec reported.
         reason: String,
     },
 
-    /// Bytes could not be turned into a value.
+    /// Bytes could not be decoded into a value.
     #[error("cannot decode the {what} of {callback:?}: {reason}")]
     Decode {
         /// "arguments" or "result".
         what: &'static str,
         /// The callback's name.
         callback: String,
-        /// What the codec said.
+        /// What the codec reported.
         reason: String,
     },
 
@@ -234,7 +236,7 @@ pub enum Error {
         problem: String,
     },
 
-    /// A scheduled task that the controller does not know: it ended long ago, or the controller was restarted.
+    /// The controller does not know this scheduled task: it ended long ago, or the controller was restarted.
     #[error(
         "the controller knows no scheduled task {id}: it ended long ago, or the controller was restarted since"
     )]
@@ -243,35 +245,35 @@ pub enum Error {
         id: u64,
     },
 
-    /// A blocking form was used where it would block an async runtime.
+    /// A blocking call was made where it would block an async runtime.
     #[error("{blocking} would block this thread's async runtime: use {twin} instead")]
     BlockingInAsync {
-        /// The blocking form.
+        /// The blocking call.
         blocking: &'static str,
         /// What to write instead.
         twin: &'static str,
     },
 
-    /// This `Global` was stopped.
+    /// This `Global` has been stopped.
     #[error("{callback:?} was not called: this Global is stopped")]
     Stopped {
         /// The callback or operation.
         callback: String,
     },
 
-    // ---- where a call may have run
-    /// The time ran out.
+    // ---- calls that may have run
+    /// The time limit expired.
     #[error("no answer from {callback:?} within {after:?}")]
     Timeout {
-        /// The callback's name, or what was waited for.
+        /// The callback's name, or what was being waited for.
         callback: String,
-        /// The time that was given.
+        /// The time limit.
         after: Duration,
-        /// Whether the request had been sent when the time ran out.
+        /// Whether the request had been sent by then.
         sent: bool,
     },
 
-    /// The call was cancelled by its caller.
+    /// The caller cancelled the call.
     #[error("the call of {callback:?} was cancelled")]
     Cancelled {
         /// The callback's name.
@@ -287,7 +289,7 @@ pub enum Error {
         node: String,
     },
 
-    /// The link to the controller was lost with the call in flight. The node reconnects by itself.
+    /// The link to the controller was lost while the call was in flight. The node reconnects by itself.
     #[error(
         "the link to the controller was lost before {callback:?} was answered; the callback may have run"
     )]
@@ -302,13 +304,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the callback may have been executed.
+    /// Returns whether the callback may have been executed.
     ///
-    /// `false` is a promise: calling again cannot run it twice.
+    /// `false` is a guarantee: calling again cannot run it twice.
     pub fn may_have_executed(&self) -> bool {
         match self {
             Self::Remote(_) | Self::RemoteStopped { .. } | Self::ControllerLost { .. } => true,
-            // The result came back and did not suit.
+            // The result came back but could not be used.
             Self::Decode { what, .. } | Self::Encode { what, .. } | Self::TooLarge { what, .. } => {
                 *what == "result"
             }
@@ -317,9 +319,9 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later with nothing changed in the program.
+    /// Returns whether the same call may succeed later without any change to the program.
     ///
-    /// Look at [`may_have_executed`](Self::may_have_executed) too, unless the callback may run twice.
+    /// Check [`may_have_executed`](Self::may_have_executed) too, unless the callback may safely run twice.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -334,23 +336,24 @@ impl Error {
         )
     }
 
-    /// Whether a time limit ran out.
+    /// Returns whether a time limit expired.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. })
     }
 
-    /// The callback's own error, if the callback returned `Err(E)` and `E` is `Serialize + Deserialize`.
+    /// Returns the callback's own error, if it returned `Err(E)` and `E` is `Serialize + Deserialize`.
     ///
-    /// `None` where the callback's error is of another type, did not travel, or this is another error.
+    /// Returns `None` if the callback's error has another type or was not sent, or if this is not a
+    /// callback's error.
     pub fn downcast<E: DeserializeOwned>(&self) -> Option<E> {
         let Self::Remote(remote) = self else { return None };
         remote.downcast()
     }
 
-    /// The error that a [`Fault`] from the wire stands for, as the caller of `callback` sees it.
+    /// Converts a [`Fault`] received from the wire into the error that the caller of `callback` sees.
     ///
-    /// `caller_signature` is the caller's view, which does not travel. An unknown kind of fault is
-    /// kept as a remote error with its text, since a newer peer may know more kinds than this one.
+    /// `caller_signature` is the caller's view, which is not sent over the wire. An unknown kind of fault
+    /// becomes a remote error that keeps its text, since a newer peer may know more kinds than this one.
     pub fn from_fault(fault: Fault, callback: &str, caller_signature: &str) -> Self {
         let callback = callback.to_owned();
         match fault.kind {
@@ -370,13 +373,13 @@ impl Error {
                 Self::HopLimit { callback, limit: fault.number.try_into().unwrap_or(u8::MAX) }
             }
             FaultKind::TooLarge => Self::TooLarge {
-                // With a node it is about what came from there.
+                // A node is given only if the payload came from there.
                 what: if fault.node.is_empty() { "arguments" } else { "result" },
                 callback,
                 size: fault.number,
                 limit: fault.limit,
             },
-            // The callee's own limit, which is none for what the controller refuses.
+            // The limit is the callee's own; the controller's refusals have none.
             FaultKind::BadArguments if fault.limit > 0 => {
                 Self::TooLarge { what: "arguments", callback, size: fault.number, limit: fault.limit }
             }
@@ -397,7 +400,7 @@ impl Error {
     }
 }
 
-/// What a callback that failed left behind: its message, chain of sources, type and place.
+/// What a failed callback reported: its message, chain of sources, type and location.
 ///
 /// Reached through [`Error::Remote`].
 #[derive(Debug, Clone)]
@@ -407,42 +410,42 @@ pub struct RemoteError {
 }
 
 impl RemoteError {
-    /// The callback that failed.
+    /// Returns the name of the callback that failed.
     pub fn callback(&self) -> &str {
         &self.callback
     }
 
-    /// The node that it ran on.
+    /// Returns the node that it ran on.
     pub fn node(&self) -> &str {
         &self.fault.node
     }
 
-    /// What the error's `Display`, or the panic, said.
+    /// Returns the error's `Display` text or the panic message.
     pub fn message(&self) -> &str {
         &self.fault.message
     }
 
-    /// What the error's sources said, nearest first.
+    /// Returns the messages of the error's sources, nearest first.
     pub fn chain(&self) -> &[String] {
         &self.fault.details
     }
 
-    /// The error's type as the callee names it; empty for a panic.
+    /// Returns the error's type as named by the callee; empty for a panic.
     pub fn type_name(&self) -> &str {
         &self.fault.type_name
     }
 
-    /// Where the panic happened, as `file:line:column`; empty for a returned error.
+    /// Returns where the panic happened, as `file:line:column`; empty for a returned error.
     pub fn location(&self) -> &str {
         &self.fault.location
     }
 
-    /// Whether the callback panicked instead of returning an error.
+    /// Returns whether the callback panicked instead of returning an error.
     pub fn is_panic(&self) -> bool {
         self.fault.kind == FaultKind::Panicked
     }
 
-    /// The callback's own error, as in [`Error::downcast`].
+    /// Returns the callback's own error, as in [`Error::downcast`].
     pub fn downcast<E: DeserializeOwned>(&self) -> Option<E> {
         let expected = crate::signature::type_name::<E>();
         if self.fault.payload.is_empty() || self.fault.type_name != expected {
@@ -470,7 +473,8 @@ impl fmt::Display for RemoteError {
 
 impl std::error::Error for RemoteError {}
 
-/// What to do about a disagreement. The text has no fields, so two types of one name look alike in it.
+/// Says how to resolve a mismatch. Signatures as text do not list fields, so different types of the same name
+/// look alike in them.
 fn remedy(caller: &str, callee: &str) -> &'static str {
     if caller == callee {
         "the names agree, so a struct or enum of that name has other fields or variants on either side: bring them together"

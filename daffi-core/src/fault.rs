@@ -50,7 +50,7 @@ impl FaultKind {
         Self::Panicked,
     ];
 
-    /// The number on the wire: 1 to 17 in the order of the variants.
+    /// Returns the number on the wire: 1 to 17 in the order of the variants.
     pub fn to_byte(self) -> u8 {
         match self {
             Self::Unknown(byte) => byte,
@@ -58,40 +58,41 @@ impl FaultKind {
         }
     }
 
-    /// The kind that a number stands for.
+    /// Returns the kind that a number stands for.
     pub fn from_byte(byte: u8) -> Self {
         let at = usize::from(byte).wrapping_sub(1);
         Self::KNOWN.get(at).copied().unwrap_or(Self::Unknown(byte))
     }
 }
 
-/// A failure with everything that the caller's [`Error`](crate::Error) is made of.
+/// A failure with everything needed to build the caller's [`Error`](crate::Error).
 ///
-/// Which fields mean something depends on the kind; the others are empty. `docs/PROTOCOL.md` has the table.
+/// Which fields are meaningful depends on the kind; the others are empty. `docs/PROTOCOL.md` has the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Why.
+    /// Why the call failed.
     pub kind: FaultKind,
-    /// A number that belongs to the kind: a size in bytes, a limit, an id, microseconds.
+    /// A number whose meaning depends on the kind: a size in bytes, a limit, an id, microseconds.
     pub number: u64,
-    /// The limit that `number` exceeds, where there is one.
+    /// The limit that `number` exceeds, if there is one.
     pub limit: u64,
-    /// The node that it happened on, or that was not found.
+    /// The node that the failure happened on, or that was not found.
     pub node: String,
-    /// A sentence for people; the callee's signature for a mismatch.
+    /// A sentence for people; for a signature mismatch, the callee's signature.
     pub message: String,
-    /// The type of the callback's error, as [`signature::type_name`](crate::signature::type_name) gives it.
+    /// The type of the callback's error, as returned by
+    /// [`signature::type_name`](crate::signature::type_name).
     pub type_name: String,
     /// Where a panic happened.
     pub location: String,
-    /// The chain of sources, or names that look alike.
+    /// The chain of sources, or similar names.
     pub details: Vec<String>,
     /// The callback's own error in bincode, if it can be serialized.
     pub payload: Bytes,
 }
 
 impl Fault {
-    /// A fault of this kind that says `message`.
+    /// Creates a fault of this kind with `message`.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -106,28 +107,28 @@ impl Fault {
         }
     }
 
-    /// The same fault, on `node`.
+    /// Sets the node.
     #[must_use]
     pub fn on(mut self, node: impl Into<String>) -> Self {
         self.node = node.into();
         self
     }
 
-    /// The same fault with its number.
+    /// Sets the number.
     #[must_use]
     pub fn number(mut self, number: u64) -> Self {
         self.number = number;
         self
     }
 
-    /// The same fault with the limit that its number exceeds.
+    /// Sets the limit that the number exceeds.
     #[must_use]
     pub fn limit(mut self, limit: u64) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The same fault with its details.
+    /// Sets the details.
     #[must_use]
     pub fn details(mut self, details: Vec<String>) -> Self {
         self.details = details;

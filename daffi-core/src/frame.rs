@@ -7,10 +7,10 @@
 //! └────────┴────┴─────┴─────┴────┴───────────────┴───────────────┘
 //! ```
 //!
-//! All numbers are little-endian. `docs/PROTOCOL.md` has the layout of each kind byte by byte, and the golden bytes in
-//! the tests below hold the two together.
+//! All numbers are little-endian. `docs/PROTOCOL.md` gives the layout of each kind byte by byte, and the
+//! golden bytes in the tests below keep the two in sync.
 //!
-//! A [`Frame`] borrows from the buffer that it was read into, so routing one copies nothing but what goes out.
+//! A [`Frame`] borrows from the buffer that it was read into, so routing one copies only what is sent on.
 
 mod decode;
 mod encode;
@@ -39,18 +39,18 @@ pub const VERSION: u16 = 1;
 /// The callback index of a request that has not been routed yet.
 pub const UNROUTED: u32 = u32::MAX;
 
-/// What a peer sent that no peer of ours would send. The connection it came from is closed.
+/// Something a peer sent that no daffi peer would send. The connection it came from is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// The length exceeds what is allowed now.
+    /// The length exceeds what is allowed at this point.
     #[error("a frame announces {length} bytes, the limit is {limit}{}", foreign(*.first))]
     Length {
         /// The announced length.
         length: u32,
-        /// The limit that it meets.
+        /// The limit that it exceeds.
         limit: usize,
-        /// The first bytes, which often tell what spoke.
+        /// The first bytes, which often reveal which protocol the peer speaks.
         first: [u8; 4],
     },
     /// A kind that this version does not know.
@@ -77,27 +77,28 @@ fn foreign(first: [u8; 4]) -> &'static str {
     }
 }
 
-/// The opaque part of a frame, with the buffer that it lies in. One that is on its way out may be in several pieces.
+/// The opaque part of a frame, with the buffer that it lies in. In an outgoing frame, it may be in several
+/// pieces.
 #[derive(Clone, Copy)]
 pub struct Body<'a>(Content<'a>);
 
 #[derive(Clone, Copy)]
 enum Content<'a> {
-    /// The bytes and what they lie in, or `NOWHERE`.
+    /// The bytes and the buffer that they lie in, or `NOWHERE`.
     Piece(&'a [u8], &'a Bytes),
     Pieces(&'a Pieces),
 }
 
-/// It takes no more room in a frame than a reference, unlike an `Option` beside other variants.
+/// Stands for "no buffer": unlike an `Option` next to other variants, it takes no more room than a reference.
 static NOWHERE: Bytes = Bytes::new();
 
 impl<'a> Body<'a> {
-    /// A body that is all of `bytes`.
+    /// Creates a body from all of `bytes`.
     pub fn shared(bytes: &'a Bytes) -> Self {
         Self::within(bytes, bytes)
     }
 
-    /// A body that is all of `encoded`.
+    /// Creates a body from all of `encoded`.
     pub fn encoded(encoded: &'a Encoded) -> Self {
         match encoded.parts() {
             Ok(few) => Self::borrowed(few),
@@ -106,7 +107,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// A body that is copied when it has to outlive its borrow.
+    /// Creates a body that is copied if it has to outlive its borrow.
     pub fn borrowed(bytes: &'a [u8]) -> Self {
         Self(Content::Piece(bytes, &NOWHERE))
     }
@@ -115,7 +116,7 @@ impl<'a> Body<'a> {
         Self(Content::Piece(bytes, owner))
     }
 
-    /// Its pieces one by one, each a body again.
+    /// Returns its pieces one by one, each as a body.
     pub(crate) fn pieces(self) -> impl Iterator<Item = Self> {
         let (first, more) = match self.0 {
             Content::Piece(..) => (self, &[][..]),
@@ -124,7 +125,7 @@ impl<'a> Body<'a> {
         iter::once(first).chain(more.iter().map(Self::shared))
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     #[inline]
     pub fn len(&self) -> usize {
         match self.0 {
@@ -133,7 +134,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -147,7 +148,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The bytes, if they are in one piece, as those are that came in.
+    /// Returns the bytes if they are in one piece, as received ones always are.
     pub fn piece(&self) -> Option<&'a [u8]> {
         match self.0 {
             Content::Piece(bytes, _) => Some(bytes),
@@ -155,14 +156,14 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// A copy of the bytes, which keeps nothing else.
+    /// Copies the bytes, so that nothing else is kept alive.
     pub fn copied(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(self.len());
         self.append_to(&mut bytes);
         bytes.into()
     }
 
-    /// The bytes for keeps: a slice of the buffer they lie in where there is one.
+    /// Returns owned bytes: a slice of the buffer they lie in, if there is one, otherwise a copy.
     pub fn to_bytes(&self) -> Bytes {
         match self.0 {
             Content::Piece(bytes, owner) if !owner.is_empty() => owner.slice_ref(bytes),
@@ -193,15 +194,15 @@ impl PartialEq for Body<'_> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Frame<'a> {
-    /// Node to controller, first of all: who it is and what it speaks.
+    /// Node to controller, always the first frame: who the node is and what it speaks.
     Hello(Hello<'a>),
-    /// Controller to node: it is in.
+    /// Controller to node: the node is accepted.
     Welcome(Welcome),
-    /// Controller to node, before closing: why it is not in.
+    /// Controller to node, before closing: why the node is not accepted.
     Refuse(Refuse<'a>),
-    /// Node to controller: callbacks that it offers.
+    /// Node to controller: the callbacks that it offers.
     Register(Register<'a>),
-    /// Controller to node: the registration up to this one is visible to others.
+    /// Controller to node: everything registered up to and including this `Register` is visible to others.
     Registered {
         /// The id of the `Register`.
         id: u64,
@@ -212,31 +213,31 @@ pub enum Frame<'a> {
     Reply(Reply<'a>),
     /// A failure on its way to the caller.
     Failure(Failure),
-    /// Controller to caller: whom a broadcast goes to.
+    /// Controller to caller: the nodes that a broadcast goes to.
     Targets(Targets<'a>),
-    /// The caller does not wait any more.
+    /// The caller no longer waits.
     Cancel {
         /// The id of the request.
         id: u64,
     },
-    /// More of a payload that began in a request or reply.
+    /// More of a payload that began in a request or a reply.
     Chunk(Chunk<'a>),
-    /// The receiver of a payload in chunks takes more of it.
+    /// The receiver of a chunked payload accepts more of it.
     Credit {
         /// The id of the call.
         id: u64,
-        /// Whether the payload is a reply's rather than a request's.
+        /// Whether the payload belongs to a reply rather than a request.
         reply: bool,
-        /// For a broadcast's reply, whose it is; 0 else.
+        /// For a broadcast, which of its targets the reply is from; otherwise 0.
         part: u32,
-        /// How many bytes more.
+        /// How many more bytes.
         bytes: u32,
     },
-    /// Node to controller: a question that the controller itself answers with a reply or failure.
+    /// Node to controller: a question that the controller itself answers with a reply or a failure.
     Ask {
         /// The asker's id of this question.
         id: u64,
-        /// The codec that the answer is to have.
+        /// The codec that the answer is to use.
         codec: u8,
         /// The question.
         question: Question<'a>,
@@ -246,12 +247,12 @@ pub enum Frame<'a> {
         /// Comes back in the `Pong`.
         id: u64,
     },
-    /// I am.
+    /// I am alive.
     Pong {
         /// The id of the `Ping`.
         id: u64,
     },
-    /// The sender takes no new requests and will close once what runs is done.
+    /// The sender takes no new requests and will close once everything running is done.
     Goodbye {
         /// Why, for the log.
         reason: &'a str,
@@ -263,34 +264,34 @@ pub enum Frame<'a> {
 pub struct Hello<'a> {
     /// The oldest protocol version that the node speaks.
     pub version_min: u16,
-    /// The newest.
+    /// The newest protocol version that the node speaks.
     pub version_max: u16,
-    /// Optional abilities, one bit each; none is defined yet.
+    /// Optional features, one bit each; none is defined yet.
     pub capabilities: u32,
-    /// Tells this process from an earlier one of the same name.
+    /// Distinguishes this process from an earlier one of the same name.
     pub instance: u64,
     /// The node's name.
     pub name: &'a str,
-    /// A place for credentials; empty in this version.
+    /// Reserved for credentials; empty in this version.
     pub credentials: &'a [u8],
 }
 
-/// The controller's answer to a node that is let in.
+/// The controller's answer to a node that it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
-    /// The version that both speak from here on.
+    /// The version that both speak from now on.
     pub version: u16,
-    /// Abilities that both have.
+    /// Features that both have.
     pub capabilities: u32,
-    /// The number of the node in this controller.
+    /// The controller's number for the node.
     pub node: u32,
     /// How often the controller asks for a sign of life, in milliseconds.
     pub heartbeat_ms: u32,
-    /// The largest payload that the controller passes on.
+    /// The largest payload that the controller forwards.
     pub payload_bytes_max: u64,
 }
 
-/// Why a node is not let in.
+/// Why a node is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refuse<'a> {
     /// The reason as a number.
@@ -299,19 +300,19 @@ pub struct Refuse<'a> {
     pub reason: &'a str,
 }
 
-/// Why a node is not let in, as a number on the wire.
+/// Why a node is not accepted, as a number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefuseCode {
     /// No protocol version in common.
     Version,
-    /// A living node has the name.
+    /// A live node has the name.
     NameTaken,
-    /// The name is not one.
+    /// The name is not a valid one.
     InvalidName,
-    /// The credentials do not suffice.
+    /// The credentials are not sufficient.
     Unauthorized,
-    /// The controller has as many connections as it may, or is stopping. Worth another try.
+    /// The controller has as many connections as it may have, or is stopping. Worth another try.
     Unavailable,
     /// The node broke the protocol.
     Protocol,
@@ -345,7 +346,7 @@ impl RefuseCode {
     }
 }
 
-/// Callbacks that a node offers. Several in a row, all but the last with `more`, count as one.
+/// Callbacks that a node offers. Several in a row, all but the last with `more` set, count as one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Register<'a> {
     /// Comes back in `Registered`.
@@ -356,7 +357,7 @@ pub struct Register<'a> {
     pub offers: Offers<'a>,
 }
 
-/// A list of [`Offer`]s in its encoded form, checked once when it is parsed.
+/// A list of [`Offer`]s in encoded form, validated once when it is parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offers<'a> {
     bytes: &'a [u8],
@@ -365,11 +366,12 @@ pub struct Offers<'a> {
 /// One callback that a node offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer<'a> {
-    /// The node's own number for it, which comes back in requests.
+    /// The node's own number for it, which requests carry back.
     pub index: u32,
     /// The fingerprint of the signature; 0 matches every caller.
     pub fingerprint: u64,
-    /// Whether it can be called now. One that is not ready is a method whose singleton has no instance yet.
+    /// Whether it can be called now. One that is not ready is a method of a singleton that has no instance
+    /// yet.
     pub ready: bool,
     /// The name that callers use.
     pub name: &'a str,
@@ -378,15 +380,15 @@ pub struct Offer<'a> {
 }
 
 impl<'a> Offers<'a> {
-    /// The offers one by one.
+    /// Returns the offers one by one.
     pub fn iter(&self) -> impl Iterator<Item = Offer<'a>> + use<'a> {
         let mut input = Input::new(self.bytes);
         iter::from_fn(move || input.offer().ok().flatten())
     }
 
-    /// Appends an offer to `bytes`, the encoded form of a list.
+    /// Appends an offer to `bytes`, a list in encoded form.
     ///
-    /// The caller keeps names within 255 and signatures within 65,535 bytes.
+    /// The caller must keep names within 255 bytes and signatures within 65,535 bytes.
     pub fn push(bytes: &mut Vec<u8>, offer: &Offer<'_>) {
         let Offer { index, fingerprint, ready, name, signature } = offer;
         bytes.extend_from_slice(&index.to_le_bytes());
@@ -396,10 +398,10 @@ impl<'a> Offers<'a> {
         put_text(bytes, signature);
     }
 
-    /// A list in its encoded form, as [`push`](Self::push) makes it.
+    /// Parses a list in encoded form, as [`push`](Self::push) builds it.
     ///
     /// # Errors
-    /// The bytes are not whole offers.
+    /// The bytes do not consist of complete offers.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ProtocolError> {
         Self::checked(bytes).map_err(|problem| problem.of(kind::REGISTER))
     }
@@ -414,37 +416,38 @@ impl<'a> Offers<'a> {
 /// A call on its way to a callback.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request<'a> {
-    /// From the caller, its own id of the call; to the callee, the controller's.
+    /// The id of the call: the caller's own id from caller to controller, the controller's from there to the
+    /// callee.
     pub id: u64,
     /// No answer is wanted.
     pub one_way: bool,
-    /// It goes to every node that offers the name.
+    /// It goes to every node that offers the callback.
     pub broadcast: bool,
-    /// The payload goes on in chunks.
+    /// The payload continues in chunks.
     pub more: bool,
     /// The payload's codec.
     pub codec: u8,
-    /// How deep it is nested: 1 for a call that no callback made.
+    /// How deep the call is nested: 1 for a call that was not made by a callback.
     pub hops: u8,
-    /// What is left of its deadline in microseconds; 0 for none.
+    /// The time left until its deadline, in microseconds; 0 for none.
     pub deadline_us: u64,
     /// The fingerprint of the caller's signature; 0 matches every callee.
     pub fingerprint: u64,
-    /// To the callee, its own number of the callback; [`UNROUTED`] before that.
+    /// The callee's own number for the callback; [`UNROUTED`] until the controller has routed the request.
     pub callback: u32,
     /// The size of the whole payload.
     pub total: u32,
     /// The callback's name.
     pub name: &'a str,
-    /// From the caller, the node it is pinned to or, for a broadcast, nodes one per line; empty for any.
-    /// To the callee, the caller's name.
+    /// From the caller: the node that the call is pinned to or, for a broadcast, nodes one per line; empty
+    /// for any. To the callee: the caller's name.
     pub node: &'a str,
     /// The payload, or its first part.
     pub body: Body<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// A call as its caller sends it, to any node, with a payload that is whole and nothing special about it.
+    /// Creates a call as its caller sends it, to any node, with a complete payload and no special options.
     pub fn new(id: u64, name: &'a str, body: Body<'a>) -> Self {
         Self {
             id,
@@ -463,7 +466,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// What is left of the deadline.
+    /// Returns the time left until the deadline.
     pub fn deadline(&self) -> Option<Duration> {
         (self.deadline_us != 0).then(|| Duration::from_micros(self.deadline_us))
     }
@@ -474,9 +477,9 @@ impl<'a> Request<'a> {
 pub struct Reply<'a> {
     /// The id of the request.
     pub id: u64,
-    /// The payload goes on in chunks.
+    /// The payload continues in chunks.
     pub more: bool,
-    /// For a broadcast, which of its targets answered; 0 else.
+    /// For a broadcast, which of its targets answered; otherwise 0.
     pub part: u32,
     /// The payload's codec.
     pub codec: u8,
@@ -491,13 +494,13 @@ pub struct Reply<'a> {
 pub struct Failure {
     /// The id of the request.
     pub id: u64,
-    /// For a broadcast, which of its targets failed; 0 else.
+    /// For a broadcast, which of its targets failed; otherwise 0.
     pub part: u32,
     /// What happened.
     pub fault: Box<Fault>,
 }
 
-/// Whom a broadcast goes to. The position of a name is the `part` of its answers.
+/// The nodes that a broadcast goes to. A name's position is the `part` of that node's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Targets<'a> {
     /// The id of the request.
@@ -511,33 +514,33 @@ pub struct Targets<'a> {
 pub struct Chunk<'a> {
     /// The id of the call.
     pub id: u64,
-    /// Whether the payload is a reply's rather than a request's.
+    /// Whether the payload belongs to a reply rather than a request.
     pub reply: bool,
-    /// Whether yet more follows.
+    /// Whether more chunks follow.
     pub more: bool,
-    /// For a broadcast's reply, whose it is; 0 else.
+    /// For a broadcast, which of its targets the reply is from; otherwise 0.
     pub part: u32,
     /// The bytes.
     pub body: Body<'a>,
 }
 
-/// All of a CHUNK frame but its bytes.
+/// Everything in a CHUNK frame except its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkHead {
     /// The id of the call.
     pub id: u64,
-    /// Whether the payload is a reply's rather than a request's.
+    /// Whether the payload belongs to a reply rather than a request.
     pub reply: bool,
-    /// Whether yet more follows.
+    /// Whether more chunks follow.
     pub more: bool,
-    /// For a broadcast's reply, whose it is; 0 else.
+    /// For a broadcast, which of its targets the reply is from; otherwise 0.
     pub part: u32,
-    /// How many bytes there are.
+    /// The number of bytes.
     pub length: usize,
 }
 
 impl Chunk<'_> {
-    /// All of it but its bytes.
+    /// Returns everything except the bytes.
     pub fn head(&self) -> ChunkHead {
         let Self { id, reply, more, part, ref body } = *self;
         ChunkHead { id, reply, more, part, length: body.len() }
@@ -560,7 +563,8 @@ pub enum Question<'a> {
     },
     /// Which processes are connected? Answered as `Vec<`[`answer::Process`](crate::answer::Process)`>`.
     Processes,
-    /// Which callbacks are offered? Answered as `Vec<`[`answer::CallbackInfo`](crate::answer::CallbackInfo)`>`.
+    /// Which callbacks are offered? Answered as
+    /// `Vec<`[`answer::CallbackInfo`](crate::answer::CallbackInfo)`>`.
     Callbacks,
     /// Call a callback at these times. Answered with the task's id.
     Schedule(Schedule<'a>),
@@ -576,7 +580,7 @@ pub enum Question<'a> {
     },
 }
 
-/// A scheduled call: the request, and when.
+/// A scheduled call: the request and its times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule<'a> {
     /// When to call.
@@ -587,7 +591,7 @@ pub struct Schedule<'a> {
     pub fingerprint: u64,
     /// The callback's name.
     pub name: &'a str,
-    /// The node that it is pinned to; empty for any.
+    /// The node that the call is pinned to; empty for any.
     pub node: &'a str,
     /// The payload.
     pub body: Body<'a>,
@@ -597,25 +601,25 @@ pub struct Schedule<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Timing<'a> {
-    /// Every so many microseconds, the first time after one period.
+    /// Every this many microseconds, for the first time after one period.
     Period(u64),
     /// At these times.
     At(Times<'a>),
 }
 
-/// Points in time in their encoded form: microseconds since 1970 UTC.
+/// Points in time in encoded form: microseconds since 1970 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Times<'a> {
-    /// The times one by one.
+    /// Returns the times one by one.
     pub fn iter(&self) -> impl Iterator<Item = u64> + use<'a> {
         self.bytes.chunks_exact(8).map(|time| u64::from_le_bytes(time.try_into().expect("chunks of 8")))
     }
 
-    /// A list in its encoded form: eight bytes a time.
+    /// Parses a list in encoded form: eight bytes per time.
     ///
     /// # Errors
     /// The length is not a multiple of eight.
@@ -633,7 +637,7 @@ impl<'a> Times<'a> {
 }
 
 impl Frame<'_> {
-    /// The name of the frame's kind, for logs and errors.
+    /// Returns the name of the frame's kind, for logs and errors.
     pub fn kind(&self) -> &'static str {
         name_of(match self {
             Self::Hello(_) => kind::HELLO,

@@ -1,4 +1,5 @@
-//! Whether the other end of a connection lives, by one rule on both ends. Pure: time is somebody else's.
+//! Whether the other end of a connection is alive, by the same rule at both ends. Pure: the caller keeps the
+//! time.
 
 use std::time::Duration;
 
@@ -6,32 +7,33 @@ use crate::Limits;
 
 /// The pings of one end of a connection, and which of them the other end has answered.
 ///
-/// Only the answer to a ping that was sent shows life. Whatever else arrives may have been sent long ago, and says nothing
-/// about the way there.
+/// Only the answer to a ping proves that the other end is alive. Anything else that arrives may have been
+/// sent long ago, and says nothing about the path to the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Heartbeat {
-    /// The id of the last ping. The first has 1.
+    /// The id of the last ping. The first one has id 1.
     sent: u64,
     /// The id of the last ping that was answered.
     answered: u64,
 }
 
 impl Heartbeat {
-    /// How long it is from one ping to the next, if `heartbeat` is what [`Limits::heartbeat`] says.
+    /// Returns the time from one ping to the next, given [`Limits::heartbeat`].
     ///
-    /// It is a little less: being late by a few milliseconds each time must not add up to more than
-    /// [`Limits::HEARTBEATS_MISSED_MAX`] heartbeats.
+    /// It is slightly shorter than `heartbeat`: a delay of a few milliseconds each time must not add up to
+    /// more than [`Limits::HEARTBEATS_MISSED_MAX`] heartbeats.
     pub fn interval(heartbeat: Duration) -> Duration {
         heartbeat - heartbeat / 32
     }
 
-    /// An interval is over: the id of the ping that is due, or `None` if the other end is to be given up.
+    /// Ends an interval: returns the id of the ping that is due, or `None` if the other end is to be given
+    /// up.
     ///
-    /// Intervals are counted, not time: after this process itself was stopped for a while, what the others sent
-    /// meanwhile is read before anybody is given up.
+    /// This counts intervals, not time: if this process itself was stopped for a while, it reads what the
+    /// others sent in the meantime before it gives anyone up.
     pub fn next_ping(&mut self) -> Option<u64> {
-        // The interval that ends now is one of them. The other end may have stopped at the beginning of the first,
-        // right after it answered.
+        // The interval that ends now is one of them. The other end may have stopped at the beginning of the
+        // first one, right after it answered.
         if self.sent - self.answered + 1 >= Limits::HEARTBEATS_MISSED_MAX.into() {
             return None;
         }
@@ -39,7 +41,7 @@ impl Heartbeat {
         Some(self.sent)
     }
 
-    /// A pong came. Says whether it answers a ping that was not answered yet.
+    /// Records a pong. Returns whether it answers a ping that was not answered yet.
     pub fn pong(&mut self, id: u64) -> bool {
         let answers = self.answered < id && id <= self.sent;
         if answers {
@@ -72,7 +74,8 @@ mod tests {
                 let id = heartbeat.next_ping().unwrap();
                 heartbeat.pong(id);
             }
-            // It stops right after its last answer, or its welcome: no interval of its life is left.
+            // It stops right after its last answer, or its welcome, so every interval from then on counts as
+            // silence.
             let mut silence = interval;
             while heartbeat.next_ping().is_some() {
                 silence += interval;
@@ -97,7 +100,7 @@ mod tests {
         let mut heartbeat = Heartbeat::default();
         heartbeat.next_ping();
         heartbeat.next_ping();
-        // It shows life at the first ping, and nothing since.
+        // It shows that the other end was alive at the first ping, and nothing since.
         assert!(heartbeat.pong(1));
         assert_eq!(heartbeat.next_ping(), Some(3));
         assert_eq!(heartbeat.next_ping(), None);

@@ -1,7 +1,8 @@
-//! What the machine gives and tests may want to give instead: time, chance and threads.
+//! What the machine provides and tests may replace: time, random numbers and threads.
 //!
-//! Everything with a deadline asks here what time it is. Without the feature `simulation` these are the functions of
-//! the standard library under another name; with it, a thread that has a simulated world asks that one.
+//! Everything with a deadline gets the time from here. Without the feature `simulation`, these are the
+//! functions of the standard library under another name; with it, a thread in a simulated world asks that
+//! world.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -12,7 +13,7 @@ use std::{
 #[cfg(feature = "simulation")]
 use crate::simulation;
 
-/// The time by the clock that only goes forward.
+/// Returns the time of the monotonic clock.
 #[inline]
 pub fn now() -> Instant {
     #[cfg(feature = "simulation")]
@@ -22,7 +23,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The time by the clock on the wall.
+/// Returns the time of the wall clock.
 #[inline]
 pub fn wall() -> SystemTime {
     #[cfg(feature = "simulation")]
@@ -32,7 +33,7 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// The first of these times, where `None` never comes.
+/// Returns the earliest of these times; `None` never comes.
 #[inline]
 pub fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
     let mut first: Option<Instant> = None;
@@ -44,7 +45,7 @@ pub fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> 
     first
 }
 
-/// Blocks this thread for so long.
+/// Blocks this thread for this long.
 pub fn sleep(time: Duration) {
     #[cfg(feature = "simulation")]
     if simulation::with(|world| world.sleep(time)).is_some() {
@@ -53,20 +54,20 @@ pub fn sleep(time: Duration) {
     thread::sleep(time);
 }
 
-/// A number that nobody can tell beforehand.
+/// Returns an unpredictable number.
 pub fn random() -> u64 {
     #[cfg(feature = "simulation")]
     if let Some(random) = simulation::with(|world| world.random()) {
         return random;
     }
-    // The hasher's keys are the randomness that the standard library has.
+    // The hasher's keys are the only randomness that the standard library offers.
     RandomState::new().hash_one((SystemTime::now(), std::process::id()))
 }
 
-/// Does `work` on a thread of its own, called `name`.
+/// Does `work` on a new thread, named `name`.
 ///
 /// # Errors
-/// The operating system gives no thread.
+/// The operating system provides no thread.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     #[cfg(feature = "simulation")]
     if simulation::is_on() {

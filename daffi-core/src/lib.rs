@@ -1,8 +1,8 @@
-//! The foundation that node and controller of [daffi](https://docs.rs/daffi) share: frames, payload codec, errors,
-//! transports, and the seam behind which a controller stands.
+//! The foundation shared by the node and the controller of [daffi](https://docs.rs/daffi): frames, payload
+//! codec, errors, transports, and the interface that a controller implements.
 //!
-//! The modules `frame`, `payload`, `queue`, `heartbeat`, `limits` and `names` are pure: no socket, no clock. `reactor`,
-//! `transport` and `outbox` are the I/O.
+//! The modules `frame`, `payload`, `queue`, `heartbeat`, `limits` and `names` are pure: they use neither
+//! sockets nor clocks. `reactor`, `transport` and `outbox` do the I/O.
 
 mod address;
 pub use address::{Address, AddressError};
@@ -43,7 +43,7 @@ pub mod simulation;
 
 pub mod transport;
 
-/// What macros of this crate expand to. Not part of the API.
+/// What this crate's macros expand to. Not part of the API.
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;

@@ -1,78 +1,84 @@
-//! All bounds in one place, with unit and reason.
+//! All limits in one place, with their units and reasons.
 
 use std::time::Duration;
 
-/// Bytes of the fixed part of a frame.
+/// Size in bytes of a frame's fixed head.
 pub const HEAD_BYTES: usize = 16;
 
-/// The most body bytes that one frame carries: 64 KiB of a user's, and what a codec writes around them. Larger payloads
-/// travel in chunks of little less, so that a small call never waits behind more than one of them per transfer.
+/// The most body bytes that one frame carries: 64 KiB of user data and what a codec adds to it. Larger
+/// payloads travel in slightly smaller chunks, so that a small call never waits behind more than one chunk
+/// per transfer.
 pub const CHUNK_BYTES: usize = (64 * 1024 + 256) / FUZZING_DIVISOR;
 
-/// How much of a larger payload goes with each frame: with its head that fits one segment of TCP over loopback, which takes 65,483 bytes.
-/// A little more would travel as two.
+/// How much of a larger payload each frame carries. With its head, this fits into one TCP segment over
+/// loopback, which holds 65,483 bytes; slightly more would travel as two.
 pub const PIECE_BYTES: usize = CHUNK_BYTES - CHUNK_BYTES / 128;
 
-/// The most bytes that may follow the head of a frame: a chunk, and names and numbers around it.
+/// The most bytes that may follow a frame's head: a chunk, with names and numbers around it.
 pub const FRAME_BYTES_MAX: usize = 72 * 1024;
 
-/// The most bytes that may follow the head before the handshake is done; a stranger gets no more memory than this.
+/// The most bytes that may follow a head before the handshake is done; a stranger gets no more memory than
+/// this.
 pub const HANDSHAKE_BYTES_MAX: usize = 8 * 1024;
 
-/// How long a frame may take from its first byte to its last. The slowest link on which the largest frame still arrives
-/// has 20 kbit/s.
+/// How long a frame may take from its first byte to its last. The slowest link over which the largest frame
+/// still arrives has 20 kbit/s.
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a peer may take nothing at all of what waits for it, before it is closed as a slow consumer.
+/// How long a peer may accept none of the bytes that wait for it before it is closed as a slow consumer.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many body bytes of one call may be on their way before the receiver asks for more. It bounds what the
+/// How many body bytes of one call may be in transit before the receiver asks for more. This bounds what the
 /// controller holds for a callee that is slower than its caller.
 pub const STREAM_WINDOW_BYTES: usize = 16 * CHUNK_BYTES;
 
-/// How much memory of large payloads a node keeps at most for those that come next: as much as is on its way on one link at a time,
-/// several times over, since most payloads are used for longer than they are on their way.
+/// The most memory of large payloads that a node keeps for later ones: several times what is in transit on
+/// one link at a time, since most payloads are used for longer than they are in transit.
 pub const POOL_BYTES_MAX: usize = 256 * CHUNK_BYTES;
 
-/// For the fuzz targets of this repository chunks and windows are smaller alike, so that they try so many times more payloads a second.
+/// Makes chunks and windows proportionally smaller in this repository's fuzz targets, so that they try that
+/// many more payloads a second.
 const FUZZING_DIVISOR: usize = if cfg!(daffi_fuzzing) { 32 } else { 1 };
 
 /// The most times that one `PERIOD.at_time` may name.
 pub const AT_TIMES_MAX: usize = 1000;
 
-/// The most bytes that the arguments and times of all scheduled calls of a controller have together.
+/// The most bytes that the arguments and times of all of a controller's scheduled calls may take together.
 pub const TASKS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The shortest `PERIOD.period`.
 pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 
-/// How late a scheduled call may be made, because the controller did not run at its time. Later it is skipped and counted.
+/// How late a scheduled call may be made if the controller was not running at its time. After that, it is
+/// skipped and counted.
 pub const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 
 /// How deep calls may be nested: A calls B calls A …
 pub const HOPS_MAX: u8 = 32;
 
-/// How many levels of options, sequences, maps, tuples, structs and variants with fields a payload may have, one in
-/// another. Decoding recurses, so it is this that keeps a peer from overflowing the stack: a thread of 2 MiB has 32 KiB
+/// How many levels of options, sequences, maps, tuples, structs and variants with fields a payload may nest.
+/// Decoding is recursive, so this limit keeps a peer from overflowing the stack: a thread of 2 MiB has 32 KiB
 /// for each level, several times what large types take without optimization.
 pub const PAYLOAD_DEPTH_MAX: usize = 64;
 
-/// How many elements of sequences may take no bytes, as those of `Vec<()>` do, in all of a payload. Without bytes to
-/// pay for them, a length alone could keep a decoder busy for years.
+/// How many sequence elements in a whole payload may take no bytes, as those of `Vec<()>` do. Without bytes
+/// to pay for them, a length alone could keep a decoder busy for years.
 pub const PAYLOAD_EMPTY_ELEMENTS_MAX: usize = 64 * 1024;
 
-/// How much memory elements of sequences and maps may take beyond [`PAYLOAD_GROWTH`] times their bytes, in all of a payload. An element
-/// takes what its type does, however few bytes stand for it: a `None` is one byte, of an `Option` of any size.
+/// How much memory elements of sequences and maps may take beyond [`PAYLOAD_GROWTH`] times their bytes, in a
+/// whole payload. An element takes the size of its type, however few bytes encode it: a `None` is one byte,
+/// for an `Option` of any size.
 pub const PAYLOAD_GROWN_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// How many times as much memory as bytes any element may take.
+/// How many times its encoded bytes any element may take in memory without being counted.
 pub const PAYLOAD_GROWTH: usize = 4;
 
-/// The longest time that a limit may be: every clock can add it to now, several times over.
+/// The longest duration that a limit may have: every clock can add it to the current time, several times
+/// over.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The most bytes that the names of the nodes that one broadcast is for have together. They travel in the frame that
-/// begins it, with a whole chunk of arguments.
+/// The most bytes that the node names of one broadcast may take together. They travel in its first frame,
+/// together with a whole chunk of arguments.
 pub const ON_ALL_BYTES_MAX: usize = 7 * 1024;
 
 const _: () = assert!(CHUNK_BYTES + ON_ALL_BYTES_MAX + 512 <= FRAME_BYTES_MAX);
@@ -80,9 +86,10 @@ const _: () = assert!(HANDSHAKE_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(AT_TIMES_MAX * 8 + 2 * 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
 
-/// What a node or controller takes on before it refuses.
+/// How much a node or controller accepts before it refuses.
 ///
-/// The defaults suit a machine of any size. Each field says whether a node or a controller looks at it; a process that has both uses one `Limits` for the two.
+/// The defaults suit a machine of any size. Each field says whether it applies to nodes or controllers; a
+/// process that has both uses one `Limits` for the two.
 ///
 /// ```
 /// # use daffi_core as daffi;
@@ -93,47 +100,55 @@ const _: () = assert!(CHUNK_BYTES <= STREAM_WINDOW_BYTES);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Both: the largest arguments or result of one call in bytes. Default 64 MiB. It is checked where a payload is
-    /// made, passed on and received; a larger one is `Error::TooLarge`.
+    /// Both: the largest arguments or result of one call, in bytes. Default 64 MiB. Checked where a payload
+    /// is created, forwarded and received; a larger one is `Error::TooLarge`.
     pub payload_bytes_max: u64,
-    /// Both: the most bytes that wait for one peer's socket. Default 8 MiB. Too low refuses bursts; too high lets one
-    /// frozen peer hold that much memory. A call that does not fit is `Error::Overloaded`.
+    /// Both: the most bytes that may wait for one peer's socket. Default 8 MiB. Too low a value refuses
+    /// bursts; too high a value lets one frozen peer hold that much memory. A call that does not fit is
+    /// `Error::Overloaded`.
     pub queue_bytes_max: usize,
-    /// Controller: the most bytes that wait for all peers together. Default 256 MiB. A call that does not fit is
-    /// `Error::Overloaded`. Replies, which nobody could send again, may exceed it by a quarter, at the cost of
-    /// connections whose peers do not read.
+    /// Controller: the most bytes that may wait for all peers together. Default 256 MiB. A call that does not
+    /// fit is `Error::Overloaded`. Replies, which cannot be sent again, may exceed it by a quarter, at the
+    /// expense of connections whose peers do not read.
     pub queue_total_bytes_max: usize,
-    /// Both: the most calls that one node has in flight. Default 65,536, at most 16,777,216. At the limit async callers wait, blocking callers
-    /// block, and as many calls in the background are kept, and as many with an `eta`; one more of these is
-    /// `Error::Overloaded`. Calls of callbacks wait like others: if it is so low that calls which call back hold all places
+    /// Both: the most calls that one node may have in flight. Default 65,536, at most 16,777,216. At the
+    /// limit, async callers wait and blocking callers block. The same number of background calls is kept, and
+    /// the same number of calls with an `eta`; one more of either is `Error::Overloaded`. Calls made by
+    /// callbacks wait like any others: if the limit is so low that calls which call back occupy all places
     /// of their own node, only a deadline ends them.
     pub calls_in_flight_max: usize,
-    /// Node: the most argument bytes held for calls that nobody is waiting on: background calls, those with an `eta`, `NO_RETURN` and scheduled ones.
-    /// Arguments up to 4 KiB are not counted. Bytes count until they are sent; above 64 KiB, until they have been received. A `Bytes` that several calls
-    /// share counts once for each call. Default 1 GiB; beyond it a call is `Error::Overloaded`, unless it is the only one.
+    /// Node: the most argument bytes held for calls that nobody waits for: background calls, those with an
+    /// `eta`, `NO_RETURN` calls and scheduled ones. Arguments up to 4 KiB are not counted. Bytes count until
+    /// they are sent; above 64 KiB, until they have been received. A `Bytes` shared by several calls counts
+    /// once for each. Default 1 GiB; beyond that, a call is `Error::Overloaded`, unless it is the only one.
     pub calls_waiting_bytes_max: usize,
-    /// Node: the most requests that it holds, running or queued. Default 65,536. One more is `Error::Overloaded`.
+    /// Node: the most requests that it holds, running or queued. Default 65,536. One more is
+    /// `Error::Overloaded`.
     pub requests_held_max: usize,
-    /// Node: the most argument bytes that it holds for requests. Arguments up to 4 KiB are not counted; those that are still coming count in full. Default 1 GiB. One more is `Error::Overloaded`, unless it is the only one.
+    /// Node: the most argument bytes that it holds for requests. Arguments up to 4 KiB are not counted; those
+    /// still arriving count in full. Default 1 GiB. One more is `Error::Overloaded`, unless it is the only
+    /// one.
     pub requests_held_bytes_max: usize,
-    /// Node: the most threads that run `fn` callbacks, not counting those that wait inside daffi. Default 512. With fewer, calls
-    /// of callbacks that block wait longer; each thread takes the memory of its stack.
+    /// Node: the most threads that run `fn` callbacks, not counting those that wait inside daffi. Default
+    /// 512. With fewer, calls of blocking callbacks wait longer; each thread takes the memory of its stack.
     pub threads_max: usize,
-    /// Controller: the most callbacks that one node registers. Default 65,536. The connection of one that registers more is closed.
+    /// Controller: the most callbacks that one node may register. Default 65,536. If a node registers more,
+    /// its connection is closed.
     pub callbacks_max: usize,
     /// Controller: the most scheduled tasks that it keeps. Default 100,000. One more is `Error::Overloaded`.
     pub tasks_max: usize,
-    /// Controller: the most connections. Default 65,536, and no more than the process may open files. One more is refused, and its
-    /// node tries again.
+    /// Controller: the most connections. Default 65,536, but no more than the number of files that the
+    /// process may open. One more is refused, and its node tries again.
     pub connections_max: usize,
-    /// Controller: the most connections whose handshake is not done. Default 1,024. One more is refused, and its node tries again.
+    /// Controller: the most connections whose handshake is not done. Default 1,024. One more is refused, and
+    /// its node tries again.
     pub handshakes_max: usize,
-    /// Controller: how long a handshake may take. Default 5 s. Then the connection is closed.
+    /// Controller: how long a handshake may take before the connection is closed. Default 5 s.
     pub handshake_timeout: Duration,
-    /// Both: how often each side asks the other for a sign of life. Default 5 s. A peer that answers none for three such
-    /// intervals is lost: with the default, 10 to 15 s after it stopped.
+    /// Both: how often each side asks the other for a sign of life. Default 5 s. A peer that does not answer
+    /// for three such intervals is lost: with the default, 10 to 15 s after it stopped.
     pub heartbeat: Duration,
-    /// Both: how long `stop` lets running callbacks and calls in flight finish. Default 10 s.
+    /// Both: how long `stop` gives running callbacks and calls in flight to finish. Default 10 s.
     pub grace: Duration,
 }
 
@@ -160,13 +175,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// After how many heartbeats without an answer a peer is lost.
+    /// After how many unanswered heartbeats a peer is lost.
     pub const HEARTBEATS_MISSED_MAX: u32 = 3;
 
-    /// Says what makes no sense, all of it at once.
+    /// Checks that the limits make sense, and reports all problems at once.
     ///
     /// # Errors
-    /// One sentence for each field that cannot work.
+    /// One sentence for each field whose value cannot work.
     pub fn check(&self) -> Result<(), String> {
         let mut problems = Vec::new();
         let mut need = |holds: bool, problem: &str| {

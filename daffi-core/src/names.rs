@@ -1,13 +1,13 @@
-//! What a process or callback may be called, by one rule on both sides of the wire.
+//! What a process or callback may be called: the same rule on both sides of the wire.
 
 /// The longest name in bytes; a name's length travels in one byte.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// Names with this prefix belong to daffi itself.
+/// Names with this prefix are reserved for daffi itself.
 pub const RESERVED_PREFIX: &str = "daffi.";
 
-/// Says what is wrong with a process or callback name: it has to be 1 to 255 bytes of UTF-8 text without
-/// control characters, and must not begin with `daffi.`.
+/// Checks a process or callback name: it must be 1 to 255 bytes of UTF-8 text without control characters, and
+/// must not begin with `daffi.`.
 ///
 /// # Errors
 /// The rule that the name breaks, as a phrase.
@@ -25,7 +25,8 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Says whether a call can name this process: as [`check_name`] has it, though there may be none of this name.
+/// Checks whether a call can name this process: like [`check_name`], but allows reserved names, which no
+/// process has.
 ///
 /// # Errors
 /// The rule that the name breaks, as a phrase.
@@ -36,8 +37,8 @@ pub fn check_target(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Says whether a frame has room for this name: all that a caller has to know before it asks for one that another
-/// process may or may not have.
+/// Checks whether a name fits into a frame, which is all that a caller needs to know before asking for a name
+/// that another process may or may not have.
 ///
 /// # Errors
 /// The rule that the name breaks, as a phrase.
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn every_character_but_those_that_control_may_be_in_a_name() {
         for character in '\0'..=char::MAX {
-            // As Unicode has them: a line feed or an escape sequence would forge lines of a log.
+            // As Unicode defines them: a line feed or an escape sequence could forge lines in a log.
             let controls = matches!(character, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}');
             for name in [String::from(character), format!("a{character}"), format!("{character}a")] {
                 assert_eq!(check_name(&name).is_err(), controls, "{name:?}");

@@ -1,4 +1,4 @@
-//! The sending side of a connection, shared by every thread that has frames for it.
+//! The sending side of a connection, shared by all threads that have frames for it.
 
 use std::{
     io::{self, IoSlice},
@@ -20,25 +20,26 @@ use crate::{
 
 /// Frames on their way into a socket.
 ///
-/// Any thread pushes; [`flush`](Self::flush) writes at once unless another thread is writing already, which then
-/// takes along what was pushed meanwhile. So a lone frame leaves in its own thread, and many leave together.
+/// Any thread may push; [`flush`](Self::flush) writes immediately unless another thread is already writing,
+/// which then also writes what was pushed in the meantime. So a single frame is written by its own thread,
+/// and many are written together.
 #[derive(Debug)]
 pub struct Outbox {
     stream: Stream,
-    /// `None` where nobody waits for events, but tells of room.
+    /// Requests events about room; `None` if the outbox is told of room without them.
     room: Option<Room>,
     state: Mutex<State>,
-    /// What is being written. Whoever holds the lock writes.
+    /// What is being written. The thread that holds the lock writes.
     writing: Mutex<Lane>,
-    /// How many bytes are being written. Whoever writes says so.
+    /// How many bytes are being written, as reported by the thread that writes.
     unwritten: AtomicUsize,
     /// How many bytes the kernel has taken.
     written: AtomicU64,
-    /// The kernel takes no more for now; the reactor flushes when it does again.
+    /// The kernel takes no more for now; the reactor flushes once it does.
     blocked: AtomicBool,
     /// The kernel has taken nothing for a while.
     stalled: AtomicBool,
-    /// It was closed because its peer does not read.
+    /// The outbox was closed because its peer does not read.
     slow: AtomicBool,
     bytes_max: usize,
     budget: Arc<Budget>,
@@ -50,21 +51,24 @@ struct State {
     closed: bool,
     /// Close once the queue is empty.
     finishing: bool,
-    /// The kernel has been asked for room for large payloads.
+    /// The kernel has been asked for more room because large payloads wait.
     is_wide: bool,
-    /// What waited when it was closed. To drop it may run the user's code, so whoever has no lock does.
+    /// What waited when the outbox was closed. Dropping it may run the user's code, so it is dropped without
+    /// a lock.
     discarded: OutQueue,
 }
 
-/// Frames for one outbox that are going to be queued together, with one look at its lock and budget for all of them.
+/// Frames for one outbox that will be queued together, so that its lock and budget are checked once for all
+/// of them.
 #[derive(Debug, Default)]
 pub struct Batch {
     queue: OutQueue,
-    /// How many bytes waited in the outbox before the first of these frames.
+    /// How many bytes waited in the outbox before the first of these frames was added.
     before: usize,
 }
 
-/// How many bytes wait in all outboxes that share it, those that are being written included, unless it is without end.
+/// Counts the bytes that wait in all outboxes that share it, including those being written, unless it is
+/// unlimited.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
@@ -72,17 +76,17 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of `max` bytes.
+    /// Creates a budget of `max` bytes.
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { used: AtomicUsize::new(0), max })
     }
 
-    /// One without end, which nobody has to count for.
+    /// Creates an unlimited budget, for which nothing is counted.
     pub fn unlimited() -> Arc<Self> {
         Self::new(usize::MAX)
     }
 
-    /// How many bytes wait now.
+    /// Returns how many bytes wait now.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -105,27 +109,29 @@ mod room;
 /// How far a write got.
 enum Written {
     All,
-    /// Some, and large bodies among it that are to be dropped.
+    /// Some of it, including large bodies that can now be dropped.
     Some,
     Blocked,
     Over,
-    /// Nobody would tell of room.
+    /// Nobody would report new room.
     Deaf(io::Error),
 }
 
-/// How much more than its limit a queue takes of frames that cannot be refused, such as replies, for a peer that has not
-/// read for a while. Beyond it the connection is closed. A peer that reads, however slowly, gets all that all queues
-/// together have room for: what waits for it are answers to its own calls.
+/// How many times its limit a queue may hold in frames that cannot be refused, such as replies, if its peer
+/// has not read for a while. Beyond that, the connection is closed. A peer that reads, however slowly, may
+/// have as much waiting as all queues together have room for: these are answers to its own calls.
 const MUST_FACTOR: usize = 4;
 
-/// What part of its limit a queue takes once all queues together are at theirs, and of frames that can be refused if its
-/// peer takes what it is sent: more than such a peer has waiting.
+/// The part of its limit that a queue may hold once all queues together have reached theirs. For frames that
+/// can be refused, this applies only if the peer takes what it is sent: it is more than such a peer has
+/// waiting.
 const FLOOR_PART: usize = 16;
 
-/// How many bytes of what a thread has written it keeps until it is done with writing.
+/// How many bytes of written bodies a thread keeps, at most until it is done writing.
 const SPENT_BYTES_KEPT: usize = 1024 * 1024;
 
-/// By what part of it all queues together may exceed their limit. Then a queue whose peer takes nothing gets nothing more.
+/// The part of their limit by which all queues together may exceed it. Beyond that, a queue whose peer takes
+/// nothing gets nothing more.
 const MUST_TOTAL_PART: usize = 4;
 
 impl Outbox {
@@ -154,12 +160,12 @@ impl Outbox {
         &self.stream
     }
 
-    /// How many bytes wait in it at most, but for what must go.
+    /// Returns how many bytes may wait in it, except for frames that cannot be refused.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// Whether its socket is a UNIX socket.
+    /// Returns whether its socket is a UNIX socket.
     pub fn is_local(&self) -> bool {
         self.stream.is_local()
     }
@@ -167,27 +173,28 @@ impl Outbox {
     /// Queues a frame without writing it, unless the queue is at its limit.
     ///
     /// # Errors
-    /// The frame was not taken, see [`PortError`].
+    /// The frame was not accepted, see [`PortError`].
     pub fn try_push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         let (bytes_max, total_max) = self.may_max(0);
         self.push_within(frame, bytes_max, total_max)
     }
 
-    /// Queues a frame that nobody could send again, such as a reply: beyond the limit too, for a while. A peer that
-    /// has not read for that long is disconnected.
+    /// Queues a frame that cannot be sent again, such as a reply, even beyond the limit. If the peer has not
+    /// read for a while and too much waits, it is disconnected.
     ///
     /// # Errors
-    /// The connection is closed, or was closed just now.
+    /// The connection is closed, or has just been closed.
     pub fn push(&self, frame: &Frame<'_>) -> Result<(), PortError> {
         let pushed = self.push_within(frame, self.must_bytes_max(), usize::MAX);
         pushed.map_err(|error| self.give_up_if_full(error))
     }
 
-    /// Ends the connection of a peer that has left a frame without room which it must not miss.
+    /// Ends the connection if there is no room for a frame that its peer must not miss.
     fn give_up_if_full(&self, error: PortError) -> PortError {
         if error == PortError::Full {
             self.slow.store(true, Ordering::Relaxed);
-            // Who sends may have locks: the reactor, which hears of the end, drops what waits.
+            // The sender may hold locks, so dropping what waits is left to the reactor, which notices the
+            // end.
             self.shut();
         }
         PortError::Closed
@@ -196,23 +203,24 @@ impl Outbox {
     /// Adds a frame to a batch for this outbox, unless the queue would be at its limit.
     ///
     /// # Errors
-    /// The frame was not taken, see [`PortError`].
+    /// The frame was not accepted, see [`PortError`].
     pub fn try_add(&self, batch: &mut Batch, frame: &Frame<'_>) -> Result<(), PortError> {
         let (bytes_max, total_max) = self.may_max(batch.queue.len());
         self.add_within(batch, frame, bytes_max, total_max)
     }
 
-    /// Adds a frame that nobody could send again to a batch for this outbox, as [`push`](Self::push) queues it.
+    /// Adds a frame that cannot be sent again to a batch for this outbox, under the same limits as
+    /// [`push`](Self::push).
     ///
     /// # Errors
-    /// The connection is closed, or was closed just now.
+    /// The connection is closed, or has just been closed.
     pub fn add(&self, batch: &mut Batch, frame: &Frame<'_>) -> Result<(), PortError> {
         let added = self.add_within(batch, frame, self.must_bytes_max(), usize::MAX);
         added.map_err(|error| self.give_up_if_full(error))
     }
 
-    /// Queues the frames of a batch, which is empty then. Those for a connection that is closed are dropped with the
-    /// [`flush`](Self::flush) that follows.
+    /// Queues the frames of a batch and leaves it empty. If the connection is closed, they are dropped by the
+    /// next [`flush`](Self::flush).
     pub fn push_all(&self, batch: &mut Batch) {
         let mut state = self.state.lock();
         if state.closed || state.finishing {
@@ -245,9 +253,10 @@ impl Outbox {
         Ok(())
     }
 
-    /// How many bytes may wait, here and in all queues together, before a frame is refused, with `added` not counted yet.
+    /// Returns how many bytes may wait, here and in all queues together, before a frame is refused, with
+    /// `added` bytes not counted yet.
     ///
-    /// Those who do not read can use up what there is for all. Those who do get a little all the same.
+    /// Peers that do not read can use up the whole budget. Those that do read still get a little.
     fn may_max(&self, added: usize) -> (usize, usize) {
         let Budget { max, .. } = *self.budget;
         if self.budget.used().saturating_add(added) < max || self.blocked.load(Ordering::Relaxed) {
@@ -257,7 +266,7 @@ impl Outbox {
         }
     }
 
-    /// How many bytes may wait before a frame that cannot be refused ends the connection.
+    /// Returns how many bytes may wait before a frame that cannot be refused ends the connection.
     fn must_bytes_max(&self) -> usize {
         let Budget { max, .. } = *self.budget;
         let used = self.budget.used();
@@ -285,56 +294,57 @@ impl Outbox {
         Ok(())
     }
 
-    /// How many bytes wait, those that are being written included.
+    /// Returns how many bytes wait, including those being written.
     pub fn len(&self) -> usize {
         let state = self.state.lock();
         state.queue.len() + self.unwritten.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel takes no more for now. When it does again, the reactor writes.
+    /// Returns whether the kernel takes no more for now. Once it does, the reactor writes.
     pub fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// How many bytes the kernel has taken so far, if it is to take more.
+    /// Returns how many bytes the kernel has taken so far, if it is blocked.
     pub(crate) fn progress(&self) -> Option<u64> {
         self.blocked.load(Ordering::Relaxed).then(|| self.written.load(Ordering::Relaxed))
     }
 
-    /// Whether the kernel has taken nothing since the last look, though there was something to take.
+    /// Records whether the kernel has taken nothing since the last check although there was something to
+    /// take.
     pub(crate) fn set_stalled(&self, stalled: bool) {
         self.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// Whether it was closed because its peer does not read.
+    /// Returns whether it was closed because its peer does not read.
     pub(crate) fn is_slow(&self) -> bool {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the connection takes no more frames.
+    /// Returns whether the connection takes no more frames.
     pub fn is_closed(&self) -> bool {
         let state = self.state.lock();
         state.closed || state.finishing
     }
 
-    /// Whether the kernel has taken everything that it will ever take.
+    /// Returns whether the kernel has taken everything that it will ever take.
     pub fn is_flushed(&self) -> bool {
         self.state.lock().closed
             || self.is_empty() && self.writing.try_lock().is_some_and(|lane| lane.is_empty())
     }
 
-    /// Writes what waits, until there is nothing or the kernel takes no more.
+    /// Writes what waits, until nothing is left or the kernel takes no more.
     pub fn flush(&self) {
-        // Dropped without the lock, since a body may be the user's, who may call something here; and last, since that may wait for
-        // what others have queued meanwhile.
+        // Dropped without the lock, since a body may be the user's and its `Drop` may call into this outbox;
+        // and last, since that may wait for what others have queued in the meantime.
         let mut spent = Spent::default();
         loop {
-            // Whoever is writing looks again once it has let go, so nothing is left behind.
+            // The thread that is writing looks again after releasing the lock, so nothing is left behind.
             let Some(mut lane) = self.writing.try_lock() else { return };
             let result = self.write(&mut lane);
             spent.append(lane.take_spent());
@@ -351,7 +361,7 @@ impl Outbox {
                     false
                 }
                 Written::Blocked if self.state.lock().closed => {
-                    // Whoever closed it found the lane in this thread's hands.
+                    // The thread that closed it found the lane locked by this one.
                     self.discard_rest();
                     false
                 }
@@ -371,7 +381,7 @@ impl Outbox {
         }
     }
 
-    /// The kernel takes more again.
+    /// Continues writing once the kernel takes more again.
     pub(crate) fn writable(&self) {
         if self.blocked.swap(false, Ordering::SeqCst) {
             self.flush();
@@ -407,7 +417,7 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.widen() => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Only a second refusal, after the flag is up, is sure to be followed by `writable`.
+                    // Only a second refusal, after the flag is set, is sure to be followed by `writable`.
                     if self.blocked.swap(true, Ordering::SeqCst) {
                         return Written::Blocked;
                     }
@@ -424,7 +434,8 @@ impl Outbox {
         }
     }
 
-    /// Has the kernel keep more for the peer, once, if large payloads wait. Says whether there may be room now.
+    /// Lets the kernel buffer more for the peer, once, if large payloads wait. Returns whether there may be
+    /// room now.
     fn widen(&self) -> bool {
         let mut state = self.state.lock();
         let widens = !state.is_wide && state.queue.has_chunks();
@@ -432,7 +443,7 @@ impl Outbox {
         widens && self.stream.widen()
     }
 
-    /// Moves what goes next into `lane`; says whether the connection goes on.
+    /// Moves what goes next into `lane`; returns whether the connection goes on.
     fn take_next(&self, lane: &mut Lane) -> bool {
         let mut state = self.state.lock();
         state.queue.next(lane);
@@ -444,19 +455,20 @@ impl Outbox {
         !(lane.is_empty() && state.closed)
     }
 
-    /// So many bytes of `lane` do not wait any more.
+    /// Records that `bytes` bytes of `lane` no longer wait.
     fn has_left(&self, lane: &Lane, bytes: usize) {
         self.unwritten.store(lane.len(), Ordering::Relaxed);
         self.budget.give_back(bytes);
     }
 
-    /// Ends the connection at once; what waits is dropped.
+    /// Ends the connection at once and drops what waits.
     pub fn close(&self) {
         self.shut();
         self.discard_rest();
     }
 
-    /// Ends the connection at once. What waits counts no more, and is dropped by whoever flushes or closes next.
+    /// Ends the connection at once. What waits is no longer counted, and is dropped by the next flush or
+    /// close.
     fn shut(&self) {
         let mut state = self.state.lock();
         let State { queue, discarded, closed, .. } = &mut *state;
@@ -467,8 +479,8 @@ impl Outbox {
         self.stream.shutdown();
     }
 
-    /// Drops what waited and what was being written when the connection closed, without a lock. Whoever is writing finds out,
-    /// and does this.
+    /// Drops, without a lock, what waited and what was being written when the connection closed. A thread
+    /// that is still writing notices the end and drops the rest itself.
     fn discard_rest(&self) {
         let discarded = std::mem::take(&mut self.state.lock().discarded);
         let mut spent = discarded.spend();
@@ -479,7 +491,7 @@ impl Outbox {
         }
     }
 
-    /// Ends the connection once what waits has been written. Nothing more is taken.
+    /// Ends the connection once what waits has been written. No more frames are accepted.
     pub fn finish(&self) {
         self.state.lock().finishing = true;
         self.flush();
@@ -596,7 +608,8 @@ mod tests {
         assert_eq!(reads.try_push(&frame), Err(PortError::Full));
     }
 
-    /// A thousand answers of 60 KB to one that reads a little now and then, and one that has stopped reading.
+    /// Sends a thousand answers of 60 KB to a peer that reads a little now and then, and to one that has
+    /// stopped reading.
     #[test]
     fn replies_wait_for_who_reads_and_end_the_connection_of_who_does_not() {
         let text = "x".repeat(60_000);

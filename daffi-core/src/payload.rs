@@ -1,15 +1,16 @@
-//! The payload codec: the one place that turns arguments and results into bytes and back.
+//! The payload codec: the only place that turns arguments and results into bytes and back.
 //!
-//! The controller never comes here: it passes bodies on as they are.
+//! The controller does not use it: it forwards bodies as they are.
 //!
-//! What a peer sends is not trusted. Decoding never panics, keeps announced lengths within the bytes that are there
-//! before it allocates for them, and stops at [`PAYLOAD_DEPTH_MAX`](crate::limits::PAYLOAD_DEPTH_MAX) levels;
-//! encoding keeps the same limits, so that the sender hears of a value that no receiver would take. How much memory elements take is
-//! for the receiver's types to say, so [`PAYLOAD_GROWN_BYTES_MAX`](crate::limits::PAYLOAD_GROWN_BYTES_MAX) is kept there alone.
+//! What a peer sends is not trusted. Decoding never panics, checks announced lengths against the available
+//! bytes before it allocates for them, and stops at [`PAYLOAD_DEPTH_MAX`](crate::limits::PAYLOAD_DEPTH_MAX)
+//! levels; encoding enforces the same limits, so that the sender learns of a value that no receiver would
+//! accept. How much memory elements take depends on the receiver's types, so
+//! [`PAYLOAD_GROWN_BYTES_MAX`](crate::limits::PAYLOAD_GROWN_BYTES_MAX) is enforced only when decoding.
 //!
 //! # The layout of `Codec::Bincode`
 //!
-//! It is that of bincode 2 with fixed-width little-endian integers, of which the tests make sure:
+//! It is that of bincode 2 with fixed-width little-endian integers, which the tests verify:
 //!
 //! | value | bytes |
 //! |---|---|
@@ -23,7 +24,7 @@
 //! | enum | index of the variant as `u32`, then its fields |
 //! | `()`, unit struct | nothing |
 //!
-//! No names and no types are written, so both sides have to use the same ones.
+//! Neither names nor types are written, so both sides must use the same types.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -41,7 +42,7 @@ pub use shared::Bytes;
 mod whole;
 pub use whole::Whole;
 
-/// How a body is encoded, as the codec byte of a frame says.
+/// How a body is encoded, given by the codec byte of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
@@ -53,7 +54,7 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// The byte that stands for the codec in a frame.
+    /// Returns the byte that stands for the codec in a frame.
     pub const fn to_byte(self) -> u8 {
         match self {
             Self::Bincode => 0,
@@ -61,7 +62,7 @@ impl Codec {
         }
     }
 
-    /// The codec that `byte` stands for, if there is one.
+    /// Returns the codec that `byte` stands for, if any.
     pub const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             0 => Some(Self::Bincode),
@@ -70,24 +71,26 @@ impl Codec {
         }
     }
 
-    /// `value` as bytes in one piece.
+    /// Encodes `value` into bytes in one piece.
     ///
     /// # Errors
-    /// The value's `Serialize` says no, it is nested too deep, or it has a shape that the codec cannot express.
+    /// The value's `Serialize` fails, it is nested too deeply, or it has a shape that the codec cannot
+    /// express.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<bytes::Bytes, CodecError> {
         Ok(self.encode_apart(value)?.into_bytes())
     }
 
-    /// `value` as bytes, with each [`Bytes`] in it as a piece of its own instead of a copy.
+    /// Encodes `value`, with each large [`Bytes`] in it as a separate piece instead of a copy.
     ///
     /// # Errors
     /// Those of [`encode`](Self::encode).
     pub fn encode_apart<T: Serialize + ?Sized>(self, value: &T) -> Result<Encoded, CodecError> {
-        // How long it becomes is not known beforehand. A value whose `Serialize` encodes another one finds no scratch
-        // room and makes its own.
+        // The encoded length is not known beforehand. A value whose `Serialize` encodes another value finds
+        // no scratch room and allocates its own.
         let mut scratch = Scratch::take();
         let out = scratch.bytes();
-        // What a value takes in memory is exactly what plain numbers take on the wire, and a start for the rest.
+        // A value's size in memory is exactly what plain numbers take on the wire, and a good start for the
+        // rest.
         out.reserve(size_of_val(value));
         let mut apart = Vec::new();
         match self {
@@ -97,7 +100,7 @@ impl Codec {
         Ok(Encoded::new(scratch, apart))
     }
 
-    /// Appends `value` as bytes to `out`, which is as it was after an error.
+    /// Appends the encoded `value` to `out`, which is unchanged after an error.
     ///
     /// # Errors
     /// Those of [`encode`](Self::encode).
@@ -113,10 +116,10 @@ impl Codec {
         result
     }
 
-    /// The value that `bytes` stand for; every byte has to belong to it.
+    /// Decodes the value in `bytes`; every byte must belong to it.
     ///
     /// # Errors
-    /// The bytes are no such value, end early, go on after its end, or are nested too deep.
+    /// The bytes are not such a value, end early, continue after its end, or are nested too deeply.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         match self {
             Self::Bincode => decode::decode(bytes),
@@ -124,7 +127,7 @@ impl Codec {
         }
     }
 
-    /// The value that `bytes` stand for, in which each large [`Bytes`] is a slice of them.
+    /// Decodes the value in `bytes`, with each large [`Bytes`] in it as a slice of them.
     ///
     /// # Errors
     /// Those of [`decode`](Self::decode).

@@ -1,4 +1,4 @@
-//! Frames that wait to be written, as the bytes they will be. Pure: the socket is elsewhere.
+//! Frames that wait to be written, already encoded. Pure: the socket is elsewhere.
 
 use std::{collections::VecDeque, io::IoSlice, mem};
 
@@ -10,58 +10,62 @@ use crate::{
     survive::survive,
 };
 
-/// Bodies up to this size are copied behind their head, so that many small frames leave as one slice. Above it the
-/// copy costs more than the extra slice.
+/// Bodies up to this size are copied behind their head, so that many small frames leave as one slice. Above
+/// it, the copy costs more than the extra slice.
 pub(crate) const FLATTEN_BYTES_MAX: usize = 4 * 1024;
 
-/// Bodies from this size on wait as slices of what was read together with them, which is about eight times as much at most.
-/// Chunks are twice as large, and to copy them costs those that move data most.
+/// Bodies from this size on wait as slices of the buffer that they were read into, which is at most about
+/// eight times as large. Chunks are twice this size, and copying them would cost those who move the most
+/// data.
 const PART_BYTES_MIN: usize = CHUNK_BYTES / 2;
 
-/// When so many bytes of chunks are put between other frames, no more are for now: of large ones these are two, and no small frame
-/// waits for more than that.
+/// Once this many bytes of chunks have been put between other frames, no more are added for now. That is two
+/// large chunks, and no small frame waits for more than that.
 const CHUNKS_AT_A_TIME_BYTES: usize = CHUNK_BYTES / 2 * 3;
 
-/// How many bytes of other frames are put into one lane: what comes between them never waits for much more than this.
+/// How many bytes of other frames go into one lane: signs of life never wait for much more than this.
 const LANE_BYTES: usize = CHUNK_BYTES;
 
-/// How much room for small frames a connection keeps after a burst: what one read of the other side takes.
+/// How much room for small frames a connection keeps after a burst: as much as the other side takes in one
+/// read.
 const FLAT_BYTES_KEPT: usize = 256 * 1024;
 
 /// The most slices of one vectored write.
 const SLICES_MAX: usize = 64;
 
-/// What waits for a socket. Chunks of large payloads wait apart and go when nothing else does, or a few in between.
+/// Frames that wait for a socket. Chunks of large payloads wait separately and are sent when nothing else
+/// waits, or a few at a time in between.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
-    /// Signs of life, which are asked for and given in time. They belong to no call, so they may overtake any frame.
+    /// Pings and pongs, which are time-critical. They belong to no call, so they may overtake any frame.
     urgent: Lane,
-    /// The first of the others, and those behind them.
+    /// The first lane of the other frames; those behind it are in `later`.
     frames: Lane,
     later: VecDeque<Lane>,
-    /// Each is a run of small chunks and the head of a large one, and then its body.
+    /// Each entry is a run of small chunks and the head of a large one, followed by the large one's body.
     chunks: VecDeque<(Vec<u8>, Bytes)>,
     bytes: usize,
 }
 
-/// Encoded frames in order: small ones behind each other in one buffer, large bodies as they are.
+/// Encoded frames in order: small ones back to back in one buffer, large bodies as they are.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     flat: Vec<u8>,
     flat_written: usize,
-    /// Large bodies, and how much of `flat` comes before each.
+    /// Large bodies, each with the length of the part of `flat` that precedes it.
     shared: VecDeque<(usize, Bytes)>,
-    /// Those that have been written.
+    /// Large bodies that have been written.
     spent: Spent,
     bytes: usize,
 }
 
-/// Bodies that nobody needs any more. To drop one may run the user's code: that is for whoever has no lock.
+/// Bodies that are no longer needed. Dropping one may run the user's code, so it must be done without holding
+/// a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Spent(Vec<Bytes>);
 
 impl OutQueue {
-    /// How many bytes wait.
+    /// Returns how many bytes wait.
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
@@ -70,13 +74,13 @@ impl OutQueue {
         self.bytes == 0
     }
 
-    /// Whether chunks of large payloads wait.
+    /// Returns whether chunks of large payloads wait.
     pub(crate) fn has_chunks(&self) -> bool {
         !self.chunks.is_empty()
     }
 
-    /// Adds a frame, and says by how many bytes the queue grew. One that will `wait` is copied if it is small, because a
-    /// slice would keep all that was read together with it.
+    /// Adds a frame, and returns by how many bytes the queue grew. If the frame will `wait` and its body is
+    /// small, the body is copied, because a slice would keep alive everything that was read together with it.
     pub(crate) fn push(&mut self, frame: &Frame<'_>, wait: bool) -> usize {
         let grown = if let Frame::Chunk(chunk) = frame {
             self.push_chunk(frame, &chunk.body, wait)
@@ -89,7 +93,7 @@ impl OutQueue {
         grown
     }
 
-    /// The lane that the next frame goes to.
+    /// Returns the lane that the next frame goes to.
     fn last_lane(&mut self) -> &mut Lane {
         if self.later.back().unwrap_or(&self.frames).len() >= LANE_BYTES {
             self.later.push_back(Lane::default());
@@ -98,7 +102,7 @@ impl OutQueue {
     }
 
     fn push_chunk(&mut self, frame: &Frame<'_>, body: &Body<'_>, wait: bool) -> usize {
-        // An allocation for each small chunk would take up a multiple of its bytes.
+        // A separate allocation for each small chunk would take a multiple of its size.
         let small = body.len() <= FLATTEN_BYTES_MAX;
         let run = self.chunks.back_mut().filter(|(run, after)| after.is_empty() && run.len() < CHUNK_BYTES);
         let run = match run {
@@ -134,7 +138,7 @@ impl OutQueue {
         self.bytes += mem::take(&mut other.bytes);
     }
 
-    /// Moves what goes next into `lane`, which has to be empty.
+    /// Moves the frames that go next into `lane`, which must be empty.
     pub(crate) fn next(&mut self, lane: &mut Lane) {
         debug_assert!(lane.is_empty());
         if !self.urgent.is_empty() {
@@ -146,7 +150,7 @@ impl OutQueue {
         if let Some(next) = self.later.pop_front() {
             self.frames = next;
         }
-        // A chunk must not overtake the frame that begins its payload, which is among the others.
+        // A chunk must not overtake the frame that begins its payload, which is among the other frames.
         let mut chunk_bytes = 0;
         while self.frames.is_empty()
             && chunk_bytes < CHUNKS_AT_A_TIME_BYTES
@@ -158,7 +162,7 @@ impl OutQueue {
         self.bytes -= lane.bytes;
     }
 
-    /// Nothing of it is to be written any more.
+    /// Gives up all frames that are still in the queue.
     pub(crate) fn spend(self) -> Spent {
         let mut spent = Spent(self.chunks.into_iter().map(|(_, body)| body).collect());
         for lane in [self.urgent, self.frames].into_iter().chain(self.later) {
@@ -202,7 +206,7 @@ impl Lane {
         self.bytes == 0
     }
 
-    /// How many bytes are left.
+    /// Returns how many bytes are left to write.
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
@@ -244,12 +248,12 @@ impl Lane {
         self.bytes += mem::take(&mut other.bytes);
     }
 
-    /// What is left to write, if no large body is, as mostly.
+    /// Returns what is left to write as one piece if it includes no large body, which is the usual case.
     pub(crate) fn piece(&self) -> Option<&[u8]> {
         self.shared.is_empty().then(|| &self.flat[self.flat_written..])
     }
 
-    /// What to write next, as slices in order.
+    /// Returns what to write next, as slices in order.
     pub(crate) fn slices(&self) -> ([IoSlice<'_>; SLICES_MAX], usize) {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
@@ -279,14 +283,14 @@ impl Lane {
         !self.spent.0.is_empty()
     }
 
-    /// Nothing of it is to be written any more.
+    /// Gives up all frames that are still in the lane.
     pub(crate) fn spend(self) -> Spent {
         let mut spent = self.spent;
         spent.0.extend(self.shared.into_iter().map(|(_, body)| body));
         spent
     }
 
-    /// Forgets the first `written` bytes. The bodies among them are left to [`take_spent`](Self::take_spent).
+    /// Removes the first `written` bytes. Their large bodies stay until [`take_spent`](Self::take_spent).
     pub(crate) fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
@@ -316,7 +320,7 @@ impl Lane {
     }
 }
 
-/// A body until it is written. One that will `wait` is copied if it is small, see [`PART_BYTES_MIN`].
+/// Holds a body until it is written. If it will `wait` and is small, it is copied, see [`PART_BYTES_MIN`].
 fn keep(body: &Body<'_>, wait: bool) -> Bytes {
     if wait && body.len() < PART_BYTES_MIN { body.copied() } else { body.to_bytes() }
 }
@@ -341,7 +345,7 @@ mod tests {
         Frame::Chunk(Chunk { id, reply: true, more: true, part: 0, body: Body::shared(body) })
     }
 
-    /// Everything that the queue gives, written in steps of `step` bytes.
+    /// Returns everything that the queue gives, written in steps of `step` bytes.
     fn drain(queue: &mut OutQueue, step: usize) -> Vec<u8> {
         let mut lane = Lane::default();
         let mut out = Vec::new();
@@ -407,7 +411,8 @@ mod tests {
         assert!(drain(&mut queue, 999) == expected);
     }
 
-    /// Where a body of `size` bytes lies until it is written: where it was read with others, or elsewhere.
+    /// Returns, for a chunk and a reply with a body of `size` bytes, whether the queued body still lies in
+    /// the buffer that it was read into.
     fn lies_where_it_was_read(size: usize, wait: bool) -> [bool; 2] {
         let read = Bytes::from(vec![7; 4 * CHUNK_BYTES]);
         let chunk = Chunk { id: 1, reply: true, more: true, part: 0, body: Body::borrowed(&read[..size]) };
@@ -464,7 +469,7 @@ mod tests {
             assert!(other.is_empty());
             assert_eq!(queue.len(), expected.len());
             assert_eq!(drain(&mut queue, usize::MAX), expected);
-            // What is left of the other one can be used again.
+            // The emptied queue can be reused.
             other.push(&reply(1, &small), false);
             assert_eq!(drain(&mut other, 7), reply(1, &small).to_bytes());
         }
@@ -502,7 +507,7 @@ mod tests {
         let mut lane = Lane::default();
         queue.next(&mut lane);
         assert!(lane.len() < LANE_BYTES + CHUNK_BYTES, "{} bytes are written first", lane.len());
-        // Queued by itself, or with others.
+        // Queued directly, or together with others.
         queue.push(&Frame::Ping { id: 7 }, true);
         let mut more = OutQueue::default();
         let frame = reply(1000, &small);

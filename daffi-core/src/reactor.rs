@@ -1,8 +1,8 @@
 //! One thread that waits for all sockets of a `Global` or controller, and for time.
 //!
-//! Whatever runs on it has to return quickly. A thread that waits for something may lead meanwhile, see
-//! [`Handle::wait`]. Other threads hand over connections, listeners and services, and wake
-//! it; frames they write themselves, through the [`Outbox`].
+//! Everything that runs on it must return quickly. A thread that waits for something may lead in the
+//! meantime, see [`Handle::wait`]. Other threads hand over connections, listeners and services, and wake it;
+//! they write frames themselves, through the [`Outbox`].
 
 mod bell;
 
@@ -40,28 +40,30 @@ use crate::{
     transport::{Listener, Stream},
 };
 
-/// What happens on one connection. Called on the reactor's thread alone, except for the end of a connection that came
-/// too late for the reactor.
+/// Handles one connection. Called only on the reactor's thread, except to close a connection that was added
+/// too late.
 pub trait Connection: Send {
-    /// Bytes came in. Says how many of them were used; the rest comes again with more behind it, unless it has gone to a place
-    /// that is [expected](Self::expected) to be filled then.
+    /// Handles bytes that came in. Returns how many of them were used; the rest is passed again with more
+    /// behind it, unless it has been moved to a place that is now [expected](Self::expected) to be filled.
     ///
     /// # Errors
     /// Why the connection is to be closed.
     fn received(&mut self, batch: &Bytes) -> Result<usize, String>;
 
-    /// What comes next, as far as that is known. What belongs to a [place](Expected::Rest) is read there instead of into a
-    /// buffer, and [`placed`](Self::placed) is called instead of [`received`](Self::received).
+    /// Returns what comes next, as far as that is known. Bytes that belong to a [place](Expected::Rest) are
+    /// read there instead of into a buffer, and [`placed`](Self::placed) is called instead of
+    /// [`received`](Self::received).
     fn expected(&mut self) -> Expected<'_> {
         Expected::Frames
     }
 
-    /// So many bytes were read to the place that was expected to be filled, which has that much less room from now on.
+    /// Records that this many bytes were read into the place expected to be filled, which now has that much
+    /// less room.
     fn placed(&mut self, bytes: usize) {
         debug_assert_eq!(bytes, 0, "no place was given");
     }
 
-    /// The connection is gone, for this reason. Nothing is called after it.
+    /// Handles the end of the connection, for this reason. Nothing is called after it.
     fn closed(&mut self, reason: &str);
 }
 
@@ -70,43 +72,43 @@ pub trait Connection: Send {
 pub enum Expected<'a> {
     /// Frames.
     Frames,
-    /// Probably a large frame whose rest has a place of its own, so that it is better to see how it begins first.
+    /// Probably a large frame whose rest has its own place, so only its beginning should be read at first.
     LargeFrame {
-        /// How many bytes a frame has that has begun and comes before it.
+        /// The length of a frame that has begun and comes before it.
         ahead: usize,
     },
     /// The rest of a frame, which belongs here: at least one byte.
     Rest(&'a mut [u8]),
 }
 
-/// Takes connections that come in on a listener.
+/// Takes the connections that come in on a listener.
 pub trait Acceptor: Send {
-    /// Whether connections are taken by now. While they are not they wait, and this is asked again soon.
+    /// Returns whether connections are accepted yet. Until then they wait, and this is called again soon.
     fn is_open(&self) -> bool {
         true
     }
 
-    /// A connection came in, from `peer` as text for logs. Dropping the stream closes it.
+    /// Takes a connection from `peer`, given as text for logs. Dropping the stream closes it.
     fn accepted(&mut self, stream: Stream, peer: &str);
 }
 
 /// Something that wants a turn on the reactor's thread.
 pub trait Service: Send + Sync {
-    /// Does what is due. Called after each batch of events, whenever the reactor was woken, and at the time that it
-    /// returned last, if it returned one.
+    /// Does what is due. Called after each batch of events, whenever the reactor was woken, and at the time
+    /// that the last call returned, if any.
     fn turn(&self, now: Instant) -> Option<Instant>;
 
-    /// Does what others wrote, in a [`Handle::step`]. Called after each batch of events.
+    /// Runs code that others wrote, in a [`Handle::step`]. Called after each batch of events.
     fn work(&self) {}
 }
 
-/// A running reactor. Dropping it stops its thread and closes what is on it.
+/// A running reactor. Dropping it stops its thread and closes everything on it.
 #[derive(Debug)]
 pub struct Reactor {
     handle: Handle,
 }
 
-/// Reaches a reactor from any thread.
+/// A handle to a reactor for any thread.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -115,18 +117,19 @@ pub struct Handle {
 struct Shared {
     name: String,
     lead: Lead,
-    /// Held by the thread that leads, except while it works.
+    /// Locked by the thread that leads, except while it does work.
     driver: Mutex<Option<Driver>>,
     registry: Arc<Registry>,
     waker: Waker,
     stopped: AtomicBool,
-    /// `None` once everything is closed: what would wait for ever here might keep the reactor alive itself.
+    /// `None` once everything is closed: a command that stayed here forever might itself keep the reactor
+    /// alive.
     commands: Mutex<Option<Vec<Command>>>,
     token: AtomicUsize,
 }
 
 thread_local! {
-    /// Which reactor this thread is, as the address of its shared part; 0 for none.
+    /// Which reactor this thread belongs to, as the address of its shared part; 0 for none.
     static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -148,10 +151,10 @@ pub struct ListenerGuard {
 const WAKE: Token = Token(0);
 
 impl Reactor {
-    /// Starts a reactor with a thread called `name`.
+    /// Starts a reactor with a thread named `name`.
     ///
     /// # Errors
-    /// The operating system gives no poll handle or no thread.
+    /// The operating system provides no poll handle or no thread.
     pub fn start(name: &str) -> io::Result<Self> {
         Self::start_with(name, Patience::default())
     }
@@ -177,12 +180,13 @@ impl Reactor {
         Ok(reactor)
     }
 
-    /// A handle for other threads.
+    /// Returns a handle for other threads.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// Stops, and waits until everything on the reactor is closed. On the reactor's own thread it only asks for that.
+    /// Stops, and waits until everything on the reactor is closed. On the reactor's own thread, it does not
+    /// wait.
     pub fn stop(&mut self) {
         let shared = &self.handle.shared;
         shared.stopped.store(true, Ordering::SeqCst);
@@ -205,12 +209,12 @@ impl Drop for Reactor {
 }
 
 impl Handle {
-    /// Puts a connected stream on the reactor.
+    /// Adds a connected stream to the reactor.
     ///
-    /// At most `bytes_max` bytes, and `budget` with all that share it, wait for its socket.
+    /// At most `bytes_max` bytes may wait for its socket, and at most `budget` for all sockets that share it.
     ///
     /// # Errors
-    /// The operating system does not take the socket.
+    /// The operating system does not accept the socket.
     pub fn add_connection(
         &self,
         mut stream: Stream,
@@ -227,10 +231,10 @@ impl Handle {
         Ok(outbox)
     }
 
-    /// Puts a listener on the reactor.
+    /// Adds a listener to the reactor.
     ///
     /// # Errors
-    /// The operating system does not take the socket.
+    /// The operating system does not accept the socket.
     pub fn add_listener(
         &self,
         mut listener: Listener,
@@ -247,39 +251,41 @@ impl Handle {
         self.command(Command::Service(service));
     }
 
-    /// Takes the turns from `service`.
+    /// Gives `service` no more turns.
     pub fn remove_service(&self, service: Arc<dyn Service>) {
         self.command(Command::RemoveService(service));
     }
 
-    /// Lets every service have a turn soon. Cheap while the thread is busy.
+    /// Makes every service have a turn soon. Cheap while the thread is busy.
     pub fn wake(&self) {
         self.shared.lead.wake(|| self.shared.rouse());
     }
 
-    /// The same, within a few milliseconds: while the last one to lead was a guest, it may be about to lead again.
+    /// Like [`wake`](Self::wake), but the turn may be a few milliseconds later: a guest that has just left
+    /// may be about to lead again.
     pub fn wake_soon(&self) {
         self.shared.lead.wake_soon(|| self.shared.rouse());
     }
 
-    /// Whether nobody leads, since the last guest has just left.
+    /// Returns whether nobody leads because the last guest has just left.
     pub fn is_vacant(&self) -> bool {
         self.shared.lead.is_vacant()
     }
 
-    /// Whether this is the thread that leads. What it leaves to do is done in the turn that follows.
+    /// Returns whether this is the thread that leads. What it leaves to be done is done in the turn that
+    /// follows.
     pub fn is_current(&self) -> bool {
         CURRENT.get() == self.shared.address() && self.shared.lead.is_mine()
     }
 
-    /// Whether this thread is in a turn of any reactor, in which it must not wait.
+    /// Returns whether this thread is in a turn of any reactor, in which it must not wait.
     pub fn is_any_current() -> bool {
         CURRENT.get() != 0
     }
 
-    /// Does `work` that may take its time, in [`Service::work`], piece by piece: after each it asks
-    /// [`Step::again`] whether this thread leads still. If not, another one has taken over, and goes on with the work
-    /// that is left.
+    /// Does `work` that may take its time, in [`Service::work`], piece by piece: after each piece, the work
+    /// calls [`Step::again`] to learn whether this thread still leads. If not, another thread has taken over
+    /// and continues with the remaining work.
     pub fn step(&self, work: impl FnOnce(&Step<'_>)) {
         debug_assert_eq!(CURRENT.get(), self.shared.address());
         let stand_by = || {
@@ -297,7 +303,7 @@ impl Handle {
         self.shared.lead.step(stand_by, work);
     }
 
-    /// Gives the lead away in the middle of a step, since this thread is about to wait for something.
+    /// Gives up the lead in the middle of a step, because this thread is about to wait for something.
     pub fn step_aside(&self) {
         if CURRENT.get() == self.shared.address() {
             self.shared.lead.step_aside(|| {
@@ -310,8 +316,8 @@ impl Handle {
         }
     }
 
-    /// What the reactor's thread does from one wait to the next, without waiting: everything is tried that an event might
-    /// allow. Says when the next turn is due at the latest.
+    /// Does what the reactor's thread does from one wait to the next, without waiting: it tries everything
+    /// that an event might allow. Returns when the next turn is due at the latest.
     #[cfg(feature = "simulation")]
     #[doc(hidden)]
     pub fn simulate(&self) -> Option<Instant> {
@@ -326,7 +332,7 @@ impl Handle {
         next
     }
 
-    /// Whether somebody wants a turn, and there is one to be had.
+    /// Returns whether somebody wants a turn, and one can be had.
     #[cfg(feature = "simulation")]
     #[doc(hidden)]
     pub fn is_woken(&self) -> bool {
@@ -351,7 +357,7 @@ impl Handle {
 }
 
 impl Shared {
-    /// Makes the thread that leads return from waiting, which it does just now.
+    /// Makes the thread that leads, which is waiting, return from its wait.
     fn rouse(&self) {
         if let Err(error) = self.waker.wake() {
             tracing::error!(%error, "cannot wake the I/O thread");
@@ -415,7 +421,7 @@ impl Shared {
 }
 
 impl Command {
-    /// It came too late to be done.
+    /// Handles a command that came too late.
     fn refuse(self) {
         if let Self::Connection(_, outbox, mut connection) = self {
             outbox.close();

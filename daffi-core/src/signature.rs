@@ -1,7 +1,7 @@
-//! What a callback takes and gives back, as text for people and as a number for comparing.
+//! What a callback takes and returns, as text for people and as a number for comparison.
 //!
-//! bincode does not describe itself: bytes of one type decode into garbage of another without a word. So each
-//! call carries the [fingerprint](Signature::fingerprint) of the caller's [`Signature`], and the callee compares
+//! bincode is not self-describing: bytes of one type silently decode into garbage of another. So each call
+//! carries the [fingerprint](Signature::fingerprint) of the caller's [`Signature`], and the callee compares
 //! it with its own before it decodes anything.
 //!
 //! A fingerprint is 64 bits in three parts:
@@ -13,15 +13,16 @@
 //! └──────────────────────────────────────┴─────────────────┴─────────────────┘
 //! ```
 //!
-//! * **Names**: FNV-1a of the signature's text without the parameters' names, for example `(i64, String) -> bool`
-//!   (the separator is a comma and a space, the result stands always, `()` for none). Types are named as
-//!   [`type_name`] does.
-//! * **Shapes**: what the types consist of, so that two structs of one name with different fields do not match.
-//!   Each is 0 where it is unknown, as the arguments of a call by name are, and matches everything then.
+//! * **Names**: FNV-1a of the signature's text without the parameters' names, for example
+//!   `(i64, String) -> bool` (the separator is a comma and a space; the result is always written, as `()` if
+//!   there is none). Types are named as [`type_name`] does.
+//! * **Shapes**: what the types consist of, so that two structs of the same name with different fields do not
+//!   match. An unknown shape, such as that of the arguments of a call by name, is 0, which matches
+//!   everything.
 //!
-//! Each part is the 64-bit FNV-1a hash (offset basis `0xcbf29ce484222325`, prime `0x100000001b3`) with its halves
-//! xor-ed until the width fits; a 0 is replaced by 1. A program in another language may compute the names
-//! and leave the shapes 0, or leave the fingerprint 0 as a whole: then nothing is compared.
+//! Each part is the 64-bit FNV-1a hash (offset basis `0xcbf29ce484222325`, prime `0x100000001b3`), whose
+//! halves are xor-ed until the width fits; a 0 is replaced by 1. A program in another language may compute
+//! the names and leave the shapes 0, or leave the whole fingerprint 0: then nothing is compared.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt};
 
@@ -38,7 +39,7 @@ pub use shape::is_tracing;
 mod type_name;
 pub use type_name::type_name;
 
-/// Parameters and result of a callback, as its caller or its callee has them.
+/// The parameters and the result of a callback, as seen by its caller or its callee.
 ///
 /// ```
 /// use daffi_core::signature::{Signature, WireType};
@@ -56,7 +57,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// The signature with these parameters and this result.
+    /// Creates the signature with these parameters and this result.
     pub fn new<'a>(parameters: impl IntoIterator<Item = (&'a str, WireType)>, result: WireType) -> Self {
         let mut text = String::from("(");
         let mut names = Fnv::default();
@@ -91,41 +92,43 @@ impl Signature {
         Self { text, fingerprint }
     }
 
-    /// The signature of a call by name with the arguments `A`, a tuple, for a result `R`.
+    /// Returns the signature of a call by name with the arguments `A`, a tuple, and the result `R`.
     ///
-    /// It is computed once for each pair of types and matches what the typed forms of the same call have.
+    /// It is computed once for each pair of types, and matches the signature of the typed form of the same
+    /// call.
     pub fn of_call<A: ?Sized, R: DeserializeOwned>() -> &'static Self {
-        // The address of the function that makes the signature is the key. Type names will not do, since two types
-        // of two blocks may share one; and where the linker merges two functions, they do the same.
+        // The key is the address of the function that creates the signature. Type names will not do, since
+        // types of two blocks may have the same one; and if the linker merges two functions, they do the
+        // same.
         let make: fn() -> Self = make_call::<A, R>;
         let key = make as usize;
         let seen = SEEN.try_with(|seen| seen.borrow().get(&key).copied()).ok().flatten();
         seen.unwrap_or_else(|| {
             let known = CALLS.lock().get(&key).copied();
             let signature = known.unwrap_or_else(|| {
-                // Without the lock, since the types are asked for their shapes, which is the user's code.
+                // Without the lock, because finding out a type's shape runs the user's code.
                 let made = make();
                 CALLS.lock().entry(key).or_insert_with(|| Box::leak(Box::new(made)))
             });
-            // While the thread ends, there is nothing to remember for.
+            // While the thread is ending, there is no need to remember it.
             let _ = SEEN.try_with(|seen| seen.borrow_mut().insert(key, signature));
             signature
         })
     }
 
-    /// For people: `(a: i64, b: i64) -> i64`.
+    /// Returns the text for people: `(a: i64, b: i64) -> i64`.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// For comparing, as the [module](self) describes.
+    /// Returns the number for comparison, as described in the [module documentation](self).
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// Whether a call with the one fingerprint may be decoded by a callback with the other.
+    /// Returns whether a call with one fingerprint may be decoded by a callback with the other.
     ///
-    /// What is unknown on either side matches.
+    /// Whatever is unknown on either side matches.
     pub fn matches(ours: u64, theirs: u64) -> bool {
         let names = |fingerprint: u64| fingerprint >> 32;
         let arguments = |fingerprint: u64| fingerprint >> 16 & 0xffff;
@@ -145,7 +148,7 @@ impl fmt::Display for Signature {
     }
 }
 
-/// What a signature knows of one type: its name, and its shape where that can be found out.
+/// What a signature knows of one type: its name, and its shape if that can be determined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireType {
     name: String,
@@ -153,22 +156,21 @@ pub struct WireType {
 }
 
 impl WireType {
-    /// A type of which nothing but the name is known.
+    /// Creates a type of which only the name is known.
     pub fn named<T: ?Sized>() -> Self {
         Self { name: type_name::<T>(), shape: None }
     }
 
-    /// A type whose `Deserialize` is asked for its shape.
+    /// Creates a type whose shape is determined from its `Deserialize`.
     ///
-    /// That runs the implementation on made-up values, in bounds of time and depth.
-    ///
-    /// Where a panic ends the process nothing is asked: an implementation may panic on a value that no caller sends.
+    /// This runs the implementation on made-up values, within limits of time and depth. With `panic = "abort"` the
+    /// type is not run at all, since an implementation may panic on a value that no caller sends.
     pub fn traced<T: DeserializeOwned>() -> Self {
         let shape = (!cfg!(panic = "abort")).then(shape::shape_of::<T>);
         Self { name: type_name::<T>(), shape }
     }
 
-    /// The type's name.
+    /// Returns the type's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -179,7 +181,8 @@ fn make_call<A: ?Sized, R: DeserializeOwned>() -> Signature {
     Signature::new(arguments.map(|name| ("", WireType { name, shape: None })), WireType::traced::<R>())
 }
 
-/// Signatures of calls by name. They live as long as the program, which has only so many pairs of types.
+/// Signatures of calls by name. They live as long as the program, which has a limited number of pairs of
+/// types.
 static CALLS: Mutex<BTreeMap<usize, &'static Signature>> = Mutex::new(BTreeMap::new());
 
 thread_local! {

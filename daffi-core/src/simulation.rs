@@ -1,8 +1,9 @@
-//! Where a simulated world takes the place of the machine: its clock, its threads and its network.
+//! A simulated world that replaces the machine: its clock, its threads and its network.
 //!
-//! For `daffi-sim` alone, and only with the feature of this name. A thread that has [entered](enter) a world gets time,
-//! chance, threads, sockets and reactors from it; all other threads are as ever. A reactor of such a thread has no
-//! thread of its own: the world gives it its [turns](crate::reactor::Handle::simulate).
+//! Only for `daffi-sim`, and only with the feature `simulation`. A thread that has [entered](enter) a world
+//! gets time, random numbers, threads, sockets and reactors from it; all other threads behave as usual. A
+//! reactor of such a thread has no thread of its own: the world gives it its
+//! [turns](crate::reactor::Handle::simulate).
 
 use std::{
     cell::RefCell,
@@ -17,18 +18,18 @@ use mio::{Interest, Registry, Token, event::Source};
 
 use crate::{Address, reactor::Handle};
 
-/// What takes the place of the machine.
+/// A replacement for the machine.
 pub trait World {
-    /// The time by the clock that only goes forward.
+    /// Returns the time of the monotonic clock.
     fn now(&self) -> Instant;
 
-    /// The time by the clock on the wall.
+    /// Returns the time of the wall clock.
     fn wall(&self) -> SystemTime;
 
-    /// The thread sleeps for so long.
+    /// Makes the thread sleep for this long.
     fn sleep(&self, time: Duration);
 
-    /// A number from the seed.
+    /// Returns a number derived from the seed.
     fn random(&self) -> u64;
 
     /// Does `work` later, as another thread would.
@@ -46,14 +47,14 @@ pub trait World {
     /// As an operating system would.
     fn listen(&self, address: &Address) -> io::Result<Box<dyn Door>>;
 
-    /// A reactor wants its turns.
+    /// Registers a reactor that wants its turns.
     fn reactor(&self, handle: &Handle);
 
-    /// Calls `poll` again and again, as the threads of a runtime would. It says whether it wants to go on with that.
+    /// Calls `poll` again and again, as the threads of a runtime would, for as long as it returns `true`.
     fn runtime(&self, poll: Box<dyn FnMut() -> bool>);
 }
 
-/// One end of a connection. All of it returns at once.
+/// One end of a connection. No method blocks.
 pub trait Pipe: Send + Sync {
     /// As [`Read::read`].
     ///
@@ -71,9 +72,9 @@ pub trait Pipe: Send + Sync {
     fn shutdown(&self, how: Shutdown);
 }
 
-/// Where connections come in.
+/// A listening socket, where connections come in.
 pub trait Door: Send + Sync {
-    /// The next connection, and where it comes from.
+    /// Returns the next connection, and where it comes from.
     ///
     /// # Errors
     /// `WouldBlock` if there is none.
@@ -91,12 +92,12 @@ pub fn enter(world: Option<Rc<dyn World>>) {
     drop(left);
 }
 
-/// Whether this thread is in a simulated world.
+/// Returns whether this thread is in a simulated world.
 pub fn is_on() -> bool {
     with(|_| ()).is_some()
 }
 
-/// Asks the world that this thread is in, if it is in one.
+/// Asks the world that this thread is in, if any.
 pub fn with<T>(ask: impl FnOnce(&dyn World) -> T) -> Option<T> {
     // A thread that is ending has left it.
     let world = WORLD.try_with(|world| world.borrow().clone()).ok().flatten()?;
@@ -136,7 +137,7 @@ impl Write for &SimulatedStream {
     }
 }
 
-/// No poll looks after it: the world's turns read and write everything.
+/// Implements `Source` without a poll: the world's turns read and write everything.
 macro_rules! without_poll {
     ($kind:ty) => {
         impl Source for $kind {

@@ -1,4 +1,4 @@
-//! Other people's code, whose panic is theirs, and must not end what everything else waits for.
+//! Containing panics in other people's code, so that they do not end anything that others wait for.
 
 use std::{
     mem,
@@ -6,12 +6,12 @@ use std::{
     task::Waker,
 };
 
-/// Runs what may run other people's code: a waker, the `Drop` of memory that is not ours, a subscriber of the log.
+/// Runs code that may call other people's: a waker, the `Drop` of memory that is not ours, a log subscriber.
 pub fn survive<T>(run: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => Some(result),
         Err(panic) => {
-            // What it panicked with is theirs as well, and so is whoever writes the log.
+            // The panic's value is theirs as well, and so is the log subscriber.
             forget_panic(|| drop(panic));
             forget_panic(|| {
                 tracing::error!(
@@ -29,7 +29,6 @@ fn forget_panic(run: impl FnOnce()) {
     }
 }
 
-/// Wakes a task.
 pub fn wake(waker: Waker) {
     survive(|| waker.wake());
 }
@@ -40,7 +39,7 @@ mod tests {
 
     use super::*;
 
-    /// What somebody panics with.
+    /// A panic value whose `Drop` panics.
     struct PanicsAgain;
 
     impl Drop for PanicsAgain {

@@ -1,5 +1,5 @@
-//! Locks, atomics and thread locals of the parts in which threads hand something over to each other. They take them
-//! from here, so that [shuttle](https://docs.rs/shuttle) can put the threads in every order in tests.
+//! Locks, atomics and thread locals for code in which threads hand something over to each other. Importing
+//! them from here lets [shuttle](https://docs.rs/shuttle) run the threads in every order in tests.
 
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use {

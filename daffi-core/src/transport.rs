@@ -1,4 +1,4 @@
-//! Sockets: TCP and UNIX behind one type, non-blocking, and what listening on each takes.
+//! Sockets: TCP and UNIX behind one type, non-blocking, and what listening on each requires.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -21,7 +21,7 @@ pub enum Stream {
     /// Over a UNIX socket.
     #[cfg(unix)]
     Unix(mio::net::UnixStream),
-    /// What tests that shuttle schedules write to.
+    /// A pipe for tests whose threads are scheduled by shuttle.
     #[cfg(all(test, shuttle))]
     Model(std::sync::Arc<crate::outbox::interleavings::Pipe>),
     /// In a simulated network.
@@ -44,23 +44,25 @@ pub enum Listener {
     Simulated(SimulatedListener),
 }
 
-/// Kernel buffers of a socket. UNIX sockets have 208 KiB by default, so that 1 MiB crosses in several wake-ups; with
-/// 1 MiB the same payloads go through in a half to two thirds of the time.
+/// Size of a socket's kernel buffers. UNIX sockets have 208 KiB by default, so that 1 MiB takes several
+/// wake-ups; with 1 MiB, the same payloads take half to two thirds of the time.
 const SOCKET_BUFFER_BYTES: usize = 1024 * 1024;
 
-/// What the kernel keeps for a peer that was let in. It takes twice as much for it in truth, from whoever sends: a hundred nodes
-/// that do not read cost a controller 50 MiB besides all that it bounds itself, and would cost it four times that.
+/// Size of the kernel's send buffer for an accepted peer. The kernel actually allows twice as much. A hundred
+/// nodes that do not read cost a controller 50 MiB on top of everything that it limits itself; with
+/// [`SOCKET_BUFFER_BYTES`], it would be four times that.
 const ACCEPTED_SEND_BUFFER_BYTES: usize = 256 * 1024;
 
-/// The same once large payloads wait for it, for good: so much more passes through with what is still in the processor's cache. Nodes that
-/// ask for those and do not read cost twice as much.
+/// The same once large payloads wait for the peer, for the rest of the connection: so that more passes
+/// through while it is still in the processor's cache. Nodes that request large payloads and do not read them
+/// cost twice as much.
 #[cfg(unix)]
 const WIDE_SEND_BUFFER_BYTES: usize = 512 * 1024;
 
-/// However long the others of a host's addresses took: 0 would be an error.
+/// The least time for a host's address, however long its other addresses took: 0 would be an error.
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
-/// What an address gets if there is time: a first packet that is lost is sent again after a second.
+/// The time that an address gets if enough is left: a lost first packet is sent again after a second.
 const SYN_AGAIN: Duration = Duration::from_millis(1500);
 
 macro_rules! each {
@@ -78,19 +80,19 @@ macro_rules! each {
     };
 }
 
-/// How long the next of so many addresses may take, with so much time left for all of them.
+/// Returns how long the next of this many `addresses` may take, with the time `left` for all of them.
 fn share_of(left: Duration, addresses: usize) -> Duration {
     let left = left.max(CONNECT_TIMEOUT_MIN);
     (left / addresses as u32).max(SYN_AGAIN).min(left)
 }
 
 impl Stream {
-    /// Connects, waiting at most `timeout` for all addresses together that a host name has.
+    /// Connects, waiting at most `timeout` for all addresses of a host name together.
     ///
-    /// Blocks, so it has a thread of its own wherever that matters.
+    /// This blocks, so it runs on a separate thread wherever that matters.
     ///
     /// # Errors
-    /// What the last attempt ran into.
+    /// The error of the last attempt.
     pub fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
         #[cfg(feature = "simulation")]
         if let Some(connected) = simulation::with(|world| world.connect(address)) {
@@ -102,7 +104,7 @@ impl Stream {
                 let addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
                 let until = host::now() + timeout;
                 for (tried, address) in addresses.iter().enumerate() {
-                    // One that does not answer leaves time for the others.
+                    // An address that does not answer must leave time for the others.
                     let left = until.saturating_duration_since(host::now());
                     match StdTcpStream::connect_timeout(address, share_of(left, addresses.len() - tried)) {
                         Ok(stream) => return Self::from_tcp(stream),
@@ -130,7 +132,7 @@ impl Stream {
     /// Takes over a connected TCP stream.
     ///
     /// # Errors
-    /// The socket does not take an option.
+    /// The socket does not accept an option.
     pub fn from_tcp(stream: StdTcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let stream = Self::Tcp(mio::net::TcpStream::from_std(stream));
@@ -141,7 +143,7 @@ impl Stream {
     /// Takes over a connected UNIX stream.
     ///
     /// # Errors
-    /// The socket does not take an option.
+    /// The socket does not accept an option.
     #[cfg(unix)]
     pub fn from_unix(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
@@ -150,13 +152,13 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Ends both directions; a reader sees the end, also on another thread.
+    /// Ends both directions; a reader sees the end, even on another thread.
     pub fn shutdown(&self) {
         #[cfg(all(test, shuttle))]
         if let Self::Model(pipe) = self {
             return pipe.close();
         }
-        // A peer that closed first makes this fail, which is what was wanted.
+        // This fails if the peer closed first, which is just as well.
         let _ = each!(self, Self, stream => stream.shutdown(Shutdown::Both));
     }
 
@@ -169,10 +171,10 @@ impl Stream {
         let _ = each!(self, Self, stream => stream.shutdown(Shutdown::Write));
     }
 
-    /// Reads what is there.
+    /// Reads what is available.
     ///
     /// # Errors
-    /// As [`Read::read`]; `WouldBlock` if nothing is there.
+    /// As [`Read::read`]; `WouldBlock` if nothing is available.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         each!(self, Self, stream => (&*stream).read(buffer))
     }
@@ -192,23 +194,24 @@ impl Stream {
         }
     }
 
-    /// Has the kernel keep more for the peer, as large payloads wait for it. Says whether there may be more room now.
+    /// Enlarges the kernel's send buffer, because large payloads wait for the peer. Returns whether there may
+    /// be more room now.
     pub(crate) fn widen(&self) -> bool {
         match self {
             #[cfg(unix)]
             Self::Unix(stream) => {
                 let socket = socket2::SockRef::from(stream);
-                // Linux tells twice of what was set, which is what it takes.
+                // Linux reports twice the size that was set, which is what it uses.
                 let is_narrow =
                     socket.send_buffer_size().is_ok_and(|bytes| bytes < 2 * WIDE_SEND_BUFFER_BYTES);
                 is_narrow && socket.set_send_buffer_size(WIDE_SEND_BUFFER_BYTES).is_ok()
             }
-            // Those of TCP grow by themselves.
+            // The buffers of TCP grow by themselves.
             _ => false,
         }
     }
 
-    /// Whether it is a UNIX socket.
+    /// Returns whether it is a UNIX socket.
     pub(crate) fn is_local(&self) -> bool {
         #[cfg(unix)]
         return matches!(self, Self::Unix(_));
@@ -216,10 +219,10 @@ impl Stream {
         false
     }
 
-    /// Says what events of a stream that is registered are about from now on.
+    /// Sets which events a registered stream reports from now on.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system reports.
     #[cfg(unix)]
     pub(crate) fn set_interests(
         &self,
@@ -258,13 +261,13 @@ impl Stream {
 }
 
 impl Listener {
-    /// Listens on `address`, and says on which exactly: port 0 becomes a real one.
+    /// Listens on `address`, and also returns the actual address: port 0 becomes a real one.
     ///
-    /// A socket file is made in a directory of mode 0700 (if the directory is made here) with mode 0600. A file
-    /// that a dead process left behind is taken over.
+    /// A socket file gets mode 0600; its directory, if it is created here, gets mode 0700. A file left behind
+    /// by a dead process is taken over.
     ///
     /// # Errors
-    /// [`Error::AddressInUse`] if somebody listens there, else [`Error::AddressUnusable`].
+    /// [`Error::AddressInUse`] if somebody listens there, otherwise [`Error::AddressUnusable`].
     pub fn bind(address: &Address) -> Result<(Self, Address)> {
         let unusable = |source: io::Error| {
             if source.kind() == io::ErrorKind::AddrInUse {
@@ -297,10 +300,10 @@ impl Listener {
         }
     }
 
-    /// Takes the next connection, with a description of where it comes from.
+    /// Accepts the next connection, and describes where it comes from.
     ///
     /// # Errors
-    /// `WouldBlock` if there is none; else what the operating system says.
+    /// `WouldBlock` if there is none; otherwise what the operating system reports.
     pub fn accept(&self) -> io::Result<(Stream, String)> {
         match self {
             Self::Tcp(listener) => {
@@ -324,8 +327,8 @@ impl Listener {
     }
 }
 
-/// An accepted socket that takes no options has been reset by its peer. That is about this one connection, whatever
-/// the operating system calls it.
+/// Turns the failure to set an option of an accepted socket into `ConnectionAborted`: the peer has reset it,
+/// so this concerns only this one connection, whatever the operating system calls it.
 fn gone(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, error)
 }
@@ -376,7 +379,7 @@ mod unix;
 mod tests {
     use super::*;
 
-    /// However many there are, and none answers.
+    /// However many there are, if none answers.
     #[test]
     fn addresses_that_do_not_answer_take_their_time_together() {
         let timeout = Duration::from_secs(5);
@@ -386,7 +389,7 @@ mod tests {
                 let share = share_of(left, addresses - tried);
                 waited += share;
                 left = left.saturating_sub(share);
-                // The first has the time that a lost packet takes, whatever is left to others.
+                // The first one gets the time that a lost packet takes, whatever is left for the others.
                 assert!(
                     share >= CONNECT_TIMEOUT_MIN && (tried > 0 || share >= SYN_AGAIN),
                     "{tried}: {share:?}"

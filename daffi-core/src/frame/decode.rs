@@ -1,4 +1,4 @@
-//! Bytes into frames.
+//! Decodes frames.
 
 use std::str;
 
@@ -15,12 +15,13 @@ use crate::{
 };
 
 impl<'a> Frame<'a> {
-    /// The frame that starts at `at` in `batch`, and where the next one starts.
+    /// Decodes the frame that starts at `at` in `batch`. Also returns where the next one starts.
     ///
-    /// `None` means that more bytes are needed. `limit` is the most bytes that may follow a head now.
+    /// `None` means that more bytes are needed. `limit` is the most bytes that may follow a head at this
+    /// point.
     ///
     /// # Errors
-    /// The bytes are no frame; the connection they came from is of no more use.
+    /// The bytes are not a frame; the connection that they came from can no longer be used.
     pub fn decode(batch: &'a Bytes, at: usize, limit: usize) -> Result<Option<(Self, usize)>, ProtocolError> {
         let Some((head, content)) = batch.get(at..).and_then(|rest| rest.split_first_chunk::<HEAD_BYTES>())
         else {
@@ -34,8 +35,9 @@ impl<'a> Frame<'a> {
         }
         let Some(content) = content.get(..length) else { return Ok(None) };
         let next = at + HEAD_BYTES + length;
-        // Those that calls consist of each by themselves: put together with the others, the compiler keeps the fields of
-        // all kinds apart for as long as it can, which takes twice as many instructions.
+        // The frames that calls consist of are parsed separately: if all kinds were parsed together, the
+        // compiler would keep their fields apart for as long as it can, which takes twice as many
+        // instructions.
         match head.kind {
             kind::REQUEST => {
                 Request::parse(&head, content, batch).map(|request| (Self::Request(request), next))
@@ -47,9 +49,10 @@ impl<'a> Frame<'a> {
         .map_err(|problem| problem.of(head.kind))
     }
 
-    /// The chunk that starts at `at` in `batch`, if its head has come and not all of its bytes: the head, and those that have.
+    /// Returns the head of the chunk that starts at `at` in `batch`, and the bytes that have arrived, if its
+    /// head has arrived but not all of its bytes.
     ///
-    /// One that [`decode`](Self::decode) will refuse is none.
+    /// A chunk that [`decode`](Self::decode) will refuse does not count.
     pub fn begun_chunk(batch: &[u8], at: usize) -> Option<(ChunkHead, &[u8])> {
         let (head, content) = batch.get(at..)?.split_first_chunk::<HEAD_BYTES>()?;
         let head = Head::parse(head);
@@ -60,14 +63,14 @@ impl<'a> Frame<'a> {
         (head.kind == kind::CHUNK && length <= CHUNK_BYTES && body.len() < length).then_some((chunk, body))
     }
 
-    /// How long the frame is that starts at `at` in `batch`, as far as its head has come.
+    /// Returns the length of the frame that starts at `at` in `batch`, if its head has arrived.
     pub fn length(batch: &[u8], at: usize) -> Option<usize> {
         let head = batch.get(at..)?.first_chunk::<HEAD_BYTES>()?;
         Some(HEAD_BYTES + Head::parse(head).length as usize)
     }
 
-    /// Where the frame ends that starts at `at` in `batch`, if it is a REPLY that is a whole result of at most `limit` bytes. What
-    /// this says is one, [`decode`](Self::decode) takes for one.
+    /// Returns where the frame that starts at `at` in `batch` ends, if it is a REPLY with a whole result of
+    /// at most `limit` bytes. [`decode`](Self::decode) agrees with whatever this recognizes.
     pub fn whole_reply(batch: &[u8], at: usize, limit: usize) -> Option<usize> {
         let (head, content) = batch.get(at..)?.split_first_chunk::<HEAD_BYTES>()?;
         let head = Head::parse(head);
@@ -127,7 +130,7 @@ impl<'a> Frame<'a> {
                     name: input.name()?,
                     credentials: input.blob()?,
                 };
-                // What a newer version appends is none of our business, so that it can say hello at all.
+                // What a newer version appends is ignored, so that it can say hello at all.
                 input.all();
                 Self::Hello(hello)
             }
@@ -156,12 +159,12 @@ impl<'a> Request<'a> {
     #[inline]
     fn parse(head: &Head, content: &'a [u8], batch: &'a Bytes) -> Result<Self, Problem> {
         let mut input = Input::new(content);
-        // One look at the length for all of it.
+        // One length check for all fixed fields.
         let fixed = input.array::<28>()?;
         let total = u32::from_le_bytes(part(fixed, 20));
         let name_len = usize::from(fixed[24]);
         let node_len = usize::from(u16::from_le_bytes(part(fixed, 26)));
-        // And one at the text.
+        // And one check of the text.
         let names = input.str(name_len + node_len)?;
         let (name, node) = names.split_at_checked(name_len).ok_or(NOT_UTF8)?;
         let body = input.body(batch)?;
@@ -205,7 +208,7 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// What is wrong with the content of a frame. What kind it has is known where frames are told apart.
+/// What is wrong with a frame's content. The frame's kind is known where frames are told apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem(pub(super) &'static str);
 
@@ -214,7 +217,7 @@ const ENDS_EARLY: Problem = Problem("it ends early");
 const NOT_UTF8: Problem = Problem("a text is not UTF-8");
 
 impl Problem {
-    /// The same, in a frame of this kind.
+    /// Converts the problem into an error about a frame of this kind.
     #[cold]
     pub(super) fn of(self, kind: u8) -> ProtocolError {
         match self {
@@ -239,7 +242,7 @@ impl<'a> Input<'a> {
         Self { rest: content }
     }
 
-    /// The next offer of a list, if there is one.
+    /// Reads the next offer of a list, if there is one.
     pub(super) fn offer(&mut self) -> Result<Option<Offer<'a>>, Problem> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -289,8 +292,8 @@ impl<'a> Input<'a> {
         std::mem::take(&mut self.rest)
     }
 
-    /// The rest of the content, within what one frame may carry. A larger body would still be a frame that may come
-    /// in, but no longer one that may go on: the names around it change on the way.
+    /// Reads the rest of the content, up to what one frame may carry. A larger body could still arrive in a
+    /// frame, but perhaps not be forwarded in one: the names around it change on the way.
     fn body(&mut self, batch: &'a Bytes) -> Result<Body<'a>, Problem> {
         let bytes = self.all();
         if bytes.len() > CHUNK_BYTES {

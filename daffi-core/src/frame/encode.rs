@@ -1,4 +1,4 @@
-//! Frames into bytes.
+//! Encodes frames.
 
 use bytes::Bytes;
 
@@ -13,12 +13,13 @@ use crate::{
 };
 
 impl<'a> Frame<'a> {
-    /// Appends everything of the frame but its body to `out`, and returns the body.
+    /// Appends everything of the frame except its body to `out`, and returns the body.
     ///
-    /// The frame is whole once the body follows. The two are apart so that a large body need not be copied.
+    /// The frame is complete once the body follows. They are separate so that a large body need not be
+    /// copied.
     pub fn encode_prefix(&self, out: &mut Vec<u8>) -> Body<'a> {
         match self {
-            // Those that calls consist of, which are as long as they are known to be.
+            // The frames that calls consist of, whose lengths are known in advance.
             Self::Request(request) => return request.encode_prefix(out),
             Self::Reply(reply) => return reply.encode_prefix(out),
             _ => {}
@@ -38,7 +39,7 @@ impl<'a> Frame<'a> {
         body.append_to(out);
     }
 
-    /// The whole frame as bytes of its own.
+    /// Returns the whole frame as separate bytes.
     pub fn to_bytes(&self) -> Bytes {
         let mut out = Vec::new();
         self.encode(&mut out);
@@ -202,13 +203,13 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Room for `N` bytes, to be written where they stay.
+/// Appends `N` bytes, and returns them to be filled in place.
 fn put_fixed<const N: usize>(out: &mut Vec<u8>) -> &mut [u8; N] {
     out.extend_from_slice(&[0; N]);
     out.last_chunk_mut().expect("they were put there just now")
 }
 
-/// The length of a content as its head has it.
+/// Converts a content's length to the number in the frame's head.
 fn checked(length: usize) -> u32 {
     debug_assert!(length <= FRAME_BYTES_MAX, "a frame of {length} bytes: large payloads are sent in chunks");
     length as u32
@@ -230,7 +231,7 @@ fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// The most bytes of each text of a fault; an error message is for people, a log is for the rest.
+/// The most bytes of each text of a fault: error messages are for people, and longer text belongs in a log.
 pub(super) const FAULT_TEXT_BYTES_MAX: usize = 4 * 1024;
 /// The most entries of a fault's chain or hints.
 pub(super) const FAULT_DETAILS_MAX: usize = 8;

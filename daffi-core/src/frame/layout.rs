@@ -1,4 +1,4 @@
-//! What all frames have in common on the wire: the head, and the numbers of kinds, flags and questions.
+//! What all frames have in common on the wire: the head, and the numbers for kinds, flags and questions.
 
 use crate::limits::HEAD_BYTES;
 
@@ -22,11 +22,11 @@ pub(super) mod kind {
 }
 
 pub(super) mod flag {
-    /// The payload, or a registration, goes on in a further frame.
+    /// The payload, or the registration, continues in another frame.
     pub(in crate::frame) const MORE: u8 = 1;
     /// A request wants no answer.
     pub(in crate::frame) const ONE_WAY: u8 = 2;
-    /// A request goes to every node that offers the name.
+    /// A request goes to every node that offers the callback.
     pub(in crate::frame) const BROADCAST: u8 = 4;
     /// A chunk or credit belongs to a reply.
     pub(in crate::frame) const REPLY: u8 = 8;
@@ -77,7 +77,7 @@ impl Head {
     }
 }
 
-/// The `N` bytes from `at` on.
+/// Returns the `N` bytes that start at `at`.
 pub(super) fn part<const N: usize, const OF: usize>(bytes: &[u8; OF], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("it is as long as it is cut")
 }

@@ -1,4 +1,4 @@
-//! Golden bytes of every kind of frame, and what happens to bytes that are none.
+//! The golden bytes of every kind of frame, and what happens to bytes that are not a frame.
 
 use super::{
     encode::{FAULT_DETAILS_MAX, FAULT_PAYLOAD_BYTES_MAX, FAULT_TEXT_BYTES_MAX},
@@ -13,7 +13,7 @@ mod golden;
 mod malformed;
 mod protocol_page;
 
-/// `text` without its spaces and line ends, two digits a byte. A line may end in a comment after `#`.
+/// Decodes hex `text`, ignoring whitespace. A line may end in a comment after `#`.
 fn unhex(text: &str) -> Bytes {
     let digits: String = text
         .lines()
@@ -28,14 +28,14 @@ fn unhex(text: &str) -> Bytes {
         .collect()
 }
 
-/// The frame that is all of `bytes`.
+/// Decodes the frame that takes up all of `bytes`.
 fn whole(bytes: &Bytes) -> Result<Frame<'_>, ProtocolError> {
     let (frame, end) = Frame::decode(bytes, 0, FRAME_BYTES_MAX)?.expect("the bytes are a whole frame");
     assert_eq!(end, bytes.len());
     Ok(frame)
 }
 
-/// One frame of every kind, of every question, and of every flag.
+/// Returns one frame of every kind, with every question and every flag.
 fn samples() -> Vec<Bytes> {
     golden::GOLDEN.iter().map(|(_, hex)| unhex(hex)).collect()
 }

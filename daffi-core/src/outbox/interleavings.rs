@@ -1,8 +1,9 @@
-//! Threads that push and write, and a reactor that hears of room, in orders that shuttle picks; see `tests/sync`.
+//! Threads that push and write, and a reactor that is told of room, in orders chosen by shuttle; see
+//! `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `flush` does not look again once it has let go, after
-//! everything is written or after the kernel refused; `write` takes the first refusal for the last; `finish` closes
-//! what still waits.
+//! These tests find each of these mistakes when planted: `flush` does not look again after releasing the
+//! lock, when everything is written or when the kernel refused; `write` treats the first refusal as the last;
+//! `finish` closes while frames still wait.
 
 use daffi_test_sync::shuttle::{self, thread};
 
@@ -11,7 +12,7 @@ use crate::{limits::FRAME_BYTES_MAX, sync::Condvar, transport::Stream};
 
 const RUNS: usize = 3_000;
 
-/// A kernel's side of a socket, with room for less than two frames.
+/// The kernel's side of a socket, with room for less than two frames.
 #[derive(Debug, Default)]
 pub struct Pipe {
     state: Mutex<PipeState>,
@@ -20,15 +21,15 @@ pub struct Pipe {
 
 #[derive(Debug, Default)]
 struct PipeState {
-    /// What was written and not read.
+    /// Bytes that were written and not yet read.
     waiting: Vec<u8>,
     read: Vec<u8>,
-    /// A write was refused, so that room is an event.
+    /// A write was refused, so new room will be an event.
     refused: bool,
-    /// There is room again, and the reactor has not heard of it.
+    /// There is room again, and the reactor has not been told.
     room: bool,
     ended: bool,
-    /// Nothing crosses it any more.
+    /// Nothing crosses the pipe any more.
     closed: bool,
 }
 
@@ -69,7 +70,7 @@ impl Pipe {
         self.changed.notify_all();
     }
 
-    /// Reads `bytes` bytes, or to the end; gives them all.
+    /// Reads `bytes` bytes, or to the end, and returns all bytes read so far.
     fn read(&self, bytes: usize) -> Vec<u8> {
         let mut state = self.state.lock();
         loop {
@@ -88,7 +89,7 @@ impl Pipe {
         }
     }
 
-    /// Waits for the event that there is room; `false` if it never comes.
+    /// Waits for the event that there is room; returns `false` if it never comes.
     fn wait_for_room(&self) -> bool {
         let mut state = self.state.lock();
         while !state.room && !state.ended {
@@ -98,7 +99,7 @@ impl Pipe {
     }
 }
 
-/// An outbox with a thread that tells it of room.
+/// Creates an outbox with a thread that tells it of room.
 fn outbox() -> (Arc<Outbox>, Arc<Pipe>, thread::JoinHandle<()>) {
     let pipe = Arc::new(Pipe::default());
     let outbox = Outbox::new(Stream::Model(pipe.clone()), None, 1 << 20, Budget::new(1 << 20));
@@ -111,13 +112,13 @@ fn outbox() -> (Arc<Outbox>, Arc<Pipe>, thread::JoinHandle<()>) {
     (outbox, pipe, teller)
 }
 
-/// Pushes and writes two frames with these ids; says how many were taken.
+/// Pushes and writes two frames with these ids; returns how many were accepted.
 fn push(outbox: &Arc<Outbox>, ids: [u64; 2]) -> thread::JoinHandle<usize> {
     let outbox = outbox.clone();
     thread::spawn(move || ids.iter().filter(|id| outbox.send(&Frame::Cancel { id: **id }).is_ok()).count())
 }
 
-/// The ids of the frames that these bytes are.
+/// Returns the ids of the frames in `bytes`.
 fn ids(bytes: Vec<u8>) -> Vec<u64> {
     let bytes = bytes::Bytes::from(bytes);
     let mut at = 0;
@@ -131,7 +132,7 @@ fn ids(bytes: Vec<u8>) -> Vec<u64> {
     ids
 }
 
-/// All of `expected` came, in this order where it says one.
+/// Asserts that all ids in `expected` are in `came`, in this order.
 fn assert_in_order(came: &[u64], expected: &[u64]) {
     let of_these: Vec<_> = came.iter().copied().filter(|id| expected.contains(id)).collect();
     assert_eq!(of_these, expected, "of {came:?}");
@@ -142,7 +143,7 @@ fn every_frame_is_written_once_and_in_order() {
     let run = || {
         let (outbox, pipe, teller) = outbox();
         let pushes = [push(&outbox, [1, 2]), push(&outbox, [3, 4])];
-        // Shuttle tells of bytes that are waited for in vain.
+        // Shuttle reports it if bytes are awaited that never come.
         let came = ids(pipe.read(4 * 16));
         assert_eq!(came.len(), 4);
         assert_in_order(&came, &[1, 2]);
@@ -150,7 +151,7 @@ fn every_frame_is_written_once_and_in_order() {
         for push in pushes {
             assert_eq!(push.join().unwrap(), 2);
         }
-        // What it writes counts until it is done.
+        // What the teller is writing still counts until it is done.
         teller.join().unwrap();
         assert!(outbox.is_empty());
         assert_eq!(outbox.budget.used(), 0);
@@ -172,7 +173,7 @@ fn what_was_taken_before_the_end_is_written() {
         let taken = pushed.join().unwrap();
         assert_eq!(came, &[1, 2][..taken]);
         finished.join().unwrap();
-        // What it writes counts until it is done.
+        // What the teller is writing still counts until it is done.
         teller.join().unwrap();
         assert!(outbox.is_closed() && outbox.is_empty());
         assert_eq!(outbox.budget.used(), 0);
@@ -193,7 +194,7 @@ fn what_closing_drops_is_not_counted() {
         pipe.read(usize::MAX);
         pushed.join().unwrap();
         closed.join().unwrap();
-        // What it writes counts until it is done.
+        // What the teller is writing still counts until it is done.
         teller.join().unwrap();
         assert!(outbox.is_empty() && outbox.is_closed());
         assert_eq!(outbox.budget.used(), 0);

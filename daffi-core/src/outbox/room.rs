@@ -1,4 +1,4 @@
-//! Events about room in a socket's buffer, asked for while somebody waits for it.
+//! Events about room in a socket's buffer, requested only while somebody waits for it.
 
 use std::{io, sync::Arc};
 
@@ -6,11 +6,12 @@ use mio::{Interest, Registry, Token};
 
 use crate::{sync::Mutex, transport::Stream};
 
-/// What to tell a reactor's poll about one stream.
+/// Controls which events a reactor's poll reports for one stream.
 ///
-/// Whenever its peer has read, a UNIX socket has more room, and there is an event if anybody has asked for one. Asked for
-/// all the time, each frame would wake its sender once more when it arrives, for nothing. So it is asked for when the kernel
-/// has refused to take more, and given up when there is such an event while nobody waits.
+/// A UNIX socket has more room whenever its peer has read, and reports an event if one was requested. If
+/// events were requested all the time, each frame would needlessly wake its sender once more on arrival. So
+/// they are requested when the kernel has refused to take more, and cancelled when one arrives while nobody
+/// waits.
 #[derive(Debug)]
 pub(crate) struct Room {
     registry: Arc<Registry>,
@@ -20,17 +21,17 @@ pub(crate) struct Room {
 
 #[cfg(unix)]
 impl Room {
-    /// What a stream is registered for.
+    /// What a stream is registered for initially.
     pub(crate) const INTERESTS: Interest = Interest::READABLE;
 
     pub(crate) fn new(registry: Arc<Registry>, token: Token) -> Self {
         Self { registry, token, watched: Mutex::new(false) }
     }
 
-    /// Asks for an event as soon as there is room; at once if there is some already.
+    /// Requests an event as soon as there is room; it comes at once if there already is some.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system reports.
     pub(crate) fn watch(&self, stream: &Stream) -> io::Result<()> {
         let mut watched = self.watched.lock();
         if !*watched {
@@ -40,17 +41,18 @@ impl Room {
         Ok(())
     }
 
-    /// There was an event for nobody: asks for no more of them, unless somebody waits by now.
+    /// Requests no more events after one that nobody waited for, unless somebody waits by now.
     pub(crate) fn ignore(&self, stream: &Stream, is_waited_for: impl Fn() -> bool) {
         let mut watched = self.watched.lock();
-        // Whoever begins to wait after this look finds the lock taken, and asks again.
+        // Anyone who begins to wait after this check finds the lock taken, and requests events again.
         if *watched && !is_waited_for() {
             *watched = stream.set_interests(&self.registry, self.token, Self::INTERESTS).is_err();
         }
     }
 }
 
-/// Elsewhere a stream has to be its caller's alone for that, and is not. So events about room come all the time.
+/// On other systems, changing a stream's interests needs exclusive access, which the caller does not have. So
+/// events about room come all the time.
 #[cfg(not(unix))]
 impl Room {
     pub(crate) const INTERESTS: Interest = Interest::READABLE.add(Interest::WRITABLE);
@@ -78,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether there is an event about room now.
+    /// Returns whether there is an event about room now.
     fn writable(poll: &mut Poll) -> bool {
         let mut events = Events::with_capacity(8);
         poll.poll(&mut events, Some(Duration::ZERO)).unwrap();

@@ -1,4 +1,4 @@
-//! Bytes to values in the layout that [the parent module](super) shows.
+//! Decodes values in the layout shown in [the parent module](super).
 
 use serde::{
     Deserializer,
@@ -11,10 +11,10 @@ use serde::{
 use super::error::{CodecError, Problem};
 use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX, PAYLOAD_GROWN_BYTES_MAX, PAYLOAD_GROWTH};
 
-/// How many elements a sequence may allocate for with a byte for each.
+/// How many elements a sequence may allocate for with only one byte each.
 const HINT_START: usize = 1024;
 
-/// The value that all of `bytes` stand for.
+/// Decodes the value that takes up all of `bytes`.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let mut input = Input { rest: bytes, size: bytes.len(), empty_elements: 0, grown: 0, owed: 0, unread: 0 };
     let value = T::deserialize(Decoder { input: &mut input, depth: 0 })
@@ -25,18 +25,19 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     }
 }
 
-/// The bytes that are still to be read.
+/// The bytes still to be read.
 struct Input<'de> {
     rest: &'de [u8],
-    /// How many bytes there were in all.
+    /// How many bytes there were in total.
     size: usize,
-    /// How many elements of sequences took no bytes so far. Peers could announce billions of them in 8 bytes.
+    /// How many elements of sequences have taken no bytes so far. Peers could announce billions of them in 8
+    /// bytes.
     empty_elements: usize,
-    /// How much memory elements took so far beyond some times their bytes.
+    /// How much memory elements have taken so far beyond [`PAYLOAD_GROWTH`] times their bytes.
     grown: usize,
-    /// How many elements of the sequences around this place are still to come.
+    /// How many elements of the enclosing sequences are still to come.
     owed: usize,
-    /// How many elements the visitor of the last sequence left where they were.
+    /// How many elements the visitor of the last sequence left unread.
     unread: usize,
 }
 
@@ -66,7 +67,7 @@ impl<'de> Input<'de> {
         Ok(byte)
     }
 
-    /// A length and that many bytes.
+    /// Reads a length and that many bytes.
     #[inline]
     fn prefixed(&mut self) -> Result<&'de [u8], CodecError> {
         let announced = u64::from_le_bytes(self.array()?);
@@ -85,7 +86,8 @@ impl<'de> Input<'de> {
             .map_err(|error| CodecError::at(self.offset() - bytes.len() + error.valid_up_to(), Problem::Text))
     }
 
-    /// A copy of the text. It is checked where it begins at a word of memory, which is faster than where it lies.
+    /// Reads a text into a `String`. It is validated in the copy, which is word-aligned: that is faster than
+    /// in place.
     #[inline]
     fn string(&mut self) -> Result<String, CodecError> {
         let bytes = self.prefixed()?;
@@ -113,8 +115,8 @@ impl<'de> Input<'de> {
         Ok(char)
     }
 
-    /// How many elements follow, of which all but a few need at least a byte. Those that are owed already need
-    /// theirs, so that sequences in sequences cannot each announce as much as there is.
+    /// Reads how many elements follow, all but a few of which need at least a byte. Elements that are owed
+    /// already need theirs, so that nested sequences cannot each announce as much as there is.
     #[inline]
     fn count(&mut self) -> Result<usize, CodecError> {
         let announced = u64::from_le_bytes(self.array()?);
@@ -135,11 +137,12 @@ impl<'de> Input<'de> {
         Ok(())
     }
 
-    /// Counts what an element takes of `memory` beyond some times its bytes. So many were left `before` it.
+    /// Counts how much of the `memory` of an element exceeds [`PAYLOAD_GROWTH`] times its bytes. `before`
+    /// bytes were left before it.
     #[inline]
     fn grow(&mut self, memory: usize, before: usize) -> Result<(), CodecError> {
         let bytes = PAYLOAD_GROWTH * (before - self.rest.len());
-        // Never true for numbers either, so that neither look costs sequences of them anything.
+        // Never true for numbers, so neither check costs sequences of them anything.
         if memory > bytes {
             self.grown += memory - bytes;
             if self.grown > PAYLOAD_GROWN_BYTES_MAX {
@@ -150,14 +153,14 @@ impl<'de> Input<'de> {
     }
 }
 
-/// Reads one value, `depth` levels below the whole.
+/// Reads one value, `depth` levels below the root.
 struct Decoder<'a, 'de> {
     input: &'a mut Input<'de>,
     depth: usize,
 }
 
 impl<'a, 'de> Decoder<'a, 'de> {
-    /// For what is inside of this value.
+    /// Returns the decoder for what is inside this value.
     #[inline]
     fn deeper(self) -> Result<Self, CodecError> {
         if self.depth == PAYLOAD_DEPTH_MAX {
@@ -166,14 +169,14 @@ impl<'a, 'de> Decoder<'a, 'de> {
         Ok(Self { input: self.input, depth: self.depth + 1 })
     }
 
-    /// As many values as the type says.
+    /// Reads as many values as the type has.
     #[inline]
     fn fields<V: Visitor<'de>>(self, count: usize, visitor: V) -> Result<V::Value, CodecError> {
         let Self { input, depth } = self.deeper()?;
         visitor.visit_seq(Fields { input, depth, left: count })
     }
 
-    /// As many values as the bytes say.
+    /// Reads as many values as the bytes announce.
     #[inline]
     fn elements<R>(
         self,
@@ -236,7 +239,8 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
         visitor.visit_borrowed_str(self.input.text()?)
     }
 
-    /// Hands over a `String`: its bytes are aligned, and checking those is faster than checking them where they lie.
+    /// Passes a `String`: its bytes are aligned, and validating those is faster than validating them in
+    /// place.
     #[inline]
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, CodecError> {
         visitor.visit_string(self.input.string()?)
@@ -418,10 +422,11 @@ impl<'de> SeqAccess<'de> for Fields<'_, 'de> {
     }
 }
 
-/// The elements of a sequence, or the entries of a map: as many as a peer says.
+/// The elements of a sequence or the entries of a map: as many as a peer announced.
 ///
-/// They are read from a copy of the input, which goes back when the visitor is done with it. A loop over numbers then
-/// keeps its place in registers: `Vec<u8>` and `Vec<f64>` decode twice as fast as through `parent`.
+/// They are read from a copy of the input, which is written back when the visitor is done with it. A loop
+/// over numbers then keeps its position in registers: `Vec<u8>` and `Vec<f64>` decode twice as fast as
+/// through `parent`.
 struct Elements<'a, 'de> {
     input: Input<'de>,
     parent: &'a mut Input<'de>,
@@ -440,7 +445,7 @@ impl Drop for Elements<'_, '_> {
 }
 
 impl<'de> Elements<'_, 'de> {
-    /// An element, or the key of an entry.
+    /// Reads an element, or the key of an entry.
     #[inline]
     fn next<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, CodecError> {
         if self.left == 0 {
@@ -458,8 +463,8 @@ impl<'de> Elements<'_, 'de> {
         Ok(Some(value))
     }
 
-    /// Visitors allocate for as many elements, whatever size these have in memory. So beyond a start it takes eight
-    /// bytes to vouch for an element; a sequence of smaller ones grows as they come.
+    /// Returns for how many elements a visitor may allocate, whatever their size in memory. Beyond a start,
+    /// every eight bytes vouch for one element; a sequence of smaller ones grows as they come.
     #[inline]
     fn hint(&self) -> Option<usize> {
         let bytes = self.input.rest.len().saturating_sub(self.parent.owed);

@@ -1,4 +1,4 @@
-//! Values to bytes in the layout that [the parent module](super) shows.
+//! Encodes values in the layout shown in [the parent module](super).
 
 use serde::{Serialize, Serializer, ser};
 
@@ -10,20 +10,21 @@ use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX};
 
 mod byte;
 
-/// What a sequence reserves at most before its elements are there, which is room for the bytes of most large ones. Growing
-/// step by step would copy them, and leave holes behind that an allocator keeps for each of its threads.
+/// The most that a sequence reserves before its elements are written, which is room for the bytes of most
+/// large ones. Growing step by step would copy them, and leave holes that an allocator keeps for each of its
+/// threads.
 const RESERVE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// `Bytes` that are not copied, and where in the rest of the value they belong.
+/// `Bytes` that are not copied, and the places in the rest of the value where they belong.
 pub(super) type Apart = Vec<(usize, bytes::Bytes)>;
 
-/// Appends `value` to `out`, but what can be had without a copy to `apart`, if there is such a place.
+/// Appends `value` to `out`, except for what can be added to `apart`, if given, without a copy.
 pub(super) fn append<T: Serialize + ?Sized>(
     value: &T,
     out: &mut Vec<u8>,
     apart: Option<&mut Apart>,
 ) -> Result<(), CodecError> {
-    // The vector moves in and out instead of being borrowed: each write then reaches it in one step.
+    // The vector is moved in and out instead of being borrowed, so that each write reaches it directly.
     let mut output = Output { bytes: std::mem::take(out), apart, empty_elements: 0 };
     let result = value.serialize(Encoder { output: &mut output, depth: 0 });
     *out = output.bytes;
@@ -33,7 +34,7 @@ pub(super) fn append<T: Serialize + ?Sized>(
 struct Output<'o> {
     bytes: Vec<u8>,
     apart: Option<&'o mut Apart>,
-    /// How many elements of sequences took no bytes so far.
+    /// How many elements of sequences have taken no bytes so far.
     empty_elements: usize,
 }
 
@@ -48,7 +49,7 @@ impl Output<'_> {
     }
 }
 
-/// Writes one value, `depth` levels below the whole.
+/// Writes one value, `depth` levels below the root.
 struct Encoder<'a, 'o> {
     output: &'a mut Output<'o>,
     depth: usize,
@@ -68,7 +69,7 @@ impl<'a, 'o> Encoder<'a, 'o> {
         out.extend_from_slice(bytes);
     }
 
-    /// For what is inside of this value.
+    /// Returns the encoder for what is inside this value.
     #[inline]
     fn deeper(self) -> Result<Self, CodecError> {
         if self.depth == PAYLOAD_DEPTH_MAX {
@@ -77,7 +78,7 @@ impl<'a, 'o> Encoder<'a, 'o> {
         Ok(Self { output: self.output, depth: self.depth + 1 })
     }
 
-    /// For the fields of a variant.
+    /// Writes the index of a variant, and returns the encoder for its fields.
     #[inline]
     fn variant(self, index: u32) -> Result<Self, CodecError> {
         self.output.bytes.extend_from_slice(&index.to_le_bytes());
@@ -207,14 +208,15 @@ impl<'a, 'o> Serializer for Encoder<'a, 'o> {
         value.serialize(self.variant(index)?)
     }
 
-    /// A sequence that does not know its length is fine: the number is corrected at the end.
+    /// A sequence need not know its length: the count is corrected at the end.
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Elements<'a, 'o>, CodecError> {
         self.elements(len.unwrap_or(0))
     }
 
-    /// The elements of a `Vec` or slice come through here, and those of many others. Bytes are copied in a loop of their own:
-    /// through [`serialize_seq`](Self::serialize_seq) each would look anew whether there is room for it.
+    /// Encodes the elements of a `Vec` or slice, and those of many other types. Bytes are copied in a
+    /// separate loop: through [`serialize_seq`](Self::serialize_seq), each would check again whether there is
+    /// room for it.
     #[inline]
     fn collect_seq<I>(self, elements: I) -> Result<(), CodecError>
     where
@@ -241,8 +243,8 @@ impl<'a, 'o> Serializer for Encoder<'a, 'o> {
         sequence.finish()
     }
 
-    /// Unlike a sequence, a map has to know its length. In practice one that does not is a struct with `flatten`,
-    /// which could be encoded but never decoded; better that its sender hears of it.
+    /// Unlike a sequence, a map must know its length. In practice, one that does not is a struct with
+    /// `flatten`, which could be encoded but never decoded; it is better to tell its sender.
     #[inline]
     fn serialize_map(self, len: Option<usize>) -> Result<Elements<'a, 'o>, CodecError> {
         self.elements(len.ok_or_else(|| CodecError::new(Problem::MapOfUnknownSize))?)
@@ -291,17 +293,17 @@ impl<'a, 'o> Serializer for Encoder<'a, 'o> {
     }
 }
 
-/// The elements of a sequence or the entries of a map, after their number.
+/// The elements of a sequence or the entries of a map, after their count.
 struct Elements<'a, 'o> {
     inside: Encoder<'a, 'o>,
-    /// Where the elements begin, right after their number.
+    /// Where the elements begin, right after their count.
     start: usize,
     announced: usize,
     count: usize,
 }
 
 impl Elements<'_, '_> {
-    /// An element, or the key of an entry.
+    /// Writes an element, or the key of an entry.
     #[inline]
     fn next<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CodecError> {
         self.count += 1;
@@ -318,7 +320,7 @@ impl Elements<'_, '_> {
         value.serialize(Encoder { output: self.inside.output, depth: self.inside.depth })
     }
 
-    /// Corrects the number if there were more or fewer elements than announced.
+    /// Corrects the count if there were more or fewer elements than announced.
     #[inline]
     fn finish(self) -> Result<(), CodecError> {
         let Self { inside: Encoder { output, .. }, start, announced, count } = self;

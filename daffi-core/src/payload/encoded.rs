@@ -1,4 +1,4 @@
-//! A value as bytes: a few, one piece, or several.
+//! An encoded value: a few bytes, one piece, or several.
 
 use std::{cell::Cell, fmt, iter, mem};
 
@@ -6,27 +6,28 @@ use bytes::Bytes;
 
 use crate::{queue::FLATTEN_BYTES_MAX, survive::survive};
 
-/// A value as bytes: in one piece, unless there are [`Bytes`](super::Bytes) in it, which are pieces of their own.
+/// An encoded value: in one piece, unless it contains large [`Bytes`](super::Bytes), which are separate
+/// pieces.
 #[derive(Clone)]
 pub struct Encoded(Content);
 
 #[derive(Clone)]
 enum Content {
-    /// As most arguments and results are.
+    /// The usual form of arguments and results.
     Few(Scratch),
     Pieces(Box<Pieces>),
 }
 
-/// Room for a few bytes, which the thread that drops it keeps for the next ones. A clone has no more room than it needs, so
-/// whoever keeps one for long has a clone.
+/// Room for a few bytes, which the thread that drops it keeps for the next value. A clone has no more room
+/// than it needs, so clone it to keep it for long.
 #[derive(Clone, Default)]
 pub(super) struct Scratch(Vec<u8>);
 
-/// Up to this size bytes stay in scratch room.
+/// Up to this size, bytes stay in scratch room.
 const FEW_BYTES_MAX: usize = 4 * 1024;
 
-/// The largest scratch room that a thread keeps, and that few bytes stay in: what a vector has that grew step by step, or was made
-/// for a value that takes more in memory.
+/// The largest scratch room that a thread keeps, and that a few bytes may stay in: as much as a vector has
+/// that grew step by step, or was allocated for a value that takes more in memory.
 const SCRATCH_BYTES_KEPT: usize = 4 * FEW_BYTES_MAX;
 
 const _: () =
@@ -34,7 +35,7 @@ const _: () =
 const _: () = assert!(FEW_BYTES_MAX <= FLATTEN_BYTES_MAX, "few bytes are copied once, behind their head");
 
 thread_local! {
-    /// One at a time: mostly a value has been sent before the next one is encoded.
+    /// Only one: usually a value has been sent before the next one is encoded.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -43,15 +44,15 @@ thread_local! {
 pub(crate) struct Pieces {
     len: usize,
     first: Bytes,
-    /// What follows it, with what has been taken off already. None of them is empty.
+    /// The pieces after `first`, including the `taken` ones that were split off. None was added empty.
     more: Vec<Bytes>,
     taken: usize,
 }
 
 impl Scratch {
-    /// Room that is empty.
+    /// Returns empty scratch room, reusing this thread's if it has any.
     pub(super) fn take() -> Self {
-        // A thread that ends may call still, in a destructor of what belongs to it.
+        // A thread that is ending may still make calls, in destructors of its thread locals.
         Self(SCRATCH.try_with(Cell::take).unwrap_or_default())
     }
 
@@ -67,7 +68,7 @@ impl Drop for Scratch {
             return;
         }
         bytes.clear();
-        // A thread that ends keeps nothing any more.
+        // A thread that is ending keeps nothing.
         let _ = SCRATCH.try_with(|scratch| {
             let kept = scratch.take();
             scratch.set(if kept.capacity() > bytes.capacity() { kept } else { bytes });
@@ -76,7 +77,7 @@ impl Drop for Scratch {
 }
 
 impl Encoded {
-    /// What is in `scratch`, and `apart`, each of which belongs to its place in it.
+    /// Combines the bytes in `scratch` with the pieces in `apart`, each of which belongs at its offset there.
     pub(super) fn new(mut scratch: Scratch, apart: Vec<(usize, Bytes)>) -> Self {
         let are_few = scratch.0.len() <= FEW_BYTES_MAX;
         if apart.is_empty() && are_few {
@@ -84,7 +85,7 @@ impl Encoded {
             return Self(Content::Few(if fits { scratch } else { scratch.clone() }));
         }
         let bytes = if are_few {
-            // The pieces would keep the whole room.
+            // The pieces would keep the whole scratch room alive.
             Bytes::copy_from_slice(&scratch.0)
         } else {
             mem::take(&mut scratch.0).into()
@@ -103,7 +104,7 @@ impl Encoded {
         pieces.into()
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         match &self.0 {
             Content::Few(scratch) => scratch.0.len(),
@@ -111,17 +112,17 @@ impl Encoded {
         }
     }
 
-    /// Whether it may be somebody else's memory, so that dropping it may run other code.
+    /// Returns whether it may be somebody else's memory, so that dropping it may run other code.
     pub fn is_shared(&self) -> bool {
         !self.is_empty() && matches!(self.0, Content::Pieces(_))
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes the first `size` bytes off, or all of them if there are no more.
+    /// Splits off the first `size` bytes, or all of them if there are fewer.
     #[must_use]
     pub fn split_to(&mut self, size: usize) -> Self {
         if let Content::Few(_) = &self.0 {
@@ -133,7 +134,7 @@ impl Encoded {
         }
     }
 
-    /// A few bytes, or the pieces.
+    /// Returns a few bytes as a slice, or otherwise the pieces.
     pub(crate) fn parts(&self) -> Result<&[u8], &Pieces> {
         match &self.0 {
             Content::Few(scratch) => Ok(&scratch.0),
@@ -141,7 +142,7 @@ impl Encoded {
         }
     }
 
-    /// All of it in one piece. It is copied if there are several, or few bytes.
+    /// Returns all bytes in one piece. They are copied if there are several pieces, or only a few bytes.
     pub fn into_bytes(self) -> Bytes {
         let mut pieces = self.into_pieces();
         if pieces.rest().is_empty() {
@@ -194,7 +195,7 @@ impl Pieces {
         &self.first
     }
 
-    /// Those behind the first.
+    /// Returns the pieces after the first.
     pub(crate) fn rest(&self) -> &[Bytes] {
         &self.more[self.taken..]
     }
@@ -209,8 +210,8 @@ impl Pieces {
     }
 }
 
-/// They may be the user's memory, whose `Drop` may panic. That is not to end what whoever drops them is about to do, be it somebody
-/// else's call.
+/// The pieces may be the user's memory, whose `Drop` may panic. That must not end what the dropping code is
+/// about to do, which may be somebody else's call.
 impl Drop for Pieces {
     fn drop(&mut self) {
         for piece in iter::once(mem::take(&mut self.first)).chain(self.more.drain(..)) {

@@ -4,9 +4,10 @@ use std::fmt;
 
 use crate::limits::{PAYLOAD_DEPTH_MAX, PAYLOAD_EMPTY_ELEMENTS_MAX, PAYLOAD_GROWN_BYTES_MAX, PAYLOAD_GROWTH};
 
-/// Why a value and its bytes do not fit together, in a sentence, with the place in the bytes where it is known.
+/// Why a value and its bytes do not fit together, as a sentence, with the position in the bytes if it is
+/// known.
 ///
-/// It is one word wide, so that the results of the many small steps of a codec stay small.
+/// It is one word in size, so that the results of a codec's many small steps stay small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodecError(Box<Inner>);
 
@@ -80,7 +81,7 @@ impl CodecError {
         Self::new(Problem::Message(error.to_string()))
     }
 
-    /// The same error at `offset`, unless its place is known already.
+    /// Adds `offset` to the error, unless its position is known already.
     #[cold]
     #[inline(never)]
     pub(super) fn or_at(mut self, offset: usize) -> Self {
@@ -88,7 +89,7 @@ impl CodecError {
         self
     }
 
-    /// How many bytes into the payload the trouble is, where that is known.
+    /// Returns how many bytes into the payload the problem is, if that is known.
     pub fn offset(&self) -> Option<usize> {
         self.0.offset
     }

@@ -1,5 +1,5 @@
-//! JSON, with a limit on the depth. serde_json has one for reading arrays and objects, and none for writing, nor for
-//! options and newtypes, which take no text.
+//! JSON with a depth limit. serde_json limits the depth only when it reads arrays and objects: not when it
+//! writes, and not for options and newtypes, which add no text.
 
 mod decode;
 pub(super) use decode::decode;

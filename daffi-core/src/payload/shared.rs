@@ -1,8 +1,9 @@
-//! [`Bytes`]: what travels without being copied.
+//! [`Bytes`]: values that are sent and received without being copied.
 //!
-//! serde shows a serializer a slice and a visitor a slice, never the buffer that it lies in. So the buffer is put where the
-//! codec, or the value, finds it on the same thread: while a `Bytes` is encoded it lies in `LENT`, and while a
-//! payload is decoded that lies in `SOURCE`. Whoever looks there compares addresses, and copies if they do not fit.
+//! serde shows serializers and visitors a slice, never the buffer that it lies in. So the buffer is put where
+//! the codec, or the value, finds it on the same thread: in `LENT` while a `Bytes` is encoded, and in
+//! `SOURCE` while a payload is decoded. Code that finds a buffer there compares addresses, and copies if they
+//! do not match.
 
 use std::{cell::Cell, fmt, ops::Deref, thread::LocalKey};
 
@@ -12,31 +13,31 @@ use serde::{
 };
 
 thread_local! {
-    /// What is being encoded.
+    /// The buffer that is being encoded.
     static LENT: Cell<Option<bytes::Bytes>> = const { Cell::new(None) };
-    /// What is being decoded.
+    /// The buffer that is being decoded.
     static SOURCE: Cell<Option<bytes::Bytes>> = const { Cell::new(None) };
 }
 
-/// Up to this size they are copied when they are encoded: that costs less than a piece of their own on the way.
+/// Up to this size, bytes are copied when they are encoded: that costs less than a separate piece on the way.
 pub(super) const LENT_BYTES_MIN: usize = 4 * 1024;
 
-/// Below this size they are copied when they are decoded. A slice keeps all that was read from a socket together with it, up
-/// to 258 KiB: about eight times as much as itself at most.
+/// Below this size, bytes are copied when they are decoded. A slice keeps alive everything that was read from
+/// a socket together with it, up to 258 KiB: at most about eight times its own size.
 pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 
 /// Bytes as an argument or result, or anywhere in one, that daffi does not copy.
 ///
-/// It is a [`bytes::Bytes`]: cheap to clone, cheap to cut into slices, a `&[u8]` to whoever reads it. On the wire it is the
-/// same as `Vec<u8>` and `&[u8]`, so one side may use this and the other that.
+/// This wraps a [`bytes::Bytes`]: cheap to clone, cheap to slice, and readable as a `&[u8]`. On the wire it
+/// is the same as `Vec<u8>` and `&[u8]`, so one side may use one and the other side another.
 ///
-/// * Sent, it goes from where it lies to the socket. Up to 4 KiB are copied, which is cheaper.
-/// * Received, it is a slice of what came in, and keeps that in memory: of up to 258 KiB that were read together, or of
-///   the whole payload if that is larger than 64 KiB, and of as much again at most. Below 32 KiB it is copied instead. Whoever keeps a small part of it
-///   for long makes a copy of that part. Once the last slice is dropped, the memory is used for what is received next, or given back
-///   within two seconds.
+/// * When sent, it goes to the socket from where it lies. Up to 4 KiB are copied, which is cheaper.
+/// * When received, it is a slice of the received data, and keeps that in memory: up to 258 KiB that were
+///   read together, or the whole payload if that is larger than 64 KiB, and at most as much again. Below 32
+///   KiB it is copied instead. To keep a small part of it for long, copy that part. Once the last slice is
+///   dropped, the memory is used for what is received next, or given back within two seconds.
 ///
-/// Other codecs see it as they see `bytes::Bytes`: as bytes, in JSON an array of numbers.
+/// Other codecs treat it like `bytes::Bytes`: as bytes, which JSON writes as an array of numbers.
 ///
 /// ```
 /// use daffi_core::payload::Bytes;
@@ -49,17 +50,17 @@ pub(super) const SOURCE_BYTES_MIN: usize = 32 * 1024;
 pub struct Bytes(bytes::Bytes);
 
 impl Bytes {
-    /// No bytes.
+    /// Creates empty bytes.
     pub const fn new() -> Self {
         Self(bytes::Bytes::new())
     }
 
-    /// Bytes that the program has in it.
+    /// Wraps bytes that are part of the program.
     pub const fn from_static(bytes: &'static [u8]) -> Self {
         Self(bytes::Bytes::from_static(bytes))
     }
 
-    /// A copy of `bytes`.
+    /// Copies `bytes`.
     pub fn copy_from_slice(bytes: &[u8]) -> Self {
         Self(bytes::Bytes::copy_from_slice(bytes))
     }
@@ -104,8 +105,8 @@ impl From<Bytes> for bytes::Bytes {
 }
 
 impl From<Bytes> for Vec<u8> {
-    /// Without a copy if nothing else refers to them. To what was received daffi itself may refer for a second or two, in order to
-    /// use the memory again: where a `Vec` is wanted, receiving one is as good.
+    /// Does not copy if nothing else refers to the bytes. daffi itself may refer to received bytes for a
+    /// second or two, to reuse their memory: where a `Vec` is needed, receiving one is just as good.
     fn from(bytes: Bytes) -> Self {
         bytes.0.into()
     }
@@ -123,8 +124,8 @@ impl Serialize for Bytes {
     }
 }
 
-/// Puts `bytes` there, and gives what was. A thread that ends may encode and decode still, in a destructor of what belongs to it,
-/// and then has nothing there.
+/// Puts `bytes` into `place`, and returns what was there. A thread that is ending may still encode and
+/// decode, in destructors of its thread locals, and then finds nothing there.
 fn replace(
     place: &'static LocalKey<Cell<Option<bytes::Bytes>>>,
     bytes: Option<bytes::Bytes>,
@@ -132,12 +133,12 @@ fn replace(
     place.try_with(|place| place.replace(bytes)).ok().flatten()
 }
 
-/// The buffer that is all of `bytes`, if it was lent for being encoded.
+/// Returns the buffer that consists of exactly `bytes`, if it was lent for encoding.
 pub(super) fn lent(bytes: &[u8]) -> Option<bytes::Bytes> {
     replace(&LENT, None).filter(|lent| lent.as_ptr_range() == bytes.as_ptr_range())
 }
 
-/// Runs `decode` while what lies in `source` can be had as a slice of it.
+/// Runs `decode` while bytes that lie in `source` can be taken as slices of it.
 pub(super) fn decode_from<R>(source: &bytes::Bytes, decode: impl FnOnce() -> R) -> R {
     struct Restore(Option<bytes::Bytes>);
 
@@ -150,12 +151,12 @@ pub(super) fn decode_from<R>(source: &bytes::Bytes, decode: impl FnOnce() -> R) 
     if source.len() < SOURCE_BYTES_MIN {
         return decode();
     }
-    // A `Deserialize` may decode something else meanwhile.
+    // A `Deserialize` may decode something else in between.
     let _restore = Restore(replace(&SOURCE, Some(source.clone())));
     decode()
 }
 
-/// A slice of what is being decoded, or a copy.
+/// Returns a slice of what is being decoded, or a copy.
 fn taken(bytes: &[u8]) -> bytes::Bytes {
     if bytes.len() < SOURCE_BYTES_MIN {
         return bytes::Bytes::copy_from_slice(bytes);
@@ -194,7 +195,7 @@ impl<'de> Visitor<'de> for Whole {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<bytes::Bytes, A::Error> {
-        // What is announced is not believed any further.
+        // The announced length is trusted only up to this limit.
         let mut bytes = Vec::with_capacity(elements.size_hint().unwrap_or(0).min(LENT_BYTES_MIN));
         while let Some(byte) = elements.next_element()? {
             bytes.push(byte);

@@ -36,7 +36,7 @@ fn decode_error<T: DeserializeOwned>(bytes: &[u8]) -> String {
     }
 }
 
-/// The bytes of `parts`, one after another.
+/// Concatenates `parts`.
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
@@ -88,7 +88,7 @@ fn named() -> Named {
     Named { children: vec![child.clone(), child.clone()], ..child }
 }
 
-/// Gives `check` values of all shapes.
+/// Calls `check` with values of all shapes.
 macro_rules! for_all_values {
     ($check:ident) => {
         $check(&());
@@ -377,7 +377,7 @@ fn announced_lengths_meet_the_bytes_that_are_there() {
 
 #[test]
 fn sequences_in_a_sequence_share_its_bytes() {
-    /// How many elements a sequence would allocate for at the start.
+    /// How many elements a sequence would allocate for initially.
     #[derive(Debug, PartialEq)]
     struct Hint(usize);
     impl<'de> Deserialize<'de> for Hint {
@@ -399,7 +399,7 @@ fn sequences_in_a_sequence_share_its_bytes() {
             deserializer.deserialize_seq(Empty)
         }
     }
-    // After the first length there are 16 bytes, of which each of the other two sequences needs at least one.
+    // The first length is followed by 16 bytes, of which each of the other two sequences needs at least one.
     let bytes = encode(&[vec![(); 1000], vec![], vec![(); 3]].as_slice());
     assert_eq!(decode::<Vec<Hint>>(&bytes), Ok(vec![Hint(14), Hint(0), Hint(0)]));
 }
@@ -421,16 +421,16 @@ fn elements_that_take_no_bytes_are_counted() {
     assert!(decode_error::<(Vec<Unit>, u8)>(&bytes).ends_with(sentence));
     assert!(decode_error::<HashMap<(), ()>>(&bytes).ends_with(sentence));
 
-    // Fields do not count: their number is that of the type.
+    // Fields do not count: the type determines their number.
     let pairs = vec![(1u8, [(); 2]); PAYLOAD_EMPTY_ELEMENTS_MAX];
     assert_eq!(decode::<Vec<(u8, [(); 2])>>(&encode(&pairs)).unwrap(), pairs);
 }
 
-/// A peer could have a megabyte of them become gigabytes.
+/// A peer could otherwise turn a megabyte into gigabytes.
 #[test]
 fn elements_that_take_more_memory_than_bytes_are_counted() {
     type Large = Option<[u64; 32]>;
-    /// How many elements of this type there are, none of which is kept.
+    /// How many elements of type `T` there were; they are not kept.
     struct Dropped<T>(usize, PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Deserialize<'de> for Dropped<T> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -467,13 +467,13 @@ fn elements_that_take_more_memory_than_bytes_are_counted() {
     assert!(decode::<Vec<Dropped<Large>>>(&outer(1000)).is_ok());
     assert!(decode_error::<Vec<Dropped<Large>>>(&outer(1002)).ends_with(sentence));
 
-    // What brings bytes for its memory does not count.
+    // Elements whose bytes make up for their memory do not count.
     let brings = encode(&vec![Some([7u64; 32]); 1000]);
     let bytes = join(&[&((most + 1000) as u64).to_le_bytes(), &vec![0; most], &brings[8..]]);
     assert_eq!(decode::<Dropped<Large>>(&bytes).unwrap().0, most + 1000);
 }
 
-/// Bytes that tell where they belong.
+/// Returns bytes that tell where they belong.
 fn numbered(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at % 251) as u8).collect()
 }
@@ -540,7 +540,7 @@ fn large_bytes_are_encoded_where_they_lie() {
     assert_eq!(pieces.concat(), whole);
     assert_eq!((encoded.len(), encoded.is_empty()), (whole.len(), false));
 
-    // However it is cut.
+    // Regardless of how it is cut.
     for step in [1_000, 65_536, 100_000, whole.len()] {
         let mut rest = encoded.clone();
         let mut parts = Vec::new();
@@ -553,7 +553,7 @@ fn large_bytes_are_encoded_where_they_lie() {
     }
     assert_eq!(encoded.split_to(0).len(), 0);
     assert_eq!(encoded.into_bytes(), whole);
-    // What was not taken is not found by whoever comes next.
+    // A lent buffer that was not taken is not found by a later value.
     let _ = serde_json::to_vec(&file).unwrap();
     let pieces = |encoded: Encoded| encoded.parts().map_or_else(|pieces| pieces.rest().len() + 1, |_| 0);
     assert_eq!(pieces(Codec::Bincode.encode_apart(&file.content.to_vec()).unwrap()), 1);
@@ -590,7 +590,7 @@ fn few_bytes_lie_where_those_lay_that_are_not_needed_any_more() {
     assert_eq!(clone.into_bytes(), encode("first"));
 }
 
-/// As a value of the user's may do whose thread ends, and which calls then.
+/// As a user's value may do if its thread ends and it then makes a call.
 #[test]
 fn a_thread_that_ends_encodes_still() {
     struct Last;
@@ -608,7 +608,7 @@ fn a_thread_that_ends_encodes_still() {
     assert_eq!(thread.join().unwrap().len(), 8 + 5);
 }
 
-/// A value that takes much in memory, and encodes another one.
+/// A value that takes a lot of memory, and encodes another one.
 struct Outer([u64; 10_000]);
 
 impl Serialize for Outer {
@@ -635,10 +635,10 @@ fn large_bytes_are_decoded_where_they_lie() {
     assert_eq!(decoded, file);
     assert!(is_within(&decoded.content, &payload));
     let lies_in = |bytes: &Uncopied| is_within(bytes, &payload);
-    // A small one would keep far more than itself.
+    // A small slice would keep far more than itself alive.
     assert_eq!(decoded.parts.iter().map(lies_in).collect::<Vec<_>>(), [false, true, false, false]);
 
-    // Without a buffer to refer to.
+    // There is no buffer to refer to.
     let copied: File = Codec::Bincode.decode(&payload).unwrap();
     assert!(copied == file && !is_within(&copied.content, &payload));
     /// Decodes another payload before its own.
@@ -683,7 +683,7 @@ fn a_vector_is_decoded_as_bytes_and_all_else_as_it_is() {
     );
 }
 
-/// A payload type as programs have them, and recursive in every way.
+/// A payload type like those of real programs, recursive in every way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Tree {
     Leaf,
@@ -713,7 +713,7 @@ struct Holder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Chain(Option<Box<Self>>);
 
-/// `links` levels of options and as many of newtypes, one of them on the outside.
+/// Returns `links` levels of options and as many of newtypes, with a newtype on the outside.
 fn chain(links: usize) -> Chain {
     (0..links).fold(Chain(None), |chain, _| Chain(Some(Box::new(chain))))
 }
@@ -756,7 +756,7 @@ const WRAPS: [(Wrap, usize); 7] = [
     ),
 ];
 
-/// Runs `test` with a stack of the size that threads of the standard library and of tokio have.
+/// Runs `test` with the stack size that threads of the standard library and of tokio have.
 fn on_a_stack_of_2_mib(test: impl FnOnce() + Send + 'static) {
     thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(test).unwrap().join().unwrap();
 }
@@ -790,7 +790,7 @@ fn depth_bombs_are_an_error() {
     on_a_stack_of_2_mib(|| {
         let one = 1u64.to_le_bytes();
         let keyed = join(&[&one, &1u64.to_le_bytes(), b"k"]);
-        // A level of each, without its tag.
+        // One level of each kind, without its tag.
         for (tag, level) in [
             (1u32, &[][..]),
             (2, &[]),
@@ -807,7 +807,8 @@ fn depth_bombs_are_an_error() {
         assert!(decode_error::<Chain>(&[1; 200_000]).contains("nested more than"));
         assert_eq!(decode::<Chain>(&[&[1; 31][..], &[0]].concat()).unwrap(), chain(31));
 
-        // A type without a form in JSON: whatever the text is, it is inside of one more option and one more newtype.
+        // A type without a form in JSON: whatever the text is, it is inside one more option and one more
+        // newtype.
         #[derive(Debug, Deserialize)]
         struct Endless(#[expect(dead_code, reason = "it is never made")] Option<Box<Self>>);
         assert!(Codec::Json.decode::<Endless>(b"null").is_ok());
@@ -834,7 +835,7 @@ fn any_bytes_are_a_value_or_an_error() {
         for round in 0..100_000 {
             let mut bytes = models[round % 2].clone();
             if round % 3 == 0 {
-                // Small numbers are likely lengths and tags.
+                // Small numbers are plausible lengths and tags.
                 bytes = (0..random() % 64).map(|_| random() as u8 >> (random() % 8)).collect();
             } else {
                 for _ in 0..=random() % 3 {
@@ -848,7 +849,7 @@ fn any_bytes_are_a_value_or_an_error() {
         }
     });
 
-    /// What decodes is what bincode takes it for, and encodes to the same bytes.
+    /// Whatever decodes is the value that bincode decodes, and encodes to the same bytes.
     fn check<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
         match decode::<T>(bytes) {
             Ok(value) => {

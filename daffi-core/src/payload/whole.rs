@@ -1,19 +1,20 @@
-//! [`Whole`]: `Vec<u8>` in one step.
+//! [`Whole`]: decodes a `Vec<u8>` in one step.
 
 use std::{any::Any, fmt};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
-/// A `T`, decoded as serde does it; but a `Vec<u8>` as bytes, where serde would take them one by one.
+/// A `T`, decoded as serde does it; except that a `Vec<u8>` is decoded as bytes, where serde would take them
+/// one by one.
 ///
-/// That is for an argument or a result as a whole. What is inside of a type of somebody else is out of sight here.
+/// This works only for an argument or result as a whole: what is inside another type is out of reach here.
 #[derive(Debug)]
 pub struct Whole<T>(pub T);
 
 impl<'de, T: Deserialize<'de> + 'static> Deserialize<'de> for Whole<T> {
     #[inline]
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The compiler knows which it is, and leaves the other out.
+        // The compiler knows which case it is, and removes the other.
         let mut vector = Vec::<u8>::new();
         if deserializer.is_human_readable() || !(&vector as &dyn Any).is::<T>() {
             return T::deserialize(deserializer).map(Self);

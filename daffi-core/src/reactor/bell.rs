@@ -2,7 +2,7 @@
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// Calls the thread that leads for one more turn.
+/// Asks the thread that leads for one more turn.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     /// The thread is, or is about to be, waiting for events.
@@ -12,43 +12,46 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    /// Asks for a turn. A thread that does not lead [`rouse`](Self::rouse)s the one that does then.
+    /// Asks for a turn. A thread that does not lead then [`rouse`](Self::rouse)s the one that does.
     ///
-    /// What the turn is for has to be published under a lock that the turn takes too, or with `SeqCst`. Then a mark that is
-    /// there already is enough: whoever sees it has published before it is answered, and the turn after that looks.
+    /// What the turn is for must be published under a lock that the turn takes too, or with `SeqCst`. Then an
+    /// existing mark is enough: the thread that sees it has published before the mark is answered, and the
+    /// turn after that looks.
     pub(super) fn mark(&self) {
-        // While much is going on it is there nearly always, and looking is much cheaper.
+        // Under load the mark is nearly always set, and checking is much cheaper.
         if !self.is_marked() {
             self.marked.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Ends the wait of the thread that leads with `wake`, where it waits.
+    /// Calls `wake` to end the wait of the thread that leads, if it is waiting.
     pub(super) fn rouse(&self, wake: impl FnOnce()) {
-        // The look is in one order with the mark, as `sleep` is; the swap is for whoever is first.
+        // The load is ordered with the mark, as `sleep` requires; the swap picks the first of several
+        // threads.
         if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
             wake();
         }
     }
 
-    /// Whether somebody wants a turn.
+    /// Returns whether somebody wants a turn.
     pub(super) fn is_marked(&self) -> bool {
         self.marked.load(Ordering::SeqCst)
     }
 
-    /// Whoever asks from here on wants more than the work and the turn that begin now.
+    /// Clears the mark: requests from now on are for more than the work and the turn that begin now.
     pub(super) fn answer(&self) {
         self.marked.store(false, Ordering::SeqCst);
     }
 
-    /// The thread is about to wait; says whether it may, which it may not after somebody asked.
+    /// Announces that the thread is about to wait. Returns whether it may, which it may not if somebody asked
+    /// for a turn.
     pub(super) fn sleep(&self) -> bool {
-        // In this order, as the other side has it the other way round: one of the two sees what the other has done.
+        // The other side marks first and then looks at `sleeping`, so one of the two sees what the other did.
         self.sleeping.store(true, Ordering::SeqCst);
         !self.is_marked()
     }
 
-    /// The wait is over.
+    /// Announces that the wait is over.
     pub(super) fn awake(&self) {
         self.sleeping.store(false, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! What sockets are read into.
+//! The buffers that sockets are read into.
 
 use std::io;
 
@@ -9,19 +9,19 @@ use crate::{
     limits::{CHUNK_BYTES, FRAME_BYTES_MAX, HEAD_BYTES},
 };
 
-/// Buffers for reading, which all connections share. Each is cleared once, when it is allocated, and read into again as
-/// soon as nobody refers to what it held.
+/// Buffers for reading, shared by all connections. Each is zeroed once, when it is allocated, and reused as
+/// soon as nobody refers to its contents.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     free: Option<BytesMut>,
-    /// Buffers that frames lie in.
+    /// Buffers that frames still lie in.
     lent: BufferPool,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug)]
 pub(super) struct Filled {
-    /// What was there before, and behind it what was read.
+    /// What was there before, followed by what was read.
     pub(super) batch: Bytes,
     /// How much was read.
     pub(super) read: usize,
@@ -29,26 +29,29 @@ pub(super) struct Filled {
     pub(super) is_full: bool,
 }
 
-/// The size of a buffer: four chunks, and a few small frames between them. As what was left of a frame lies in it as well, a
-/// read in the middle of a large payload ends little behind a chunk, and there is little of the next one to be copied.
+/// The size of a buffer: four chunks, and a few small frames between them. As it also holds what was left of
+/// a frame, a read in the middle of a large payload ends shortly after a chunk, and little of the next chunk
+/// has to be copied.
 pub(super) const BUFFER_BYTES: usize = 258 * 1024;
 
-/// From this size on a batch is passed on where it was read. Below, it is copied, which costs no more than clearing another
-/// buffer would: so whoever keeps a part of it keeps about eight times what was read at most, and small reads go to
-/// the same place each time. Nor do values and outboxes keep slices that are smaller.
+/// From this size on, a batch is passed on in the buffer that it was read into. Smaller ones are copied,
+/// which costs no more than zeroing another buffer would: so anyone who keeps part of a batch keeps at most
+/// about eight times what was read, and small reads go to the same place each time. Values and outboxes do
+/// not keep smaller slices either.
 const LENT_BYTES_MIN: usize = 32 * 1024;
 
-/// How much is kept in sight: buffers that chunks of large payloads wait in while a socket takes no more.
+/// How many bytes of lent buffers are tracked: chunks of large payloads wait in them while a socket takes no
+/// more.
 const LENT_BYTES_MAX: usize = 64 * BUFFER_BYTES;
 
 const _: () = assert!(HEAD_BYTES + FRAME_BYTES_MAX <= BUFFER_BYTES / 2);
 const _: () = assert!(4 * (HEAD_BYTES + CHUNK_BYTES) < BUFFER_BYTES);
 
 impl Buffers {
-    /// Reads behind `partial`, the beginning of a frame, so that it is `bytes_max` with it at most.
+    /// Reads behind `partial`, the beginning of a frame, up to a total of `bytes_max`.
     ///
     /// # Errors
-    /// What `read` says.
+    /// Those of `read`.
     pub(super) fn fill(
         &mut self,
         partial: &[u8],
@@ -76,12 +79,12 @@ impl Buffers {
         Ok(Filled { batch, read, is_full })
     }
 
-    /// Gives back what has not been used for a while. Called once in a while.
+    /// Gives back what has not been used for a while. Called at regular intervals.
     pub(super) fn age(&mut self) {
         drop(self.lent.age());
     }
 
-    /// Whether there is anything to be given back.
+    /// Returns whether there is anything to give back.
     pub(super) fn are_kept(&self) -> bool {
         !self.lent.is_empty()
     }
@@ -113,7 +116,7 @@ mod tests {
         buffers.fill(partial, BUFFER_BYTES, read).unwrap()
     }
 
-    /// What is left of the last frame goes before what is read next, so all reads of a large payload end alike.
+    /// What is left of the last frame precedes what is read next, so all reads of a large payload end alike.
     #[test]
     fn little_of_a_large_payload_is_cut_in_two() {
         let mut buffers = Buffers::default();

@@ -1,4 +1,4 @@
-//! Waiting for sockets and time, and taking what comes.
+//! Waiting for sockets and time, and handling events.
 
 use std::{
     collections::HashMap,
@@ -22,14 +22,14 @@ use crate::{
     transport::Listener,
 };
 
-/// Everything that wants turns. Shared, so that it can be worked through without the driver.
+/// Everything that wants turns. Shared, so that it can be worked through without locking the driver.
 pub(super) type Services = Arc<Vec<Arc<dyn Service>>>;
 
-/// How many connections are accepted in a row while others wait.
+/// How many connections a listener accepts in a row while other sockets wait.
 const ACCEPTS_IN_A_ROW: usize = 64;
-/// How often an acceptor that takes no connections yet is asked whether it does.
+/// How often an acceptor that takes no connections yet is asked again.
 const OPEN_EVERY: Duration = Duration::from_millis(1);
-/// How long accepting rests when the process has no file descriptor left.
+/// How long accepting pauses if the process has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// What the thread that leads works with.
@@ -41,10 +41,10 @@ pub(super) struct Driver {
     services: Services,
     /// Connections that have more to read than their share of a turn.
     ready: Vec<Token>,
-    /// When connections were last looked at for peers that do not go on.
+    /// When connections were last checked for peers that have stopped partway.
     swept: Instant,
     patience: Patience,
-    /// Listeners that rest until then, because accepting failed or has not begun.
+    /// Listeners that rest until the given time, because accepting failed or has not begun.
     resting: Vec<(Instant, Token)>,
     buffers: Buffers,
 }
@@ -52,14 +52,14 @@ pub(super) struct Driver {
 struct Open {
     outbox: Arc<Outbox>,
     connection: Box<dyn Connection>,
-    /// The beginning of a frame whose rest has not come yet.
+    /// The beginning of a frame whose rest has not arrived yet.
     partial: Vec<u8>,
-    /// When that beginning came.
+    /// When that beginning arrived.
     partial_since: Option<Instant>,
     /// How many bytes the socket had taken, and when, while more was waiting.
     progress: Option<(u64, Instant)>,
-    /// The socket is read until there is nothing left, even if a read does not fill the buffer: the peer has closed
-    /// its end, which is seen behind the last bytes only, and no event tells of it again.
+    /// Read the socket until nothing is left, even if a read does not fill the buffer: the peer has closed
+    /// its end, which is only seen behind the last bytes, and no further event reports it.
     to_the_end: bool,
 }
 
@@ -105,13 +105,13 @@ impl Driver {
         }
     }
 
-    /// Does what is due, waits for events, and takes what they bring. Gives the services, which may have work now.
+    /// Does what is due, waits for events, and handles them. Returns the services, which may now have work.
     ///
-    /// It does not wait if `stay` says so, once everything that is due has been done, nor for longer than it says.
+    /// Waits, once everything due is done, only if and for as long as `stay` allows.
     pub(super) fn turn(&mut self, shared: &Shared, stay: impl FnOnce() -> Stay) -> Services {
         self.commands(shared);
         let now = host::now();
-        // First, as it may read something that wants a turn.
+        // This goes first, as it may read something that wants a turn.
         let swept = self.sweep(now);
         let next = host::earliest([swept, self.turns(now)]);
         match stay() {
@@ -130,11 +130,12 @@ impl Driver {
         self.services.clone()
     }
 
-    /// From one wait to the next: takes whatever events might bring, does the work, and says until when to wait.
+    /// Does everything from one wait to the next: handles whatever events might bring, does the work, and
+    /// returns until when to wait.
     #[cfg(feature = "simulation")]
     pub(super) fn simulate(&mut self, shared: &Shared) -> Option<Instant> {
         self.ready.clear();
-        // In the order in which they came, which is the same each time.
+        // In the order in which they were added, so that every run is the same.
         let mut tokens: Vec<_> = self.connections.keys().copied().collect();
         tokens.sort_unstable();
         for token in tokens {
@@ -152,7 +153,7 @@ impl Driver {
         }
         self.commands(shared);
         let now = host::now();
-        // First, as it may read something that wants a turn.
+        // This goes first, as it may read something that wants a turn.
         let swept = self.sweep(now);
         let next = host::earliest([swept, self.turns(now)]);
         if !self.ready.is_empty() {
@@ -161,7 +162,7 @@ impl Driver {
         host::earliest([next, self.resting.iter().map(|(until, _)| *until).min()])
     }
 
-    /// Everything that wants turns.
+    /// Returns everything that wants turns.
     pub(super) fn services(&self) -> Services {
         self.services.clone()
     }
@@ -174,7 +175,7 @@ impl Driver {
         }
     }
 
-    /// Waits for events until `next`, not at all if there is something to do.
+    /// Waits for events until `next`, or not at all if there is something to do.
     fn wait(&mut self, shared: &Shared, next: Option<Instant>, now: Instant) {
         let next = host::earliest([next, self.resting.iter().map(|(until, _)| *until).min()]);
         let mut timeout = next.map(|next| next.saturating_duration_since(now));
@@ -184,7 +185,7 @@ impl Driver {
         if let Err(error) = self.poll.poll(&mut self.events, timeout)
             && error.kind() != ErrorKind::Interrupted
         {
-            // Nothing can be done about it here, and without waiting this would spin.
+            // Nothing can be done about it here, and without a pause this would spin.
             survive(|| tracing::error!(%error, "waiting for sockets failed"));
             thread::sleep(Duration::from_millis(10));
         }
@@ -196,7 +197,7 @@ impl Driver {
         for command in commands {
             match command {
                 Command::Connection(token, outbox, connection) => {
-                    // An event may have come before the connection was known here, also that of its end.
+                    // Events may have come before the connection was known here, even that of its end.
                     let open = Open {
                         outbox,
                         connection,
@@ -217,7 +218,7 @@ impl Driver {
                 }
                 Command::Service(service) => {
                     Arc::make_mut(&mut self.services).push(service);
-                    // It may have work already, and had no chance to say so.
+                    // It may already have work, and had no chance to say so.
                     shared.lead.bell.mark();
                 }
                 Command::RemoveService(gone) => {
@@ -252,7 +253,7 @@ impl Driver {
 
     fn read(&mut self, token: Token) {
         let Some(open) = self.connections.get_mut(&token) else { return };
-        // Once, and then it is the others' turn: what one read brings may be work for milliseconds.
+        // Read once, then give the others a turn: what one read brings may be work for milliseconds.
         match open.read(&mut self.buffers) {
             Ok(Read::Drained) => {}
             Ok(Read::Ready) => self.ready.push(token),
@@ -269,11 +270,12 @@ impl Driver {
         survive(|| open.connection.closed(reason));
     }
 
-    /// Ends connections whose peers begin something and do not go on with it. Says when to look again, if any might.
+    /// Ends connections whose peers begin something and do not continue. Returns when to check again, if
+    /// necessary.
     fn sweep(&mut self, now: Instant) -> Option<Instant> {
         let every = SWEEP_EVERY.min(self.patience.write / 4);
         if now < self.swept + every {
-            // Whatever this turn brings is looked at once more, even if nothing follows it.
+            // Whatever this turn brings is checked once more, even if nothing follows it.
             let is_idle = self.connections.is_empty() && !self.buffers.are_kept();
             return (!is_idle).then_some(self.swept + every);
         }
@@ -289,7 +291,8 @@ impl Driver {
             }
         }
         for token in late {
-            // If it was this process that was stopped, there is something to write and to read before anybody is late.
+            // If this process itself was stopped, there is something to write and to read before any peer is
+            // late.
             if let Some(open) = self.connections.get_mut(&token) {
                 open.outbox.writable();
                 open.look_at_progress(now);
@@ -310,7 +313,7 @@ impl Driver {
     }
 
     fn accept(&mut self, token: Token) {
-        // Whoever knocks while it rests is let in afterwards.
+        // Connections that arrive while it rests are accepted afterwards.
         if self.resting.iter().any(|(_, resting)| *resting == token) {
             return;
         }
@@ -321,7 +324,8 @@ impl Driver {
         }
         for _ in 0..ACCEPTS_IN_A_ROW {
             match listener.accept() {
-                // It writes to the log. What it had not passed on by then is closed.
+                // The acceptor writes to the log, which may panic. A stream that it had not passed on by then
+                // is closed.
                 Ok((stream, peer)) => _ = survive(|| acceptor.accepted(stream, &peer)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
@@ -337,7 +341,7 @@ impl Driver {
 }
 
 impl Open {
-    /// Notes since when the socket has taken nothing of what waits for it.
+    /// Records since when the socket has taken nothing of what waits for it.
     fn look_at_progress(&mut self, now: Instant) {
         let written = self.outbox.progress();
         let stalled = written.is_some() && self.progress.map(|(before, _)| before) == written;
@@ -373,7 +377,8 @@ impl Open {
         }
     }
 
-    /// Reads once, `bytes_max` with the beginning of a frame that is there, and passes on what came; says how much that was.
+    /// Reads once, up to `bytes_max` including the beginning of a frame that is there, and passes on what
+    /// came; returns how much was read.
     fn read_frames(&mut self, buffers: &mut Buffers, bytes_max: usize) -> Result<(Read, usize), String> {
         let filled = buffers.fill(&self.partial, bytes_max, |room| self.outbox.stream().read(room));
         let Filled { batch, read, is_full } = match filled {
@@ -381,7 +386,7 @@ impl Open {
             Err(error) => return self.did_not_read(&error),
         };
         let used = self.pass_on(read, |connection| connection.received(&batch))?;
-        // The rest may have gone to its place.
+        // The rest may have been moved to its place.
         let is_placed = matches!(self.connection.expected(), Expected::Rest(_));
         self.partial.clear();
         if !is_placed {
@@ -398,7 +403,7 @@ impl Open {
         Ok((self.after(is_full), read))
     }
 
-    /// Reads once to where the rest of a frame belongs; says how much that was.
+    /// Reads once to the place where the rest of a frame belongs; returns how much was read.
     fn read_rest(&mut self) -> Result<(Read, usize), String> {
         let Expected::Rest(place) = self.connection.expected() else { return Ok((Read::Ready, 0)) };
         let room = place.len();
@@ -416,7 +421,7 @@ impl Open {
         Ok((self.after(read == room), read))
     }
 
-    /// Has the connection take what came. A panic is the end of this one; the others go on.
+    /// Passes what came to the connection. A panic ends this connection; the others go on.
     fn pass_on<T>(
         &mut self,
         read: usize,
@@ -440,21 +445,22 @@ impl Open {
         }
     }
 
-    /// Whether there may be more after a read that did or did not fill its room. One that did not has emptied the socket: epoll and
-    /// kqueue tell of what comes later. Elsewhere the poll wants to see `WouldBlock` first.
+    /// Returns whether there may be more after a read that filled its room or did not. One that did not has
+    /// emptied the socket: epoll and kqueue report what arrives later. Elsewhere, the poll needs to see
+    /// `WouldBlock` first.
     fn after(&self, is_full: bool) -> Read {
         if !is_full && cfg!(unix) && !self.to_the_end { Read::Drained } else { Read::Ready }
     }
 }
 
-/// How much is read first where a large frame is expected whose rest belongs elsewhere: enough for how it begins and for a few small
-/// frames before it, and little to be copied.
+/// How much is read first if a large frame is expected whose rest belongs elsewhere: enough for its beginning
+/// and for a few small frames before it, so that little has to be copied.
 const LARGE_FRAME_BEGIN_BYTES: usize = 1024;
 
-/// How often connections are looked at while a peer may be about not to go on.
+/// How often connections are checked while a peer may have stopped partway.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Why a connection ends whose peer does not read.
+/// Why a connection whose peer does not read is ended.
 const SLOW: &str = "slow consumer: it does not read what waits for it";
 
 /// How much room for a partial frame an idle connection keeps.

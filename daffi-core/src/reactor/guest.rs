@@ -1,9 +1,10 @@
 //! Threads that lead while they wait.
 //!
-//! A thread that waits for an answer has nothing else to do. When it takes the answer from the socket itself, nobody has
-//! to be woken for it, and waking a thread on another CPU takes longer than everything else about a call. So where nothing
-//! but such threads depends on the reactor, its own thread rests, and whoever waits leads. Between two such visits
-//! nobody leads: for so short a time that it does no harm, after which the reactor's own thread is back.
+//! A thread that waits for an answer has nothing else to do. If it takes the answer from the socket itself,
+//! nobody has to be woken for it, and waking a thread on another CPU takes longer than everything else about
+//! a call. So if nothing but such threads depends on the reactor, its own thread rests, and a thread that
+//! waits leads. Between two such visits nobody leads, but so briefly that it does no harm: after that, the
+//! reactor's own thread is back.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,11 @@ use crate::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// How often the thread that rests looks whether there are guests still. Up to twice that passes until it leads again.
+/// How often the thread that rests checks whether there are still guests. It may take up to twice as long
+/// until it leads again.
 const REST: Duration = Duration::from_millis(1);
 
-/// A thread that waits again so soon, and so many times in a row with no other in between, is worth the lead.
+/// A thread that waits again this soon, this many times in a row with no other in between, is worth the lead.
 const AGAIN_WITHIN: Duration = Duration::from_millis(1);
 const AGAIN_TIMES: u32 = if cfg!(all(test, shuttle)) { 0 } else { 4 };
 
@@ -28,7 +30,7 @@ const AGAIN_TIMES: u32 = if cfg!(all(test, shuttle)) { 0 } else { 4 };
 #[derive(Debug, Default)]
 pub(super) struct Guests {
     welcome: AtomicBool,
-    /// Nobody leads; as in the state, for whoever just looks.
+    /// Nobody leads; a copy of the flag in the state, for checks without the lock.
     vacant: AtomicBool,
     /// A guest wants the lead.
     wanted: AtomicBool,
@@ -37,22 +39,22 @@ pub(super) struct Guests {
 /// The guests so far.
 #[derive(Debug, Default)]
 pub(super) struct Visits {
-    /// A guest leads.
+    /// A guest is leading.
     inside: bool,
     /// How many times a guest has led.
     count: u64,
-    /// Threads that wait while another one leads.
+    /// How many threads wait while another one leads.
     followers: usize,
     /// The reactor's own thread is called back to lead.
     called: bool,
-    /// It sleeps until it is called, since a guest stays for long.
+    /// The reactor's own thread sleeps until it is called, because a guest stays for long.
     sleeps: bool,
-    /// Who has waited last, until when, and how many times in a row.
+    /// Which thread waited last and until when; `times` says how many times in a row.
     last: Option<(usize, Instant)>,
     times: u32,
 }
 
-/// What a thread does that waits.
+/// What a thread does while it waits.
 #[derive(Debug, PartialEq, Eq)]
 enum Waiting {
     /// It leads.
@@ -64,24 +66,25 @@ enum Waiting {
 }
 
 impl Handle {
-    /// Lets threads that [`wait`](Self::wait) lead, or not any more. One that leads leaves then.
+    /// Allows threads that [`wait`](Self::wait) to lead, or forbids it, which makes a guest that leads leave.
     ///
-    /// For a reactor on which nothing but they depend, and what can wait for a few milliseconds, as those do who knock at a listener.
-    /// Guests do no [`Service::work`](super::Service::work).
+    /// Meant for a reactor that nothing else depends on, except what can wait for a few milliseconds, such as
+    /// new connections to a listener. Guests do no [`Service::work`](super::Service::work).
     pub fn welcome_guests(&self, welcome: bool) {
         self.shared.lead.welcome(welcome, || self.shared.rouse());
     }
 
-    /// Whether threads that wait may lead.
+    /// Returns whether threads that wait may lead.
     pub fn welcomes_guests(&self) -> bool {
         self.shared.lead.is_welcoming()
     }
 
-    /// Waits until `done`, or until `deadline`. Leads meanwhile if it may; otherwise, and for whatever is left then, it
-    /// calls `sleep`, which does the same its own way.
+    /// Waits until `done`, or until `deadline`. Leads meanwhile if it may. If not, and for whatever is left
+    /// of the wait, it calls `sleep`, which waits for the same thing in its own way.
     ///
-    /// Whoever makes it `done`, and is not the one that leads, calls [`wake_guest`](Self::wake_guest). What `done` looks at is published
-    /// under a lock that it takes too, or with `SeqCst`.
+    /// A thread that makes it `done`, unless it is the one that leads, must call
+    /// [`wake_guest`](Self::wake_guest). What `done` checks must be published under a lock that it takes too,
+    /// or with `SeqCst`.
     pub fn wait<T>(
         &self,
         deadline: Option<Instant>,
@@ -89,20 +92,21 @@ impl Handle {
         sleep: impl FnOnce() -> T,
     ) -> T {
         let shared = &self.shared;
-        // The thread of another reactor stays that.
+        // A thread of another reactor does not lead this one.
         let may_lead = CURRENT.get() == 0;
         let turn = |leaves: &dyn Fn() -> bool| shared.turn_of_guest(deadline, leaves);
         shared.lead.wait(may_lead, || shared.rouse(), done, turn, sleep)
     }
 
-    /// Has a thread that leads while it [`wait`](Self::wait)s look whether it is done.
+    /// Makes a thread that leads while it [`wait`](Self::wait)s check whether it is done.
     pub fn wake_guest(&self) {
         self.shared.lead.wake_guest(|| self.shared.rouse());
     }
 }
 
 impl Shared {
-    /// One turn, which does not wait for events if the guest `leaves`. Says whether there is time for another one.
+    /// Does one turn, which does not wait for events if the guest `leaves`. Returns whether there is time for
+    /// another one.
     fn turn_of_guest(&self, deadline: Option<Instant>, leaves: &dyn Fn() -> bool) -> bool {
         struct Guest;
         impl Drop for Guest {
@@ -137,7 +141,7 @@ impl Lead {
 
     /// See [`Handle::wake_soon`].
     pub(super) fn wake_soon(&self, rouse: impl FnOnce()) {
-        // Before the look: a guest that takes the lead after it finds the mark.
+        // This precedes the check: a guest that takes the lead afterwards finds the mark.
         self.bell.mark();
         if !self.is_vacant() {
             self.bell.rouse(rouse);
@@ -154,7 +158,7 @@ impl Lead {
 
     /// See [`Handle::welcome_guests`].
     pub(super) fn welcome(&self, welcome: bool, rouse: impl FnOnce()) {
-        // Looked at first, since that is what it is nearly always.
+        // Checked without the lock first, since this is nearly always the case.
         if self.guests.welcome.load(Ordering::Relaxed) == welcome {
             return;
         }
@@ -162,25 +166,26 @@ impl Lead {
         self.guests.welcome.store(welcome && !state.stopped, Ordering::SeqCst);
         drop(state);
         if !welcome {
-            // The thread that rests hears it, one that wants the lead, and a guest that waits for events.
+            // This reaches the thread that rests, a thread that wants the lead, and a guest that waits for
+            // events.
             self.signal.notify_all();
             self.bell.mark();
             self.bell.rouse(rouse);
         }
     }
 
-    /// Whether nobody leads, since the last guest has left.
+    /// Returns whether nobody leads because the last guest has left.
     pub(super) fn is_vacant(&self) -> bool {
         self.guests.vacant.load(Ordering::SeqCst)
     }
 
-    /// Whether guests may lead.
+    /// Returns whether guests may lead.
     pub(super) fn is_welcoming(&self) -> bool {
         self.guests.welcome.load(Ordering::SeqCst)
     }
 
-    /// See [`Handle::wait`]. `turn` does not wait for events if what it is given says so, and says itself whether another
-    /// turn makes sense.
+    /// See [`Handle::wait`]. `turn` does not wait for events if its argument returns `true`, and returns
+    /// whether another turn makes sense.
     pub(super) fn wait<T>(
         &self,
         may_lead: bool,
@@ -219,7 +224,8 @@ impl Lead {
             }
         }
         let _visit = Visit(self);
-        // Looked at once more within the turn: the bell may just have been answered to who wanted the guest to leave.
+        // Checked once more within the turn: the bell that was just answered may have been rung to make the
+        // guest leave.
         let leaves = || done() || !self.is_welcoming();
         while !leaves() {
             self.bell.answer();
@@ -229,7 +235,7 @@ impl Lead {
         }
     }
 
-    /// What a thread does that is about to wait.
+    /// Decides what a thread does that is about to wait.
     fn visit(&self, may_lead: bool, rouse: impl FnOnce()) -> Waiting {
         let mut state = self.state.lock();
         if !self.is_welcoming() {
@@ -251,7 +257,7 @@ impl Lead {
                 return Waiting::Follow;
             }
             self.guests.wanted.store(true, Ordering::SeqCst);
-            // The thread that leads comes out of its wait, or does not go into it, and yields.
+            // The thread that leads ends its wait, or does not begin one, and yields.
             self.bell.mark();
             self.bell.rouse(rouse);
             while !self.is_free(&state) && !state.visits.inside && self.is_welcoming() {
@@ -274,22 +280,23 @@ impl Lead {
         Waiting::Lead
     }
 
-    /// Whether a guest may take the lead: the last one has left it, or the reactor's own thread has yielded it. What is
-    /// given away in the middle of a step is for the thread that stands by.
+    /// Returns whether a guest may take the lead: the last guest has left it, or the reactor's own thread has
+    /// yielded it. A lead given up in the middle of a step is for the thread that stands by.
     fn is_free(&self, state: &State) -> bool {
         state.vacant && self.is_vacant()
     }
 
-    /// A guest does not lead any more.
+    /// Ends the lead of a guest.
     fn leave(&self) {
         let mut state = self.state.lock();
         state.vacant = true;
         self.guests.vacant.store(true, Ordering::SeqCst);
         let visits = &mut state.visits;
         visits.inside = false;
-        // Looked at after it is known that nobody leads: whoever wakes the reactor from here on sees that.
+        // Checked after it is known that nobody leads: a thread that wakes the reactor from here on sees
+        // that.
         visits.called |= self.bell.is_marked() || visits.followers > 0;
-        // Once there are no guests any more, the reactor's own thread is the only one left to lead.
+        // Once guests are no longer welcome, only the reactor's own thread is left to lead.
         let call = visits.called || visits.sleeps || !self.is_welcoming();
         drop(state);
         if call {
@@ -303,17 +310,17 @@ impl Lead {
         state.visits.last = state.visits.last.map(|(thread, _)| (thread, host::now()));
     }
 
-    /// Whether the reactor's own thread, which leads, is to rest, since a guest wants the lead.
+    /// Returns whether the reactor's own thread, which leads, should rest because a guest wants the lead.
     pub(super) fn yields(&self) -> bool {
         if !self.guests.wanted.load(Ordering::SeqCst) {
             return false;
         }
         let mut state = self.state.lock();
-        // It may have given up, or be about to, since it is not welcome any more.
+        // The guest may have given up, or be about to, because it is no longer welcome.
         if !self.guests.wanted.load(Ordering::SeqCst) || !self.is_welcoming() {
             return false;
         }
-        // The bell has been answered for the turn that this thread does not make. The guest makes it, or passes it on.
+        // The bell was answered for a turn that this thread will not do. The guest does it, or passes it on.
         self.bell.mark();
         state.vacant = true;
         state.visits.called = false;
@@ -323,7 +330,7 @@ impl Lead {
         true
     }
 
-    /// Rests until there are no guests any more.
+    /// Rests until there are no more guests.
     pub(super) fn rest(&self) -> Role {
         let mut state = self.state.lock();
         let mut seen = state.visits.count;
@@ -338,7 +345,7 @@ impl Lead {
                 self.guests.vacant.store(false, Ordering::SeqCst);
                 return Role::Lead;
             }
-            // A guest that stays for long says when it leaves.
+            // A guest that stays for long wakes this thread when it leaves.
             if state.visits.inside && quiet > 1 {
                 state.visits.sleeps = true;
                 self.signal.wait(&mut state);
@@ -354,14 +361,14 @@ impl Lead {
 }
 
 impl Guests {
-    /// There are no guests from here on.
+    /// Admits no guests from now on.
     pub(super) fn end(&self) {
         self.welcome.store(false, Ordering::SeqCst);
     }
 }
 
 impl Visits {
-    /// Whether this thread, which is about to wait, has waited often enough just before.
+    /// Returns whether this thread, which is about to wait, has waited often enough just before.
     fn is_regular(&mut self) -> bool {
         thread_local! {
             static MARK: u8 = const { 0 };

@@ -1,9 +1,10 @@
 //! Which thread is the I/O thread.
 //!
-//! The one that leads waits for the sockets, and between two waits it does work that others wrote: callbacks that run
-//! in place, because handing them to another thread costs more than most of them do. Should one not come back soon, a
-//! thread that stands by takes the lead, and the one that was held up is an ordinary thread from then on. So nothing
-//! that a callback does stops heartbeats or other calls for longer than [`PATIENCE`].
+//! The thread that leads waits for the sockets, and between two waits it runs code that others wrote:
+//! callbacks that run in place, because handing them to another thread costs more than most of them do. If
+//! one does not return soon, a thread that stands by takes the lead, and the delayed thread is an ordinary
+//! thread from then on. So nothing that a callback does stops heartbeats or other calls for longer than twice
+//! [`PATIENCE`].
 
 use std::{
     cell::Cell,
@@ -20,20 +21,20 @@ use crate::{
     },
 };
 
-/// How long a piece of work may take before another thread takes the lead; up to twice that, since it is looked at
-/// once in so long.
+/// How long a piece of work may take before another thread takes the lead. As this is also the interval
+/// between checks, it may take up to twice as long.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// After how many looks without any work the thread that stands by goes to sleep.
+/// After how many checks without any work the thread that stands by goes to sleep.
 const LOOKS_WITHOUT_WORK: u32 = if cfg!(all(test, shuttle)) { 0 } else { 200 };
 
 /// Which thread leads, and who would take over.
 #[derive(Debug, Default)]
 pub(super) struct Lead {
-    /// Odd while the leader works. Whoever makes it even again leads: the leader when it is done, or another thread
-    /// that takes over.
+    /// Odd while the leader works. The thread that makes it even again leads: the leader when it is done, or
+    /// another thread that takes over.
     steps: AtomicU64,
-    /// Somebody looks at the leader's steps.
+    /// Somebody is watching the leader's steps.
     watched: AtomicBool,
     pub(super) bell: Bell,
     pub(super) guests: Guests,
@@ -51,14 +52,14 @@ pub(super) struct State {
     /// Everything on the reactor is closed.
     pub(super) closed: bool,
     pub(super) visits: super::guest::Visits,
-    /// Steps in the middle of which another thread took the lead, and since when it has it.
+    /// Steps during which another thread took the lead, and when it did.
     deposed: Vec<(u64, Instant)>,
 }
 
 thread_local! {
-    /// The step in which this thread does work as leader; 0 outside of one.
+    /// The step in which this thread does work as leader; 0 outside of a step.
     static STEP: Cell<u64> = const { Cell::new(0) };
-    /// Whether this thread has lost the lead in a step.
+    /// Whether this thread has lost the lead during a step.
     static DEPOSED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -72,14 +73,15 @@ pub(super) enum Role {
     End,
 }
 
-/// Work that this thread does as leader. Dropping it ends it.
+/// Work that this thread does as leader. Dropping it ends the step.
 #[derive(Debug)]
 pub struct Step<'a> {
     lead: &'a Lead,
 }
 
 impl Step<'_> {
-    /// A piece of the work is done. Says whether this thread leads still: if not, it leaves the rest alone.
+    /// Ends a piece of the work. Returns whether this thread still leads: if not, it must leave the rest
+    /// alone.
     pub fn again(&self) -> bool {
         let step = STEP.get();
         let next = step.wrapping_add(2);
@@ -90,8 +92,8 @@ impl Step<'_> {
         leads
     }
 
-    /// How long another thread has led by now, because this one had not come back. Nothing if it leads still, or gave the lead
-    /// away itself.
+    /// Returns how long another thread has led because this one had not come back. `None` if this thread
+    /// still leads, or gave up the lead itself.
     pub fn held_up(&self) -> Option<Duration> {
         self.lead
             .state
@@ -120,11 +122,12 @@ impl State {
 }
 
 impl Lead {
-    /// Does `work` as leader. `stand_by` starts a thread that stands by, and says whether it did.
+    /// Does `work` as leader. `stand_by` starts a thread that stands by, and returns whether it did.
     pub(super) fn step(&self, stand_by: impl FnOnce() -> bool, work: impl FnOnce(&Step<'_>)) {
         // Only the leader makes it odd.
         let step = self.steps.load(Ordering::Relaxed) + 1;
-        // Before the look at `watched`: whoever stops watching looks here once more afterwards.
+        // This precedes the check of `watched`: a thread that stops watching checks the steps once more
+        // afterwards.
         self.steps.store(step, Ordering::SeqCst);
         STEP.set(step);
         // A panic ends the step like anything else.
@@ -135,13 +138,14 @@ impl Lead {
         work(&running);
     }
 
-    /// Whether this thread leads, between two steps.
+    /// Returns whether this thread leads, between two steps.
     pub(super) fn leads(&self) -> bool {
         !DEPOSED.get()
     }
 
-    /// Gives the lead away in the middle of a step, since this thread is about to wait. `lead` starts a thread that leads, where none
-    /// stands by, and says whether it did. Without one nobody leads until this thread is back.
+    /// Gives up the lead in the middle of a step, because this thread is about to wait. `lead` starts a
+    /// thread that leads, if none stands by, and returns whether it did. If it did not, nobody leads until
+    /// this thread is back.
     pub(super) fn step_aside(&self, lead: impl FnOnce() -> bool) {
         let step = STEP.get();
         if step != 0 && self.end_step(step) {
@@ -164,7 +168,7 @@ impl Lead {
         DEPOSED.set(false);
     }
 
-    /// Whether this thread of the reactor leads.
+    /// Returns whether this thread of the reactor leads.
     pub(super) fn is_mine(&self) -> bool {
         let step = STEP.get();
         if step == 0 { self.leads() } else { self.steps.load(Ordering::SeqCst) == step }
@@ -177,7 +181,7 @@ impl Lead {
         let mut quiet = 0;
         let mut state = self.state.lock();
         while !state.closed {
-            // What a guest has left is for guests, and for the thread that rests.
+            // A lead that a guest has left is for other guests, and for the thread that rests.
             if state.vacant && !self.is_vacant() {
                 state.vacant = false;
                 return self.take_lead(&mut state);
@@ -199,7 +203,7 @@ impl Lead {
                 if quiet > LOOKS_WITHOUT_WORK {
                     quiet = 0;
                     self.watched.store(false, Ordering::SeqCst);
-                    // A step that began just before this still counts on being watched.
+                    // A step that began just before this still relies on being watched.
                     if self.steps.load(Ordering::SeqCst) != steps {
                         self.watched.store(true, Ordering::SeqCst);
                     }
@@ -209,14 +213,14 @@ impl Lead {
         Role::End
     }
 
-    /// What a thread does that does not lead any more: it stands by, unless another one does.
+    /// Decides what a thread does that no longer leads: it stands by, unless another one does.
     pub(super) fn resign(&self) -> Role {
         if self.take_stand() { Role::StandBy } else { Role::End }
     }
 
     fn take_lead(&self, state: &mut State) -> Role {
         state.standing_by = false;
-        // The first step has another thread stand by.
+        // The first step makes another thread stand by.
         self.watched.store(false, Ordering::SeqCst);
         Role::Lead
     }
@@ -226,7 +230,7 @@ impl Lead {
         !state.closed && !std::mem::replace(&mut state.standing_by, true)
     }
 
-    /// Lets the threads end.
+    /// Tells the threads to end.
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopped = true;
@@ -235,7 +239,7 @@ impl Lead {
         self.signal.notify_all();
     }
 
-    /// Everything is closed.
+    /// Records that everything is closed.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.signal.notify_all();
@@ -266,7 +270,7 @@ impl Lead {
             self.state.lock().standing_by = false;
             return;
         }
-        // The lock makes sure that a thread that is about to sleep hears it.
+        // Taking the lock ensures that a thread that is about to sleep gets the signal.
         drop(self.state.lock());
         self.signal.notify_all();
     }
@@ -281,7 +285,7 @@ mod tests {
 
     use super::*;
 
-    /// As where a process may have no more threads.
+    /// As in a process that may have no more threads.
     #[test]
     fn a_lead_that_no_thread_could_take_is_taken_back() {
         let (role_in, role) = mpsc::channel();

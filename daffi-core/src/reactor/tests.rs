@@ -13,7 +13,7 @@ enum Event {
     Closed(String),
 }
 
-/// Takes three bytes at a time, so that rests come again.
+/// Takes three bytes at a time, so that the rest is passed again.
 struct InThrees(Sender<Event>);
 
 impl Connection for InThrees {
@@ -31,7 +31,7 @@ impl Connection for InThrees {
     }
 }
 
-/// Takes frames of a length and so many bytes, each read to a place of its own.
+/// Takes frames of a length and that many bytes, each read to its own place.
 struct Places {
     events: Sender<Event>,
     place: Vec<u8>,
@@ -206,7 +206,7 @@ fn a_frame_that_does_not_fill_its_place_ends_the_connection() {
     assert_eq!(reason, "a frame was not complete after 200ms");
 }
 
-/// The time is that of the frame, however often something comes of it.
+/// The time limit is for the whole frame, however often part of it arrives.
 #[test]
 fn a_frame_that_drips_ends_the_connection() {
     let short = Duration::from_millis(200);
@@ -240,13 +240,13 @@ fn a_peer_that_takes_nothing_is_a_slow_consumer() {
     while fixture.outbox.try_push(&Frame::Goodbye { reason: &text }).is_ok() {
         fixture.outbox.flush();
     }
-    // Others may have pushed on threads of their own, which the reactor does not hear of.
+    // Other threads may have pushed frames, of which the reactor does not learn.
     fixture.reactor.handle().wake();
     let Ok(Event::Closed(reason)) = fixture.events.recv_timeout(SOON) else { panic!("it is not closed") };
     assert!(reason.starts_with("slow consumer"), "{reason}");
 }
 
-/// A service whose turns take until `release` is dropped.
+/// A service whose turns last until `release` is dropped.
 struct Held(Mutex<Receiver<()>>);
 
 impl Service for Held {
@@ -261,7 +261,7 @@ fn an_end_that_comes_with_the_last_bytes_is_seen() {
     let mut fixture = fixture();
     fixture.client.write_all(b"abc").unwrap();
     assert!(matches!(fixture.events.recv().unwrap(), Event::Received(_)));
-    // The thread is held up, so that both come with one event.
+    // The thread is held up, so that both are reported by one event.
     let (release, released) = channel();
     fixture.reactor.handle().add_service(Arc::new(Held(Mutex::new(released))));
     thread::sleep(Duration::from_millis(20));
@@ -290,7 +290,7 @@ fn a_queue_at_its_limit_refuses_and_stopping_closes() {
     let mut fixture = fixture();
     let text = "x".repeat(60_000);
     let frame = Frame::Goodbye { reason: &text };
-    // Nobody reads, so the kernel's buffers fill and then the queue does.
+    // Nobody reads, so the kernel's buffers fill up, and then the queue.
     let refused = (0..10_000).find_map(|_| {
         let refused = fixture.outbox.try_push(&frame).err();
         fixture.outbox.flush();
@@ -301,7 +301,7 @@ fn a_queue_at_its_limit_refuses_and_stopping_closes() {
     assert!(matches!(fixture.events.recv().unwrap(), Event::Closed(reason) if reason == "stopped"));
 }
 
-/// Work that is done in steps, as callbacks are.
+/// Work that is done in steps, like callbacks.
 struct Worker {
     handle: Handle,
     jobs: Mutex<std::collections::VecDeque<Box<dyn FnOnce() + Send>>>,
@@ -395,7 +395,7 @@ fn all_work_is_done_whoever_leads() {
         let seen_in = seen_in.clone();
         worker.add(move || seen_in.send(number).unwrap());
     }
-    // A thread that the system holds up in the middle of its work is replaced like one that blocks.
+    // If the system holds up a thread in the middle of its work, it is replaced like one that blocks.
     let mut numbers: Vec<_> = (0..1000).map(|_| seen.recv_timeout(SOON).unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
@@ -460,7 +460,7 @@ fn a_panic_ends_neither_the_thread_nor_another_connection() {
     turns.recv_timeout(SOON).expect("turns go on");
 }
 
-/// Answers questions in its turns, and remembers on which thread it did so last.
+/// Answers questions in its turns, and remembers the thread on which it did so last.
 #[derive(Default)]
 struct Oracle {
     state: Mutex<Questions>,
@@ -485,7 +485,7 @@ impl Oracle {
         self.state.lock().answered >= question
     }
 
-    /// Whether the answer came in time.
+    /// Returns whether the answer came in time.
     fn sleep(&self, question: u64) -> bool {
         let until = Instant::now() + SOON;
         let mut state = self.state.lock();
@@ -524,11 +524,11 @@ fn ask(reactor: &Reactor, oracle: &Oracle) -> bool {
     reactor.handle().wait(None, || oracle.has_answered(question), || oracle.sleep(question))
 }
 
-/// Gives this thread, which then has led.
+/// Returns the id of this thread, which has then led.
 fn ask_until_it_leads(reactor: &Reactor, oracle: &Oracle) -> Option<thread::ThreadId> {
     let me = Some(thread::current().id());
     let until = Instant::now() + SOON;
-    // How soon it is asked again is up to the system.
+    // How soon it asks again is up to the system.
     while oracle.thread() != me {
         assert!(ask(reactor, oracle) && Instant::now() < until);
     }
@@ -539,12 +539,13 @@ fn ask_until_it_leads(reactor: &Reactor, oracle: &Oracle) -> Option<thread::Thre
 fn a_thread_that_waits_again_and_again_leads_meanwhile_and_the_others_follow() {
     let (reactor, oracle) = oracle();
     let me = ask_until_it_leads(&reactor, &oracle);
-    // Nobody waits now. Whoever only wakes the reactor gets its turn nevertheless, and not on this thread.
+    // Nobody waits now. A thread that only wakes the reactor gets its turn nevertheless, and not on this
+    // thread.
     let question = oracle.ask();
     reactor.handle().wake();
     assert!(oracle.sleep(question));
     assert_ne!(oracle.thread(), me);
-    // Many at once: each gets its answer, whoever leads.
+    // Many at once: each gets its answer, regardless of who leads.
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

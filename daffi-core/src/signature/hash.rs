@@ -1,4 +1,4 @@
-//! FNV-1a: simple enough that a node in another language has it in five lines.
+//! FNV-1a: simple enough to be five lines in another language.
 
 /// The 64-bit FNV-1a hash of what was written.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +30,12 @@ impl Fnv {
     }
 }
 
-/// The hash in 32 bits, never 0, which stands for "unknown".
+/// Folds the hash to 32 bits; never returns 0, which stands for "unknown".
 pub(super) fn fold_32(hash: u64) -> u32 {
     ((hash >> 32) as u32 ^ hash as u32).max(1)
 }
 
-/// The hash in 16 bits, never 0, which stands for "unknown".
+/// Folds the hash to 16 bits; never returns 0, which stands for "unknown".
 pub(super) fn fold_16(hash: u64) -> u16 {
     let hash = fold_32(hash);
     ((hash >> 16) as u16 ^ hash as u16).max(1)

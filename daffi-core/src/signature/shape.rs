@@ -1,12 +1,13 @@
-//! What a type consists of, found out by asking its `Deserialize`.
+//! What a type consists of, determined by running its `Deserialize`.
 //!
-//! A [`Tracer`] is a deserializer that has no bytes: it notes what it is asked for and answers with made-up values.
-//! One run sees one variant of each enum, so the type is run again until every variant was seen. A place where
-//! the type can be left short (an `Option`, a sequence, a map) is left short where going on fails: because the
-//! type is recursive, or because it refuses the made-up value.
+//! A [`Tracer`] is a deserializer without any bytes: it records what it is asked for and answers with made-up
+//! values. One run sees one variant of each enum, so the type is run again until every variant has been seen.
+//! If going on fails, because the type is recursive or refuses the made-up value, places where something may
+//! be absent (an `Option`, a sequence, a map) are left empty.
 //!
-//! Both sides of a call do exactly the same with the same type. All that matters is that the result is the same
-//! then, and very likely another one for another type; so wherever this stops early, it stops at the same place.
+//! Both sides of a call do exactly the same for the same type. All that matters is that they get the same
+//! result, and very likely a different one for a different type; so if this stops early, it stops at the same
+//! place on both.
 
 use std::{
     cell::Cell,
@@ -26,12 +27,12 @@ thread_local! {
     static TRACING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread asks a type for its shape: a panic is nobody's mistake then, and need not be told.
+/// Returns whether this thread is determining the shape of a type. A panic is not worth reporting then.
 pub fn is_tracing() -> bool {
     TRACING.try_with(Cell::get).unwrap_or(false)
 }
 
-/// The hash of all that the type asks for.
+/// Returns the hash of everything that the type asks for.
 pub(super) fn shape_of<T: DeserializeOwned>() -> u64 {
     struct Tracing;
     impl Drop for Tracing {
@@ -46,8 +47,8 @@ pub(super) fn shape_of<T: DeserializeOwned>() -> u64 {
         trace.open = 0;
         trace.stack.clear();
         let tracer = Tracer { trace: &mut trace, path: 0, depth: 0 };
-        // An implementation that panics on an unusual value is wrong, but that is for a call to report, not for a
-        // registration to die of.
+        // An implementation that panics on an unusual value is wrong, but that is for a call to report; a
+        // registration must not die of it.
         match catch_unwind(AssertUnwindSafe(|| T::deserialize(tracer))) {
             Ok(Ok(_)) => {}
             Ok(Err(Stop)) => trace.note("stop"),
@@ -63,15 +64,15 @@ pub(super) fn shape_of<T: DeserializeOwned>() -> u64 {
     trace.hash.finish()
 }
 
-/// How many questions of a type are answered in all runs together. A type of this size takes about a millisecond,
-/// at the start of the program.
+/// How many of a type's questions are answered in all runs together. A type of this size takes about a
+/// millisecond, when the program starts.
 const STEPS_MAX: u32 = 20_000;
 
-/// How deep values are nested in each other; each level costs a few stack frames.
+/// How deeply values may be nested; each level costs a few stack frames.
 const DEPTH_MAX: u32 = 64;
 
-/// How often a struct or enum may contain itself before it is taken as recursive. More than once, so that a
-/// generic type around itself, `Page<Page<T>>`, is seen as a whole.
+/// How often a struct or enum may contain itself before it is considered recursive. More than once, so that a
+/// generic type around itself, `Page<Page<T>>`, is seen completely.
 const NESTED_MAX: usize = 2;
 
 /// What is known of the type so far.
@@ -79,7 +80,7 @@ const NESTED_MAX: usize = 2;
 struct Trace {
     hash: Fnv,
     steps: u32,
-    /// The places where there is more than one way to go on, by path.
+    /// The places where there is more than one way to continue, by path.
     choices: HashMap<u64, Choice>,
     /// How many of them have a way left to try after this run.
     open: u32,
@@ -90,17 +91,17 @@ struct Trace {
 impl Trace {
     fn note(&mut self, text: &str) {
         self.hash.write(text);
-        // So that `ab` `c` is not `a` `bc`. No UTF-8 contains this byte.
+        // Distinguishes `ab` `c` from `a` `bc`. UTF-8 never contains this byte.
         self.hash.write_bytes(&[0xff]);
     }
 }
 
-/// A place with several ways to go on: the variants of an enum, or "one" and "none".
+/// A place with several ways to continue: the variants of an enum, or "one" and "none".
 #[derive(Clone, Copy, Default)]
 struct Choice {
     /// The way to try in the next run.
     current: u32,
-    /// Every way was tried.
+    /// Whether no more ways are to be tried.
     finished: bool,
     /// The first way that led to a value.
     usable: Option<u32>,
@@ -109,13 +110,13 @@ struct Choice {
 /// The deserializer at one place in the type.
 struct Tracer<'t> {
     trace: &'t mut Trace,
-    /// Which place this is: a hash of the way from the root.
+    /// The place, as a hash of the path from the root.
     path: u64,
     depth: u32,
 }
 
 impl Tracer<'_> {
-    /// Notes a question, or stops where there were too many.
+    /// Records a question, or stops if there were too many.
     fn step(&mut self, what: &str) -> Result<(), Stop> {
         self.trace.steps += 1;
         if self.trace.steps > STEPS_MAX || self.depth > DEPTH_MAX {
@@ -125,7 +126,7 @@ impl Tracer<'_> {
         Ok(())
     }
 
-    /// The tracer of the part number `at`.
+    /// Returns the tracer of part number `at`.
     fn part(&mut self, at: u64) -> Tracer<'_> {
         let mut path = Fnv::default();
         path.write_u64(self.path);
@@ -133,7 +134,7 @@ impl Tracer<'_> {
         Tracer { trace: self.trace, path: path.finish(), depth: self.depth + 1 }
     }
 
-    /// Goes into a type that has a name, unless it is already deep inside itself.
+    /// Enters a type that has a name, unless it is already nested inside itself too often.
     fn named<V>(
         mut self,
         what: &str,
@@ -156,13 +157,13 @@ impl Tracer<'_> {
         let depth = self.trace.stack.len();
         self.trace.stack.push(id);
         let tracer = Tracer { trace: &mut *self.trace, ..self };
-        // The stack is cut back by the next run if this one panics.
+        // If this run panics, the next one cuts the stack back.
         let result = inside(tracer);
         self.trace.stack.truncate(depth);
         result
     }
 
-    /// Goes one of `ways` ways: the next one that was not tried, or one that is known to lead to a value.
+    /// Takes one of `ways` ways: the next one not yet tried, or one that is known to lead to a value.
     fn choose<V>(
         self,
         ways: u32,
@@ -179,7 +180,7 @@ impl Tracer<'_> {
         let way = choice.current;
         let result = go(way, Tracer { trace: &mut *trace, path, depth });
         if trace.open > open {
-            // Something further in has ways left; stay here until it has none.
+            // Something further inside has ways left; stay here until it has none.
             return result;
         }
         if result.is_ok() {
@@ -194,7 +195,7 @@ impl Tracer<'_> {
         result
     }
 
-    /// One part or none.
+    /// Chooses between one part and none.
     fn one_or_none<V>(self, go: impl FnOnce(bool, Tracer<'_>) -> Result<V, Stop>) -> Result<V, Stop> {
         self.choose(2, false, |way, tracer| go(way == 0, tracer))
     }
@@ -233,7 +234,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         deserialize_identifier visit_str "a";
     }
 
-    // As a `Vec<u8>`, which has the same bytes on the wire.
+    // Like a `Vec<u8>`, which has the same bytes on the wire.
     fn deserialize_bytes<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         self.step("seq")?;
         self.step("visit_u8")?;
@@ -335,13 +336,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         })
     }
 
-    // As bincode has it.
+    // As in bincode.
     fn is_human_readable(&self) -> bool {
         false
     }
 }
 
-/// The parts of a sequence, tuple, struct or map (keys and values in turn).
+/// The parts of a sequence, tuple, struct or map (alternating keys and values).
 struct Parts<'t> {
     tracer: Tracer<'t>,
     next: usize,
@@ -433,7 +434,7 @@ impl<'de> VariantAccess<'de> for Tracer<'_> {
     }
 }
 
-/// The run ends here. Why does not matter, since nobody reads it.
+/// The run ends here. The reason does not matter, since nobody reads it.
 #[derive(Debug)]
 struct Stop;
 
@@ -471,7 +472,7 @@ mod tests {
         shape
     }
 
-    /// Every declaration is a type of the same name `It`; all their shapes differ.
+    /// Each declaration is a type of the same name `It`; all their shapes differ.
     macro_rules! all_differ {
         ($({ $($declaration:item)* })*) => {{
             let mut shapes = HashMap::new();
@@ -583,7 +584,7 @@ mod tests {
         struct Endless;
         impl<'de> Deserialize<'de> for Endless {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                // Without a name, so that only the depth tells.
+                // Without a name, so that only the depth reveals the recursion.
                 let _: (Box<Self>, Box<Self>) = Deserialize::deserialize(deserializer)?;
                 Ok(Self)
             }
@@ -603,7 +604,7 @@ mod tests {
 
     #[test]
     fn everyday_types_are_seen_to_their_end() {
-        /// A type that comes after `T` and is seen only if `T` was given a value.
+        /// Checks that a type after `T` is seen, which requires that `T` was given a value.
         fn ends<T: DeserializeOwned>() {
             assert_ne!(runs::<(T, u8)>(), runs::<(T, i8)>(), "{}", std::any::type_name::<T>());
         }

@@ -1,17 +1,18 @@
-//! Names of types as caller and callee compare them.
+//! Names of types, as caller and callee compare them.
 //!
-//! The compiler's own text differs between compilers in paths and lifetimes, and between caller and callee
-//! wherever one lends what the other owns. So it is parsed and written anew.
+//! The compiler's own text differs between compilers in paths and lifetimes, and between caller and callee if
+//! one borrows what the other owns. So it is parsed and rewritten.
 
 use std::any;
 
-/// Crates with types that are a `Vec<u8>` on the wire.
+/// Crates with types that are encoded like a `Vec<u8>`.
 const BYTES_CRATES: [&str; 3] = ["daffi_core", "bytes", "serde_bytes"];
 
-/// The name of a type without paths, lifetimes and indirection.
+/// Returns the name of a type without paths, lifetimes and indirection.
 ///
-/// What serde encodes alike and a caller lends where a callee owns has one name: `&T`, `Box<T>`, `Arc<T>` and
-/// `Cow<T>` are `T`, `&str` is `String`, `&[T]` is `Vec<T>`, and so is the `Bytes` of daffi, bytes and serde_bytes.
+/// Types that serde encodes alike, and that a caller may borrow where a callee owns, have the same name:
+/// `&T`, `Box<T>`, `Arc<T>` and `Cow<T>` are `T`, `&str` is `String`, and `&[T]` is `Vec<T>`. The `Bytes` of
+/// daffi, bytes and serde_bytes is `Vec<u8>`.
 ///
 /// ```
 /// use daffi_core::signature::type_name;
@@ -22,7 +23,7 @@ pub fn type_name<T: ?Sized>() -> String {
     normalised(any::type_name::<T>())
 }
 
-/// The names of a tuple's elements; for any other type its own name alone.
+/// Returns the names of a tuple's elements; for any other type, just its own name.
 pub(super) fn elements<T: ?Sized>() -> Vec<String> {
     let text = any::type_name::<T>();
     let mut parser = Parser { rest: text, depth: 0 };
@@ -37,12 +38,13 @@ fn normalised(text: &str) -> String {
     let mut parser = Parser { rest: text, depth: 0 };
     match parser.parse_type() {
         Some(name) if parser.rest.is_empty() => name,
-        // The compiler writes something that this does not know. As it is, it still tells types apart.
+        // The compiler wrote something that this parser does not know. Even unchanged, it distinguishes
+        // types.
         _ => text.to_owned(),
     }
 }
 
-/// Reads a type from the front of `rest`. `None` anywhere means that the text is no type that it knows.
+/// Reads a type from the front of `rest`. `None` always means that the text is not a type that it knows.
 struct Parser<'a> {
     rest: &'a str,
     depth: u32,
@@ -50,7 +52,7 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn parse_type(&mut self) -> Option<String> {
-        // Deeper nesting than this is no type that a person wrote.
+        // Nobody writes types that are nested more deeply than this.
         if self.depth == 100 {
             return None;
         }
@@ -77,7 +79,7 @@ impl<'a> Parser<'a> {
                 let length = self.until("]")?;
                 return Some(format!("[{element}; {length}]"));
             }
-            // A slice is always behind a pointer, which is left out.
+            // A slice is always behind a pointer, which is omitted.
             return self.eat("]").then(|| format!("Vec<{element}>"));
         }
         for pointer in ["*const ", "*mut "] {
@@ -105,7 +107,7 @@ impl<'a> Parser<'a> {
         self.path()
     }
 
-    /// A trait of a `dyn`, or a lifetime, which is left out.
+    /// Reads a trait of a `dyn`, or a lifetime, whose name is omitted.
     fn bound(&mut self) -> Option<String> {
         if self.lifetime() {
             return Some("'_".to_owned());
@@ -115,7 +117,7 @@ impl<'a> Parser<'a> {
         self.path()
     }
 
-    /// The `for<'a>` in front of a function pointer or a trait.
+    /// Skips the `for<'a>` before a function pointer or a trait.
     fn binder(&mut self) -> Option<()> {
         if self.eat("for<") {
             self.until("> ")?;
@@ -123,7 +125,7 @@ impl<'a> Parser<'a> {
         Some(())
     }
 
-    /// What follows the parenthesis of `fn(` or `Fn(`.
+    /// Reads what follows the opening parenthesis of `fn(` or `Fn(`.
     fn function(&mut self) -> Option<String> {
         let arguments = self.list(")")?.join(", ");
         if self.eat(" -> ") {
@@ -133,13 +135,13 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A path, of which the last segment is kept.
+    /// Reads a path and keeps its last segment.
     fn path(&mut self) -> Option<String> {
         let root = self.segment()?;
         let (mut last, mut arguments) = (root, self.arguments()?);
         let mut standard = false;
         while self.eat("::") {
-            // `a::f::{{closure}}`, or a type of a block in a generic function, `a::f<i32>::Local`.
+            // `a::f::{{closure}}`, or a type declared in a generic function, `a::f<i32>::Local`.
             standard = ["alloc", "core", "std"].contains(&root);
             (last, arguments) = (self.segment()?, self.arguments()?);
         }
@@ -159,7 +161,7 @@ impl<'a> Parser<'a> {
             ("Box" | "Rc" | "Arc" | "Cow", true) if !arguments.is_empty() => {
                 return Some(arguments.swap_remove(0));
             }
-            // How keys are hashed is the owner's business.
+            // The hasher only matters to the owner.
             ("HashMap", true) => arguments.truncate(2),
             ("HashSet", true) => arguments.truncate(1),
             _ => {}
@@ -171,7 +173,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// One segment: an identifier, or what the compiler writes in braces for things without a name.
+    /// Reads a segment: an identifier, or what the compiler writes in braces for things without a name.
     fn segment(&mut self) -> Option<&'a str> {
         if self.rest.starts_with('{') {
             let mut open = 0;
@@ -191,12 +193,12 @@ impl<'a> Parser<'a> {
         (end > 0).then(|| self.take(end))
     }
 
-    /// Generic arguments, if there are any. Lifetimes are left out.
+    /// Reads generic arguments, if there are any. Lifetimes are omitted.
     fn arguments(&mut self) -> Option<Option<Vec<String>>> {
         if self.eat("<") || self.eat("::<") { self.list(">").map(Some) } else { Some(None) }
     }
 
-    /// Types, constants and bindings up to `close`, which is read too.
+    /// Reads types, constants and bindings up to and including `close`.
     fn list(&mut self, close: &str) -> Option<Vec<String>> {
         let mut items = Vec::new();
         while !self.eat(close) {
@@ -211,7 +213,7 @@ impl<'a> Parser<'a> {
     }
 
     fn item(&mut self) -> Option<String> {
-        // A constant: a number, a character; `true` and `false` read like a path.
+        // A constant: a number or a character; `true` and `false` are read like a path.
         if self.rest.starts_with(|char: char| char.is_ascii_digit() || char == '-') {
             let end = self.rest.find([',', '>', ')'])?;
             return Some(self.take(end).to_owned());
@@ -229,16 +231,16 @@ impl<'a> Parser<'a> {
         self.parse_type()
     }
 
-    /// A character constant such as `'x'` or `'\n'`.
+    /// Reads a character constant such as `'x'` or `'\n'`.
     fn character(&mut self) -> Option<&'a str> {
         let inner = self.rest.strip_prefix('\'')?;
         let skip = inner.chars().next()?.len_utf8() + usize::from(inner.starts_with('\\'));
         let end = skip + inner.get(skip..)?.find('\'')? + 2;
-        // `'a, 'b` has a quote further on too, but a character ends at once, unless it is escaped.
+        // `'a, 'b` has a second quote too, but a character ends right away, unless it is escaped.
         (inner.starts_with('\\') || end == skip + 2).then(|| self.take(end))
     }
 
-    /// Reads a lifetime, with the space that follows it in a reference.
+    /// Reads a lifetime, and the space that follows it in a reference.
     fn lifetime(&mut self) -> bool {
         let Some(name) = self.rest.strip_prefix('\'') else {
             return false;

@@ -1,4 +1,4 @@
-//! Listening on a socket file: who may enter, and what to do with a file that is already there.
+//! Listening on a socket file: who may connect, and what to do with a file that already exists.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -28,9 +28,10 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    /// Listens there. For a path that nobody has chosen, `is_default`, see [`check_owner`].
+    /// Listens on `path`. With `is_default`, that is, if nobody chose the path, the directory must pass
+    /// [`check_owner`].
     pub(super) fn bind(path: &Path, is_default: bool) -> io::Result<Self> {
-        // A path that no socket can have must not leave a directory or a lock file behind.
+        // An invalid socket path must not leave a directory or a lock file behind.
         SocketAddr::from_pathname(path)?;
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -38,12 +39,12 @@ impl UnixListener {
                 check_owner(directory)?;
             }
         }
-        // Two processes that start at once must not take each other's fresh file for a stale one.
+        // Two processes that start at the same time must not take each other's new file for a stale one.
         let _lock = lock(&lock_path(path))?;
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
-        // Before it listens, so that nobody else connects in between.
+        // This precedes `listen`, so that nobody else can connect in between.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -68,9 +69,9 @@ impl Drop for UnixListener {
     }
 }
 
-/// Waits for the lock file, which others hold for a moment.
+/// Locks the lock file, waiting for others, which hold it only briefly.
 fn lock(path: &Path) -> io::Result<File> {
-    // Without truncating: in a directory that others may write to, the name may lead to any file.
+    // Do not truncate: in a directory that others may write to, the name may lead to any file.
     let file = File::options().write(true).create(true).truncate(false).open(path)?;
     let until = Instant::now() + LOCK_TIMEOUT;
     loop {
@@ -86,8 +87,8 @@ fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Refuses a directory in which somebody else can put a socket, for the one that nobody has chosen: in the directory for temporary files
-/// everybody may make one of its name.
+/// Refuses a directory in which somebody else could put a socket. This is for the default directory: anybody
+/// may create one of that name in the directory for temporary files.
 pub(super) fn check_owner(directory: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(directory)?;
     let others = 0o022;
@@ -104,10 +105,10 @@ pub(super) fn check_owner(directory: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
 }
 
-/// How many connections wait to be accepted, as far as the system lets them.
+/// How many connections may wait to be accepted, if the system allows that many.
 const BACKLOG: i32 = 1024;
 
-/// How long one that starts waits for others that do.
+/// How long a starting process waits for others that are starting.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_EVERY: Duration = Duration::from_millis(5);
 

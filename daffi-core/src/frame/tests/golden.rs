@@ -1,9 +1,9 @@
-//! The exact bytes of every kind of frame. They change with the protocol's version and never else.
+//! The exact bytes of every kind of frame. They only ever change with the protocol version.
 
 use super::*;
 use crate::frame::layout::{ask as asks, flag};
 
-/// What a frame says, as [`describe`] puts it, and its bytes. The head is on a line of its own.
+/// Descriptions of frames, in the format of [`describe`], and their bytes. The head is on a separate line.
 pub(super) const GOLDEN: &[(&str, &str)] = &[
     (
         r#"HELLO versions=1-1 capabilities=0x00000000 instance=0x1122334455667788 name="alpha" credentials=b"""#,
@@ -150,7 +150,7 @@ pub(super) const GOLDEN: &[(&str, &str)] = &[
     ),
 ];
 
-/// Everything that a frame says in one line, as `docs/PROTOCOL.md` writes it above its bytes.
+/// Describes a frame completely in one line, as `docs/PROTOCOL.md` does above its bytes.
 pub(super) fn describe(frame: &Frame<'_>) -> String {
     let kind = frame.kind();
     let flag = |set: bool, name: &'static str| if set { name } else { "" };
@@ -282,7 +282,7 @@ fn every_kind_is_here() {
     assert_eq!(kinds, (1..=16).collect::<Vec<_>>());
 }
 
-/// So are every question and every flag, with and without.
+/// Every question, and every flag both set and not set.
 #[test]
 fn every_question_and_flag_is_here() {
     let samples = samples();
@@ -326,7 +326,7 @@ fn the_handshake_may_grow() {
     }
 }
 
-/// Bits and bytes that have no meaning yet are passed over, so that they can get one.
+/// Bits and bytes without a meaning are ignored, so that they can get one later.
 #[test]
 fn undefined_flags_and_reserved_bytes_are_passed_over() {
     let mut bytes = unhex("00000000 0e 00 00 00 0100000000000000").to_vec();
@@ -334,7 +334,7 @@ fn undefined_flags_and_reserved_bytes_are_passed_over() {
     assert_eq!(whole(&bytes.into()), Ok(Frame::Ping { id: 1 }));
 }
 
-/// Texts for people are cut to their bound, and between characters.
+/// Texts for people are cut to their limit, at a character boundary.
 #[test]
 fn long_texts_of_a_fault_are_cut() {
     let mut fault = Fault::new(FaultKind::Failed, "ö".repeat(FAULT_TEXT_BYTES_MAX));

@@ -1,9 +1,9 @@
-//! Bytes that are no frames: each is an error or a wait for more, and never a panic.
+//! Bytes that are not frames: each is an error or a wait for more, and never a panic.
 
 use super::*;
 use crate::limits::{CHUNK_BYTES, HANDSHAKE_BYTES_MAX};
 
-/// Small deterministic random numbers: the same bytes in every run.
+/// Small deterministic random numbers: the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -19,7 +19,7 @@ impl Random {
     }
 }
 
-/// Every field of a frame is looked at, so that lists that are decoded late are decoded too.
+/// Reads every field of a frame, so that lists that are decoded lazily are decoded too.
 fn look_at(frame: &Frame<'_>) {
     let text = format!("{frame:?} {}", frame.kind());
     assert!(!text.is_empty());
@@ -42,7 +42,8 @@ fn every_truncation_waits_for_more() {
     }
 }
 
-/// What is taken for a result without being decoded is one: whole, cut, or with any one bit flipped.
+/// Whatever is recognized as a result without being decoded is one: whole, cut, or with any single bit
+/// flipped.
 #[test]
 fn a_whole_reply_is_known_without_being_decoded() {
     let check = |bytes: &Bytes, limit: usize| {
@@ -69,7 +70,7 @@ fn a_whole_reply_is_known_without_being_decoded() {
         }
     }
     assert!(known > 0);
-    // Behind others.
+    // Following other frames.
     let stream: Bytes = samples().concat().into();
     let mut at = 0;
     while let Some((frame, next)) = Frame::decode(&stream, at, FRAME_BYTES_MAX).unwrap() {
@@ -79,7 +80,7 @@ fn a_whole_reply_is_known_without_being_decoded() {
     }
 }
 
-/// So that the rest of it can be read to where it belongs.
+/// This allows the rest of it to be read directly to where it belongs.
 #[test]
 fn a_chunk_that_has_begun_is_known_by_its_head() {
     let mut chunks = 0;
@@ -102,7 +103,7 @@ fn a_chunk_that_has_begun_is_known_by_its_head() {
     assert!(chunks > 0);
 }
 
-/// As it will be refused when it is complete, it has to be recognized as what it is.
+/// It will be refused once it is complete, so it must be recognized for what it is.
 #[test]
 fn a_chunk_that_is_too_long_is_none_that_has_begun() {
     for (length, known) in [(CHUNK_BYTES, true), (CHUNK_BYTES + 1, false)] {
@@ -124,7 +125,7 @@ fn every_truncated_content_is_malformed_or_a_shorter_frame() {
             let mut cut = bytes[..end].to_vec();
             cut[..4].copy_from_slice(&((end - HEAD_BYTES) as u32).to_le_bytes());
             if let Ok(frame) = whole(&cut.into()) {
-                // Only where the content ends in something open: a body, a text, a list.
+                // Only if the content ends in something of open length: a body, a text, a list.
                 look_at(&frame);
             }
         }
@@ -180,7 +181,7 @@ fn what_has_no_content_must_not_have_any() {
     for kind in ["05", "0a", "0e", "0f"] {
         check(&format!("01000000 {kind} 00 00 00 0100000000000000 00"), "bytes are left over");
     }
-    // A credit is of fixed length too.
+    // A credit has a fixed length too.
     check(&format!("20000000 0c 00 00 00 0100000000000000 {}", "00".repeat(32)), "bytes are left over");
 }
 
@@ -201,7 +202,7 @@ fn texts_are_utf8() {
 
 #[test]
 fn names_end_within_the_frame() {
-    // An ASK whose name has 255 bytes by its length and one in fact; a REQUEST likewise.
+    // An ASK whose name claims 255 bytes but has one; a REQUEST likewise.
     check("03000000 0d 00 00 00 0100000000000000 01ff61", "it ends early");
     let fixed = format!("{} 00000000 ff 00 0000", "00".repeat(20));
     check(&format!("1d000000 06 00 00 01 0100000000000000 {fixed} 61"), "it ends early");
@@ -209,7 +210,7 @@ fn names_end_within_the_frame() {
 
 #[test]
 fn an_offer_ends_within_the_frame() {
-    // Index, fingerprint, ready, then a signature of 65,535 bytes that is not there.
+    // Index, fingerprint, ready, name, then a signature of 65,535 bytes that is missing.
     let offer = "00000000 0000000000000000 01 0161 ffff";
     check(
         &format!("11000000 04 00 00 00 0100000000000000 {offer}"),
@@ -235,7 +236,7 @@ fn totals_do_not_lie_about_the_first_part() {
     check(&request("00", "03000000", "0102"), lies);
     check(&request("00", "01000000", "0102"), lies);
     check(&request("00", "00000000", "0102"), lies);
-    // What goes on has to have something left to go on with.
+    // A payload that continues must have something left to continue with.
     check(&request("01", "02000000", "0102"), lies);
     check(&request("01", "01000000", "0102"), lies);
     assert!(whole(&unhex(&request("00", "02000000", "0102"))).is_ok());
@@ -260,7 +261,7 @@ fn a_body_is_at_most_one_chunk_long() {
     assert!(matches!(Frame::decode(&bytes, 0, FRAME_BYTES_MAX), Err(ProtocolError::Malformed { .. })));
 }
 
-/// Whatever a node may send as a request, the controller can pass on with the longest of callers' names.
+/// Whatever a node may send as a request, the controller can forward with the longest possible caller name.
 #[test]
 fn a_request_with_the_longest_names_and_body_is_a_frame() {
     let name = "n".repeat(255);
@@ -274,7 +275,7 @@ fn a_length_is_refused_from_the_head_alone() {
     let head = unhex("ffffffff 06 00 00 00 0000000000000000");
     let error = Frame::decode(&head, 0, FRAME_BYTES_MAX).unwrap_err();
     assert_eq!(error, ProtocolError::Length { length: u32::MAX, limit: FRAME_BYTES_MAX, first: [0xff; 4] });
-    // At the limit it is a frame that has not come yet; one byte more is refused.
+    // At the limit, it is a frame that has not arrived yet; one byte more is refused.
     let mut head = unhex("00000000 10 00 00 00 0000000000000000").to_vec();
     head[..4].copy_from_slice(&(HANDSHAKE_BYTES_MAX as u32).to_le_bytes());
     assert_eq!(Frame::decode(&head.clone().into(), 0, HANDSHAKE_BYTES_MAX), Ok(None));
@@ -304,7 +305,8 @@ fn random_bytes_never_panic() {
     for _ in 0..100_000 {
         let length = random.below(96);
         let mut bytes: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
-        // Pure noise hardly ever gets past the length, so that most of it gets a fitting one and a known kind.
+        // Pure noise hardly ever passes the length check, so most of it gets a matching length and a known
+        // kind.
         if length >= HEAD_BYTES && random.below(8) != 0 {
             bytes[..4].copy_from_slice(&((length - HEAD_BYTES) as u32).to_le_bytes());
             bytes[4] = random.below(18) as u8;

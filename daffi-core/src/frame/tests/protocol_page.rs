@@ -1,13 +1,13 @@
-//! `docs/PROTOCOL.md` is written for people who have nothing else, so its bytes are held to the code.
+//! `docs/PROTOCOL.md` is for readers who have nothing else, so its bytes are checked against the code.
 //!
-//! Every block of the page that is marked `hex` is one frame: a first line `# ` with what it says, as
-//! [`golden::describe`] puts it, then its bytes, with comments after `#`.
+//! Every block of the page that is marked `hex` is one frame: a first line `# ` with its description, in the
+//! format of [`golden::describe`], then its bytes, with comments after `#`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
 
-/// The page, or nothing where only this crate was unpacked.
+/// Returns the page, or nothing if only this crate was unpacked.
 fn page() -> Option<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/PROTOCOL.md")).ok()
 }

@@ -1,4 +1,4 @@
-//! A value that is one byte, without the room that other values need.
+//! A serializer for single bytes, without the overhead that other values need.
 
 use std::any::type_name;
 
@@ -9,16 +9,16 @@ use serde::{
 
 use crate::payload::CodecError;
 
-/// Whether values of this type are bytes, which [`ToByte`] takes, or references to them.
+/// Returns whether values of this type are bytes, which [`ToByte`] accepts, or references to them.
 ///
-/// That is settled when compiling. Names of types are no proof, but should another type have this name one day,
+/// The compiler evaluates this. Type names are no proof, but if another type ever has one of these names,
 /// [`ToByte`] refuses it.
 #[inline]
 pub(super) fn is_byte<T: ?Sized>() -> bool {
     matches!(type_name::<T>(), "u8" | "&u8")
 }
 
-/// Gives back the one byte that it gets.
+/// Returns the one byte that it is given.
 pub(super) struct ToByte;
 
 #[cold]

@@ -1,4 +1,4 @@
-//! JSON text to values.
+//! Decodes values from JSON text.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use crate::{
     payload::error::{CodecError, Problem},
 };
 
-/// The value that all of `bytes` stand for.
+/// Decodes the value that takes up all of `bytes`.
 ///
-/// What serde itself keeps for a second look, for `untagged` and the like, is limited by serde_json alone.
+/// What serde itself buffers for a second look, for `untagged` and the like, is limited only by serde_json.
 pub(in crate::payload) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let mut inner = serde_json::Deserializer::from_slice(bytes);
     let value = T::deserialize(Limited { inner: &mut inner, depth: 0 }).map_err(CodecError::json)?;
@@ -22,14 +22,14 @@ pub(in crate::payload) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T,
     Ok(value)
 }
 
-/// A deserializer, or what gives it access to a part, that passes everything on to `inner` and counts how deep it is.
+/// A deserializer, or its access to a part, that passes everything on to `inner` and counts the depth.
 struct Limited<D> {
     inner: D,
     depth: usize,
 }
 
 impl<D> Limited<D> {
-    /// What is inside of the value at `depth`.
+    /// Wraps what is inside the value at `depth`.
     fn within<E: de::Error>(inner: D, depth: usize) -> Result<Self, E> {
         if depth == PAYLOAD_DEPTH_MAX {
             return Err(E::custom(Problem::Depth));
@@ -38,7 +38,7 @@ impl<D> Limited<D> {
     }
 }
 
-/// A visitor or seed, which is to go on counting from `depth` when its turn comes.
+/// A visitor or seed that continues counting from `depth` when its turn comes.
 struct At<V> {
     inner: V,
     depth: usize,

@@ -1,4 +1,4 @@
-//! Values to JSON text.
+//! Encodes values as JSON text.
 
 use std::fmt;
 
@@ -16,14 +16,14 @@ pub(in crate::payload) fn append<T: Serialize + ?Sized>(
     value.serialize(Limited { inner, depth: 0 }).map_err(CodecError::json)
 }
 
-/// A serializer, or a part of one, that passes everything on to `inner` and counts how deep it is.
+/// A serializer, or a part of one, that passes everything on to `inner` and counts the depth.
 struct Limited<S> {
     inner: S,
     depth: usize,
 }
 
 impl<S> Limited<S> {
-    /// For what is inside of this value.
+    /// Returns the serializer for what is inside this value.
     fn deeper<E: ser::Error>(self) -> Result<Self, E> {
         if self.depth == PAYLOAD_DEPTH_MAX {
             return Err(E::custom(Problem::Depth));
@@ -37,7 +37,7 @@ impl<S> Limited<S> {
     }
 }
 
-/// A value, which is to go on counting from `depth` when its turn comes.
+/// A value that continues counting from `depth` when its turn comes.
 struct Inside<'a, T: ?Sized> {
     value: &'a T,
     depth: usize,

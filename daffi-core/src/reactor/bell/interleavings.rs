@@ -1,7 +1,7 @@
-//! Threads that ring for the one that leads, in orders that shuttle picks; see `tests/sync`.
+//! Threads that ring for the one that leads, in orders chosen by shuttle; see `tests/sync`.
 //!
-//! That this finds mistakes was seen with each of these planted: `sleep` looks for a mark before it says that it
-//! sleeps; the thread is roused before the mark is there; `answer` comes after the look at what there is to do.
+//! This test finds each of these mistakes when planted: `sleep` looks for a mark before it announces that it
+//! sleeps; the thread is roused before the mark is set; `answer` comes after the look at what there is to do.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::sync::{Condvar, Mutex};
 const RUNS: usize = 10_000;
 const RINGS: usize = 3;
 
-/// A reactor that does nothing but count.
+/// A reactor that only counts.
 #[derive(Default)]
 struct Counter {
     bell: Bell,
@@ -58,7 +58,7 @@ fn whoever_rings_is_heard() {
             let counter = counter.clone();
             thread::spawn(move || counter.command());
         }
-        // Shuttle tells of a thread that waits for ever.
+        // Shuttle reports a thread that waits forever.
         counter.lead();
     };
     shuttle::check_random(run, RUNS);

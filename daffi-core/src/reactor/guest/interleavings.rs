@@ -1,15 +1,17 @@
-//! Threads that lead while they wait, and those that wake them, in orders that shuttle picks; see `tests/sync`.
+//! Threads that lead while they wait, and those that wake them, in orders chosen by shuttle; see
+//! `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `wake_soon` does not mark the bell, or rouses nobody; `wake` does
-//! not call the thread that rests; `wake_guest` does nothing; a guest looks whether it is still welcome before it answers the bell,
-//! and not again in its turn; a guest that wants the lead rouses nobody, or sleeps on while another one leads; `visit` leaves the
-//! lead vacant, or does not call where this thread may not lead; a follower is not counted off; `leave` ignores the bell, looks at it
-//! while the guest still leads, ignores followers, `sleeps`, or that there are no guests any more; `rest` takes a lead that is not
-//! vacant, or does not say that it sleeps; `yields` tells nobody, or keeps the answer to the bell for itself; `welcome` does not wake
-//! a guest.
+//! These tests find each of these mistakes when planted: `wake_soon` does not mark the bell, or rouses
+//! nobody; `wake` does not call the thread that rests; `wake_guest` does nothing; a guest checks whether it
+//! is still welcome before it answers the bell, and not again in its turn; a guest that wants the lead rouses
+//! nobody, or sleeps on while another one leads; `visit` leaves the lead vacant, or does not call the resting
+//! thread if this one may not lead; a follower is not counted off; `leave` ignores the bell, checks it while
+//! the guest still leads, ignores followers, `sleeps`, or that there are no more guests; `rest` takes a lead
+//! that is not vacant, or does not say that it sleeps; `yields` tells nobody, or keeps the answer to the bell
+//! for itself; `welcome` does not wake a guest.
 //!
-//! What `wake_soon` brings may wait until the thread that rests looks again. In which order it marks and looks makes it a
-//! little earlier or later, which is not found here.
+//! What `wake_soon` brings may wait until the thread that rests checks again. Whether it marks or checks
+//! first makes it come slightly earlier or later, which these tests do not find.
 
 use std::sync::{
     Arc,
@@ -26,7 +28,7 @@ use crate::sync::{Condvar, Mutex};
 
 const RUNS: usize = 1_000;
 
-/// A reactor without sockets, on which an oracle answers in its turns.
+/// A reactor without sockets, in whose turns an oracle answers.
 #[derive(Default)]
 struct Reactor {
     lead: Lead,
@@ -38,7 +40,7 @@ struct Reactor {
     /// Some thread is where only the one that leads may be.
     driving: Flag,
     stopped: Flag,
-    /// What is waited for that no turn brings.
+    /// Something to wait for that no turn brings.
     free: Mutex<bool>,
     freed: Condvar,
     /// The reactor's own thread.
@@ -49,11 +51,11 @@ struct Reactor {
 struct Oracle {
     asked: usize,
     answered: usize,
-    /// Not answered until this is gone.
+    /// Nothing is answered until this is gone.
     riddle: bool,
 }
 
-/// How somebody wakes the reactor.
+/// How the reactor is woken.
 #[derive(Clone, Copy)]
 enum Wake {
     Now,
@@ -79,7 +81,7 @@ impl Reactor {
         reactor
     }
 
-    /// As the reactor's own.
+    /// Like `Shared::lead`.
     fn lead(&self) -> Role {
         self.lead.begin();
         loop {
@@ -95,7 +97,7 @@ impl Reactor {
         }
     }
 
-    /// As the driver's.
+    /// Like `Driver::turn`.
     fn turn(&self, leaves: &dyn Fn() -> bool) -> bool {
         assert!(!self.driving.swap(true, SeqCst), "two threads lead");
         let mut oracle = self.oracle.lock();
@@ -150,7 +152,7 @@ impl Reactor {
         }
     }
 
-    /// Waits as a node's callers do.
+    /// Waits like a node's callers.
     fn wait(&self, question: usize) {
         self.wait_as(question, true);
     }
@@ -179,7 +181,7 @@ impl Reactor {
         self.lead.wake_guest(|| self.rouse());
     }
 
-    /// As the reactor's own. Shuttle tells of threads that wait for ever.
+    /// Stops like the real reactor. Shuttle reports threads that wait forever.
     fn stop(&self) {
         self.stopped.store(true, SeqCst);
         self.lead.stop();
@@ -203,7 +205,7 @@ fn check(run: impl Fn(&Arc<Reactor>) + Send + Sync + Copy + 'static) {
     shuttle::check_pct(run, RUNS, 4);
 }
 
-/// The same, with nothing that is only done because time has passed.
+/// Like [`check`], and once more with nothing being done merely because time has passed.
 fn check_at_once(run: impl Fn(&Arc<Reactor>) + Send + Sync + Copy + 'static) {
     check(run);
     while_time_stands_still(|| check(run));
@@ -239,7 +241,7 @@ fn whoever_may_not_lead_is_answered_too() {
 fn whoever_only_wakes_the_reactor_gets_a_turn() {
     check(|reactor| {
         let guest = spawn(reactor, |reactor| reactor.wait(reactor.ask(Wake::Soon)));
-        // They sleep without a word to the reactor, as tasks and calls in the background do.
+        // They sleep without telling the reactor, as tasks and background calls do.
         let now = spawn(reactor, |reactor| reactor.sleep(reactor.ask(Wake::Now)));
         let soon = spawn(reactor, |reactor| reactor.sleep(reactor.ask(Wake::Soon)));
         join([guest, now, soon]);
@@ -290,7 +292,7 @@ fn whoever_follows_is_not_left_alone() {
         let others = [0, 1].map(|_| spawn(reactor, Reactor::wait_until_free));
         reactor.free();
         join(others);
-        // It comes on a socket, where only a thread that leads sees it.
+        // The answer comes on a socket, where only a thread that leads sees it.
         reactor.oracle.lock().riddle = false;
         reactor.rouse();
         join([waits]);
@@ -322,7 +324,7 @@ fn stopping_ends_every_visit() {
         reactor.lead.stop();
         reactor.wake(Wake::Now);
         reactor.lead.wait_closed();
-        // Whoever waited has left, and waits its own way.
+        // The guests have left, and wait in their own way.
         reactor.oracle.lock().answered = question;
         reactor.answered.notify_all();
         join(guests);
@@ -336,7 +338,7 @@ fn the_reactors_own_thread_is_back_when_guests_are_not_welcome() {
         let question = reactor.ask(Wake::Now);
         let guests = [0, 1].map(|_| spawn(reactor, move |reactor| reactor.wait(question)));
         reactor.lead.welcome(false, || reactor.rouse());
-        // It takes the lead, with nobody to call it, and keeps it.
+        // It takes the lead, although nobody calls it, and keeps it.
         let mut state = reactor.lead.state.lock();
         while reactor.lead.is_vacant() || state.visits.inside {
             reactor.lead.signal.wait_for(&mut state, REST);

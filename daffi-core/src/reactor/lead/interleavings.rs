@@ -1,9 +1,9 @@
-//! Threads of a reactor that take the lead from each other, in orders that shuttle picks; see `tests/sync`.
+//! Threads of a reactor that take the lead from each other, in orders chosen by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `stand_by` takes the lead without ending the step;
-//! `step_aside` gives the lead away without ending it; `take_lead` leaves `watched` up; `be_watched` does not signal;
-//! `stand_by` goes to sleep without looking once more; `step` asks to be watched before it has begun. The last two were
-//! in the code, in which a callback that blocked could hold up everything.
+//! These tests find each of these mistakes when planted: `stand_by` takes the lead without ending the step;
+//! `step_aside` gives up the lead without ending it; `take_lead` leaves `watched` set; `be_watched` does not
+//! signal; `stand_by` goes to sleep without checking once more; `step` asks to be watched before it has
+//! begun. The last two really were in the code, where a blocking callback could hold up everything.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,7 @@ enum Work {
     Quick,
     /// Waits until all quick work is done.
     Blocks,
-    /// The same, and says so before.
+    /// The same, but steps aside first.
     StepsAside,
 }
 
@@ -59,7 +59,7 @@ impl Reactor {
         reactor.spawn(Role::Lead);
         reactor.lead.wait_closed();
         assert_eq!(reactor.left.load(SeqCst), 0, "it was closed before all work was done");
-        // Shuttle tells of threads that wait for ever.
+        // Shuttle reports threads that wait forever.
         let mut threads = reactor.threads.lock();
         while *threads > 0 {
             reactor.ended.wait(&mut threads);
@@ -83,7 +83,7 @@ impl Reactor {
         });
     }
 
-    /// As the reactor's own.
+    /// Like `Shared::lead`.
     fn lead(self: &Arc<Self>) -> Role {
         self.lead.begin();
         loop {
@@ -95,7 +95,7 @@ impl Reactor {
                 };
                 self.lead.step(stand_by, |step| {
                     self.work(work);
-                    // As long as this thread leads, it goes on within the step.
+                    // As long as this thread leads, it continues within the step.
                     while step.again()
                         && let Some(work) = self.next()
                     {
