@@ -23,7 +23,7 @@ pub(crate) enum Role {
     User,
     /// A thread that runs `fn` callbacks.
     Pool(Arc<Pool>),
-    /// The I/O thread, running a callback from which another thread may have to take over.
+    /// The I/O thread, running a callback while another thread may have to take over the I/O.
     InPlace(reactor::Handle),
     /// The I/O thread, running an `inline` callback, which has promised not to wait.
     Io,

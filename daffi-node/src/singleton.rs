@@ -103,7 +103,7 @@ impl<T> fmt::Debug for Instance<T> {
     }
 }
 
-/// A callback that is notified of new instances.
+/// A function that is called when an instance is registered.
 pub(crate) type Listener = dyn Fn() + Send + Sync;
 
 /// Has `listener` called after each registration of an instance, as long as it is alive.
