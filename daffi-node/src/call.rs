@@ -43,14 +43,14 @@ use crate::{
 ///
 /// Apply a modifier with `&` or as a method; the two are equivalent:
 ///
-/// | | `&` | method | gives |
+/// | | `&` | method | returns |
 /// |---|---|---|---|
 /// | foreground | `& FG` | `.fg()`, in async code `.await` | `Result<R>` |
 /// | background | `& BG` | `.bg()` | [`AsyncResult<R>`](AsyncResult) |
 /// | no return | `& NO_RETURN` | `.no_return()` | `Result<()>` |
 /// | period | `& PERIOD.period(d)` | `.period(PERIOD.period(d))` | `Result<`[`ScheduledTask`]`>` |
 /// | broadcast | `& BROADCAST` | `.broadcast()` | `Result<()>` |
-/// | … with results | `& BROADCAST.return_result()` | `.broadcast_results()` | `Result<BTreeMap<String, Result<R>>>` |
+/// | … results | `& BROADCAST.return_result()` | `.broadcast_results()` | `Result<BTreeMap<String, Result<R>>>` |
 ///
 /// `timeout`, `eta`, `on` and `on_all` come before the modifier. The other type parameters record which of
 /// them were used, so that an option that makes no sense, such as `eta` with `fg`, does not compile.
@@ -232,7 +232,7 @@ impl<R, T: Unicast, const DELAYED: bool> Call<R, T, false, DELAYED> {
 // ---- period
 
 impl<R> Call<R> {
-    /// Has the controller make the call at the times given by the modifier.
+    /// Schedules the call at the controller, at the times given by the modifier.
     ///
     /// Returns as soon as the call is handed over; the [`ScheduledTask`] tells what became of it.
     ///
@@ -289,7 +289,7 @@ fn schedule(timing: Timing) -> Result<Ask> {
 // ---- broadcast
 
 impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    /// Has every other node that offers the callback run it.
+    /// Runs the callback on every other node that offers it.
     ///
     /// Blocks this thread until the controller has passed the call on; with an `eta` it is only handed over.
     ///
@@ -327,7 +327,7 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
 impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAYED: bool>
     Call<R, T, TIMED, DELAYED>
 {
-    /// Has every other node that offers the callback run it, and waits for all results, blocking this thread.
+    /// Runs the callback on every other node that offers it, and waits for all results, blocking this thread.
     ///
     /// Each node has its own entry: its result, or its error if it fails, dies or is too slow.
     ///

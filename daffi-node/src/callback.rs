@@ -100,7 +100,7 @@ impl Callback {
         self
     }
 
-    /// Has the callback run on the I/O thread.
+    /// Makes the callback run on the I/O thread.
     #[must_use]
     pub fn inline(mut self) -> Self {
         self.options.inline = true;

@@ -2,8 +2,8 @@
 //!
 //! The answers to many tasks come together, and then one task after the other calls again. If the I/O thread
 //! wrote their frames, they would leave as they come, few at a time, and each write wakes the controller. So
-//! the first task that waits again has itself woken once more, behind all others that are ready by then, and
-//! writes what all of them have left. If that does not happen soon, the I/O thread writes.
+//! the first task that waits again arranges to be woken once more, behind all others that are ready by then,
+//! and writes what all of them have left. If that does not happen soon, the I/O thread writes.
 
 use std::time::{Duration, Instant};
 

@@ -142,7 +142,7 @@ impl Inbound {
         end
     }
 
-    /// Has the rest of a chunk read straight to its place, if one begins at `at`.
+    /// Arranges for the rest of a chunk to be read straight to its place, if one begins at `at`.
     fn place(&mut self, batch: &[u8], at: usize) {
         let Some((chunk, body)) = Frame::begun_chunk(batch, at) else { return };
         if chunk.length - body.len() < PLACED_BYTES_MIN {
@@ -325,7 +325,7 @@ impl Inbound {
         }
     }
 
-    /// The executor has something to do.
+    /// Notes that the executor has something to do.
     fn has_work(&self) {
         if let Port::Memory(_) = self.port {
             // It came in the controller's turn, after which the thread would go to sleep.

@@ -385,7 +385,7 @@ impl Node {
         self.watch(at);
     }
 
-    /// Takes a call out of the table that goes on without its caller: the rest of its arguments is still
+    /// Takes out of the table a call that goes on without its caller: the rest of its arguments is still
     /// sent.
     pub(crate) fn let_go(&self, id: CallId) {
         if let Some(pending) = self.calls.remove(id) {
@@ -450,8 +450,8 @@ impl Node {
         self.admit_queued();
     }
 
-    /// Called by anyone who checks on a call, or gives it up: reads the answers left unread, and wakes the
-    /// other tasks.
+    /// Reads the answers left unread, and wakes the other tasks. Called by anyone who checks on a call, or
+    /// gives it up.
     pub(crate) fn wake_others(&self) {
         // The I/O thread, in a callback that makes a call, would incur the very cost that they were left
         // unread to avoid.

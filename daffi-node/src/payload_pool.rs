@@ -17,7 +17,7 @@ use crate::sync::{
 /// Memory of large payloads, reused once nobody refers to it.
 ///
 /// A fresh page from the operating system costs more than writing to it, and the C library returns large
-/// blocks as soon as they are freed.
+/// blocks to the system as soon as they are freed.
 #[derive(Debug, Default)]
 pub(crate) struct PayloadPool {
     /// Whether there is any, as a quick check for turns that have nothing to do with large payloads.

@@ -37,7 +37,7 @@ pub(crate) struct Pending {
     stages: AtomicU8,
     /// Its place in the queue for admission; 0 for none.
     place: AtomicU64,
-    /// Whether it is refused rather than queued for long for admission, since nobody waits along with it.
+    /// Whether it is refused if it would have to wait long for admission, since nobody waits with it.
     refusable: bool,
     /// Whether a task is going to await it.
     awaited: bool,
@@ -99,9 +99,9 @@ struct Parts {
 pub(crate) enum Progress {
     /// The outcome is there.
     Done,
-    /// More has to come.
+    /// More is expected.
     Open,
-    /// More has to come, and the sender may send this many more bytes.
+    /// More is expected, and the sender may send this many more bytes.
     Credit(u32),
     /// The outcome is there, and the rest of what arrives is not wanted.
     Refused,
@@ -167,7 +167,7 @@ impl Pending {
         }
     }
 
-    /// Has a failure logged, since nobody may ever look at it.
+    /// Enables logging of a failure, since nobody may ever look at it.
     pub(crate) fn with_failure_logged(mut self) -> Self {
         self.failure_logged = true;
         self
@@ -177,7 +177,7 @@ impl Pending {
         &self.callback
     }
 
-    /// Has it refused rather than kept when too many wait to be admitted.
+    /// Marks it to be refused, rather than kept, when too many wait to be admitted.
     pub(crate) fn refusable(mut self) -> Self {
         self.refusable = true;
         self

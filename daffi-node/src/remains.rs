@@ -1,4 +1,4 @@
-//! What is left of calls that are over, until nobody holds a lock.
+//! What is left of calls that are over, until no lock is held.
 //!
 //! Arguments and results may be user memory (`bytes::Bytes::from_owner`), and dropping the last reference
 //! runs user code, which may well call something here. So whoever takes a call out of a table returns what it

@@ -50,7 +50,7 @@ pub async fn end_task(global: &Global, task: u64) -> Result<()> {
     Inquiry::new(node, Ask::CancelTask(task), "", "simulation::end_task").answer(None).await.map(drop)
 }
 
-/// Has the simulated world do what the threads of `workers` would.
+/// Makes the simulated world do what the threads of `workers` would do.
 pub(crate) fn lend(workers: &Arc<Mutex<Option<Runtime>>>) {
     let workers = Arc::downgrade(workers);
     let poll = move || poll(&workers);

@@ -106,7 +106,7 @@ impl<T> fmt::Debug for Instance<T> {
 /// A function that is called when an instance is registered.
 pub(crate) type Listener = dyn Fn() + Send + Sync;
 
-/// Has `listener` called after each registration of an instance, as long as it is alive.
+/// Calls `listener` after each registration of an instance, as long as it is alive.
 ///
 /// First listen, and then look which callbacks are callable: an instance registered in between is notified,
 /// or seen, or both. A listener is called on the registering thread, with no lock held.

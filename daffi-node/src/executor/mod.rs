@@ -199,7 +199,7 @@ impl Executor {
         jobs.clear();
     }
 
-    /// Runs on this thread, the I/O thread, whatever has come and belongs here; has the rest run elsewhere.
+    /// Runs whatever has come and belongs on this thread, the I/O thread; dispatches the rest elsewhere.
     /// Replies leave through `flush` now and then, and with the turn that follows.
     pub(crate) fn work(&self, flush: impl Fn()) {
         if !self.requests.lock().has_work() {
@@ -268,7 +268,7 @@ impl Executor {
         });
     }
 
-    /// Puts what has come for callbacks that keep an order in line.
+    /// Lines up whatever has come for callbacks that keep an order.
     fn line_up(&self) {
         loop {
             // Not in the condition, which would keep the lock held.
@@ -308,7 +308,7 @@ impl Executor {
         next
     }
 
-    /// Has a request run where it belongs. Called on the I/O thread; returns at once.
+    /// Dispatches a request to where it belongs. Called on the I/O thread; returns at once.
     pub(crate) fn run(&self, mut job: Job) {
         let entry = match self.check(&job) {
             Ok(entry) => entry,
@@ -476,8 +476,8 @@ impl Executor {
         Ok(entry)
     }
 
-    /// Has a callback run where it belongs: on the I/O thread if it is quick, else where it may take its
-    /// time.
+    /// Hands a run over to where it belongs: to the I/O thread if the callback is quick, else to where it may
+    /// take its time.
     fn place(&self, entry: &Entry, run: Run) {
         if entry.is_quick(run.body_len()) {
             self.requests.lock().release(run);

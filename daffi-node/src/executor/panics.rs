@@ -14,7 +14,7 @@ thread_local! {
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Has the location of every panic remembered from now on, since only the hook learns it. The previous hook
+/// Makes the panic hook remember the location of every panic, which only the hook learns. The previous hook
 /// still runs.
 pub(super) fn remember_places() {
     static ONCE: Once = Once::new();
@@ -30,7 +30,7 @@ pub(super) fn remember_places() {
     });
 }
 
-/// Returns the fault that a caught panic is to the caller.
+/// Turns a caught panic into the fault for its caller.
 pub(super) fn fault(panic: Box<dyn Any + Send>) -> Box<Fault> {
     // `panic!("{}", 7)` gives a `&str` or a `String`, at the compiler's discretion.
     let message = (panic.downcast_ref::<&str>().copied())

@@ -114,7 +114,7 @@ impl Pool {
         log(failed);
     }
 
-    /// Takes out the jobs that are over before their turn.
+    /// Takes out the jobs that were over before their turn.
     #[must_use = "they are to be dropped without the lock"]
     pub(crate) fn take_out_over(&self) -> VecDeque<Box<dyn Work>> {
         let mut state = self.state.lock();

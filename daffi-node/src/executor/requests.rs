@@ -53,7 +53,7 @@ pub(crate) enum Arrival {
 
 /// What the I/O thread does next.
 pub(super) enum Next {
-    /// Have a request run where it belongs.
+    /// Dispatch a request to where it belongs.
     Place(Job),
     /// Run a request here.
     Run(Run),
@@ -71,7 +71,7 @@ pub(super) enum Continued {
     Held,
     /// The same, and another request with its id is to end.
     Instead(Held),
-    /// Nobody waits for it any more: the task is to end.
+    /// Nobody waits for it any more: the task must end.
     Unwanted(AbortHandle),
 }
 
@@ -173,7 +173,7 @@ impl Requests {
         }
     }
 
-    /// Has something run on the I/O thread, after it has waited for others.
+    /// Lets a request that has waited for others run on the I/O thread.
     pub(super) fn release(&mut self, run: Run) {
         self.released.push_back(run);
     }
@@ -270,7 +270,7 @@ impl Requests {
         is_there
     }
 
-    /// Has a request go on as a task, unless it is already over.
+    /// Turns a request into a task, unless it is already over.
     #[must_use = "what it has is to be dropped without the lock"]
     pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Continued {
         let current = self.current.take_if(|(current, _)| *current == key);

@@ -283,7 +283,7 @@ struct Task {
 }
 
 impl Task {
-    /// Has the workers run it.
+    /// Spawns it on the workers.
     fn spawn(self) {
         let Some(run) = &self.run else { return };
         let (origin, key) = (run.origin().clone(), run.key);
@@ -464,7 +464,7 @@ mod tests {
         }
     }
 
-    /// At a gate, or where there are no more threads.
+    /// Both at a gate and where no threads are left.
     #[test]
     fn requests_that_are_cancelled_while_they_wait_give_their_room_back_at_once() {
         const WAITING: u64 = 7;

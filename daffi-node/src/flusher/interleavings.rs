@@ -26,7 +26,7 @@ impl Link {
         self.written.lock().extend(queued);
     }
 
-    /// A task calls, waits, and is polled again if it has itself woken.
+    /// A task calls, waits, and is polled again if it arranged to be woken.
     fn call(&self, frame: u32) {
         self.queue.lock().push(frame);
         self.flusher.leave();
