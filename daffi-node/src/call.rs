@@ -50,7 +50,7 @@ use crate::{
 /// | no return | `& NO_RETURN` | `.no_return()` | `Result<()>` |
 /// | period | `& PERIOD.period(d)` | `.period(PERIOD.period(d))` | `Result<`[`ScheduledTask`]`>` |
 /// | broadcast | `& BROADCAST` | `.broadcast()` | `Result<()>` |
-/// | … results | `& BROADCAST.return_result()` | `.broadcast_results()` | `Result<BTreeMap<String, Result<R>>>` |
+/// | … with results | `& BROADCAST.return_result()` | `.broadcast_results()` | `Result<BTreeMap<String, Result<R>>>` |
 ///
 /// `timeout`, `eta`, `on` and `on_all` come before the modifier. The other type parameters record which of
 /// them were used, so that an option that makes no sense, such as `eta` with `fg`, does not compile.
@@ -237,8 +237,8 @@ impl<R> Call<R> {
     /// Returns as soon as the call is handed over; the [`ScheduledTask`] tells what became of it.
     ///
     /// # Errors
-    /// [`Error::InvalidTime`] for a time in the past, no times at all, more than 1,000, or a period below 1
-    /// ms; [`Error::TooLarge`] for arguments above 64 KiB, since the controller keeps them.
+    /// [`Error::InvalidTime`] for a time in the past, no times at all, more than 1,000, or a period shorter
+    /// than 1 ms; [`Error::TooLarge`] for arguments above 64 KiB, since the controller keeps them.
     pub fn period<K: When, T: Unicast>(self, period: Period<K, T>) -> Result<ScheduledTask> {
         let ask = schedule(period.timing.timing())?;
         let call = self.to(period.target);

@@ -34,8 +34,8 @@ use crate::{
 /// A node, a controller, or both, in this process.
 ///
 /// The entry point to everything: calls are made through its field [`call`](Self::call). It is cheap to
-/// clone, and all clones are equivalent. Dropping the last one stops it at once, which blocks for up to 250
-/// ms: in async code, call [`stop_async`](Self::stop_async) first.
+/// clone, and all clones are equivalent. Dropping the last one stops it at once, which blocks for up to
+/// 250 ms: in async code, call [`stop_async`](Self::stop_async) first.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;

@@ -77,8 +77,8 @@ pub const PERIOD: Period = Period { timing: Unset(()), target: Anywhere(()) };
 
 /// Broadcast: every other node that offers the callback runs it.
 ///
-/// `& BROADCAST` returns `Result<()>` once the controller has passed the call on; `&
-/// BROADCAST.return_result()` waits for all nodes and returns each one's result by node name.
+/// `& BROADCAST` returns `Result<()>` once the controller has passed the call on;
+/// `& BROADCAST.return_result()` waits for all nodes and returns each one's result by node name.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;

@@ -1,12 +1,11 @@
 //! Tasks still to be woken, whose calls are over, and answers left unread for them.
 //!
 //! The answers to many calls come in one batch. With some runtimes, waking a task from a thread outside its
-//! runtime costs a system call; with tokio, one for each of its threads. And if one thread takes a call's
-//! answer and another looks at it, all that belongs to the call moves from one processor's cache to another's
-//! and back. So the I/O thread takes the first answer of a batch for which a task waits, wakes that task
-//! alone, and leaves the answers behind it unread. The next thread to check on a call reads them and wakes
-//! the others: most likely that task, on a thread of their runtime. If nobody does so soon, the I/O thread
-//! does.
+//! runtime costs a system call; tokio's wakes one thread each time. And if one thread takes a call's answer
+//! and another looks at it, all that belongs to the call moves from one processor's cache to another's and
+//! back. So the I/O thread takes the first answer of a batch for which a task waits, wakes that task alone,
+//! and leaves the answers behind it unread. The next thread to check on a call reads them and wakes the
+//! others: most likely that task, on a thread of their runtime. If nobody does so soon, the I/O thread does.
 
 use std::{
     fmt, mem,

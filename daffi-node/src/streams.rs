@@ -66,7 +66,8 @@ struct State {
     looked: Option<Instant>,
     /// When a chunk was last sent while other calls used the link.
     sent: Option<Instant>,
-    /// Receivers that have no turns because they have enough on its way, unless some of it has arrived since.
+    /// Receivers that have no turns because enough is on its way to them, unless some of it has arrived
+    /// since.
     capped: Vec<ReceiverId>,
     /// Whether the I/O thread will come again in time.
     is_watched: bool,
@@ -97,7 +98,7 @@ struct Queue {
     on_their_way: usize,
     /// Whether it is among those that have turns.
     has_turns: bool,
-    /// Whether it is among those with enough on its way.
+    /// Whether it is among those with enough on their way.
     is_capped: bool,
 }
 
@@ -435,7 +436,7 @@ impl State {
         }
     }
 
-    /// Checks again which receivers have enough on its way.
+    /// Checks again which receivers have enough on their way.
     fn uncap(&mut self) {
         for to in mem::take(&mut self.capped) {
             self.receivers.entry(to).and_modify(|queue| queue.is_capped = false);

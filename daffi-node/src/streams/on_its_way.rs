@@ -114,7 +114,7 @@ impl Sums {
         self.prompt + self.late
     }
 
-    /// Returns whether all receivers together have as much on its way as is allowed.
+    /// Returns whether all receivers together have as much on their way as is allowed.
     pub(super) fn is_full(&self) -> bool {
         self.prompt + self.late + self.stuck >= RECEIVERS_WINDOW_BYTES
     }
