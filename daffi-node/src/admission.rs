@@ -1,4 +1,4 @@
-//! How many calls are in flight, and those that wait until fewer are. Pure: sending is somebody else's.
+//! How many calls are in flight, and those that wait until fewer are. Pure: sending is done elsewhere.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,16 +15,16 @@ use crate::{
     },
 };
 
-/// Lets so many calls in at once; the others wait in order.
+/// Lets at most `max` calls in at once; the others wait in order.
 pub(crate) struct Admission {
     max: usize,
     /// How many calls have been let in and are not over.
     admitted: AtomicUsize,
     queued: Mutex<BTreeMap<u64, Admitted>>,
     queued_count: AtomicUsize,
-    /// The place of the call that was queued last.
+    /// The place of the most recently queued call.
     queued_last: AtomicU64,
-    /// Above zero while a thread lets in what is queued: one at a time, so that it keeps its order.
+    /// Above zero while a thread lets queued calls in: one thread at a time, so that they keep their order.
     admitting: AtomicUsize,
 }
 
@@ -48,8 +48,9 @@ impl Admission {
         }
     }
 
-    /// Lets a call in if there is a place and none waits before it; says how many others are in. Otherwise it may
-    /// [`queue`](Self::queue). Whatever becomes of it, [`go_on`](Self::go_on) follows.
+    /// Lets a call in if there is a place and no other waits before it; returns how many others are in.
+    /// Otherwise the caller may [`queue`](Self::queue) it. In either case, it must call
+    /// [`go_on`](Self::go_on) afterwards.
     pub(crate) fn enter(&self) -> Option<usize> {
         // In this order: what a thread has taken from the queue goes first, too.
         let first =
@@ -57,10 +58,10 @@ impl Admission {
         first.then(|| self.reserve()).flatten()
     }
 
-    /// Has a call wait; says whether it may.
+    /// Queues a call; returns whether it may wait.
     ///
-    /// A caller that waits for its call, blocked or awaiting, may wait as long as it takes; a call in the background is
-    /// refused when as many wait as are in flight.
+    /// If its caller waits for it, blocked or awaiting, a call may wait as long as it takes; a background
+    /// call is refused when as many are waiting as may be in flight.
     pub(crate) fn queue(&self, call: Admitted) -> bool {
         let pending = call.pending.clone();
         {
@@ -79,13 +80,15 @@ impl Admission {
         true
     }
 
-    /// How many calls are in.
+    /// Returns how many calls are in.
     pub(crate) fn going_on(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Gives the calls that wait to `send`, as far as there are places, which calls nobody else's code, since all others wait
-    /// for it; and what it says is to follow to `finish`. After each call that came or ended.
+    /// Passes waiting calls to `send`, as far as there are places, and what `send` leaves to do to `finish`.
+    /// Must be called after each call that came or ended.
+    ///
+    /// `send` must not run foreign code, since all other calls wait for it.
     #[inline(always)]
     pub(crate) fn go_on<T: Default>(&self, send: impl Fn(Admitted, usize, &mut T), finish: impl FnOnce(T)) {
         if self.queued_count.load(Ordering::SeqCst) > 0 {
@@ -99,7 +102,7 @@ impl Admission {
     fn let_in(&self, mut send: impl FnMut(Admitted, usize)) {
         let mut asked = self.admitting.fetch_add(1, Ordering::SeqCst) + 1;
         if asked > 1 {
-            // The thread that is at it, which may be this one, looks again.
+            // The thread that is already doing this, which may be this one, looks again.
             return;
         }
         loop {
@@ -112,7 +115,7 @@ impl Admission {
                     next
                 };
                 match next {
-                    // It writes to the log, if anything: a subscriber that panics does not keep the others back.
+                    // It writes to the log at most: a subscriber that panics must not hold up the others.
                     Some((_, call)) => _ = survive(|| send(call, going_on)),
                     None => self.give_back(),
                 }
@@ -124,7 +127,8 @@ impl Admission {
         }
     }
 
-    /// A call is over, and counts no more, whether it was in or waited. If it waited, its arguments are added to `remains`.
+    /// Removes a call that is over, whether it was in or waiting. If it was waiting, its arguments are added
+    /// to `remains`.
     #[inline]
     pub(crate) fn leave(&self, pending: &Pending, remains: &mut Remains) {
         if pending.end() {
@@ -134,12 +138,12 @@ impl Admission {
         }
     }
 
-    /// A place that was reserved for a call is free again.
+    /// Frees a place that was reserved for a call.
     pub(crate) fn give_back(&self) {
         self.admitted.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Forgets the calls that wait.
+    /// Forgets the waiting calls.
     pub(crate) fn clear(&self) {
         let dropped = {
             let mut queued = self.queued.lock();
@@ -149,13 +153,13 @@ impl Admission {
         drop(dropped);
     }
 
-    /// Takes a place among the calls in flight, if there is one; says how many there were.
+    /// Takes a place among the calls in flight, if there is one; returns how many were taken before.
     fn reserve(&self) -> Option<usize> {
         let one_more = |count| (count < self.max).then_some(count + 1);
         self.admitted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()
     }
 
-    /// Takes a call out of the queue, in which it may be.
+    /// Takes a call out of the queue, if it is there.
     fn unqueue(&self, pending: &Pending, remains: &mut Remains) {
         if let Some(place) = pending.place() {
             let mut queued = self.queued.lock();
@@ -192,7 +196,7 @@ mod tests {
         Admitted { pending, id: CallId(number), call: Outgoing::ask(Ask::Processes, "") }
     }
 
-    /// Lets in what can be; gives their numbers.
+    /// Lets in what can be let in; returns the numbers of the calls.
     fn go_on(admission: &Admission) -> Vec<u64> {
         let sent = RefCell::new(Vec::new());
         let send = |call: Admitted, _, _: &mut ()| {
@@ -220,7 +224,7 @@ mod tests {
             assert!(admission.queue(call));
         }
         assert!(go_on(&admission).is_empty());
-        // One of those that wait is given up, and one that is in ends.
+        // One of the waiting calls is given up, and one that is in ends.
         admission.leave(&third, &mut Remains::default());
         admission.leave(&inside[0], &mut Remains::default());
         assert_eq!(go_on(&admission), [2]);
@@ -239,7 +243,7 @@ mod tests {
         assert_eq!(admission.admitted.load(Ordering::SeqCst), 0);
     }
 
-    /// What follows may run the user's code, which may wait for a call of its own.
+    /// What is left to do may run user code, which may wait for a call of its own.
     #[test]
     fn others_get_in_while_what_follows_is_done() {
         let admission = Admission::new(2);

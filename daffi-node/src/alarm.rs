@@ -1,13 +1,14 @@
-//! When the I/O thread looks after time next, so that whoever adds something that is due earlier wakes it, and nobody else.
+//! When the I/O thread next checks the time, so that only those who add something due earlier wake it.
 
 use std::time::Instant;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// When the I/O thread looks after time next.
+/// When the I/O thread next checks the time.
 ///
-/// Whoever adds something asks [`is_later_than`](Self::is_later_than) afterwards. While the thread looks through what is due there
-/// is no time yet, and whoever asks then wakes it: what was added too late to be seen is seen in the turn that follows.
+/// Anyone who adds something calls [`is_later_than`](Self::is_later_than) afterwards. While the thread looks
+/// through what is due, no time is set, so anyone who asks then wakes it: whatever was added too late to be
+/// seen is seen in the next turn.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     /// In nanoseconds since `epoch`.
@@ -15,7 +16,7 @@ pub(crate) struct Alarm {
     epoch: Instant,
 }
 
-/// It does not go off.
+/// The alarm does not go off.
 const NEVER: u64 = u64::MAX;
 
 impl Alarm {
@@ -23,19 +24,19 @@ impl Alarm {
         Self { at: AtomicU64::new(NEVER), epoch }
     }
 
-    /// The thread begins to look through what is due.
+    /// Called when the thread begins to look through what is due.
     pub(crate) fn unset(&self) {
         self.at.store(NEVER, Ordering::SeqCst);
     }
 
-    /// The thread has found out what is due next, if anything is.
+    /// Called when the thread has found out what is due next, if anything.
     pub(crate) fn set(&self, next: Option<Instant>) {
         if let Some(next) = next {
             self.at.store(self.nanos(next), Ordering::SeqCst);
         }
     }
 
-    /// Whether the thread has to be woken for what is due then.
+    /// Returns whether the thread has to be woken for something due at `at`.
     pub(crate) fn is_later_than(&self, at: Instant) -> bool {
         self.nanos(at) < self.at.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! Payloads that come in chunks, until they are whole.
+//! Payloads that arrive in chunks, until they are whole.
 
 use std::{mem, ops::Range};
 
@@ -10,37 +10,38 @@ use daffi_core::{
 
 use crate::{payload_pool::PayloadPool, pending::Payload};
 
-/// A payload that comes in chunks. It grows with what comes, not with what was announced.
+/// A payload that arrives in chunks. It grows with what arrives, not with what was announced.
 #[derive(Debug)]
 pub(crate) struct Assembly {
     codec: u8,
     total: usize,
     received: usize,
     buffer: Buffer,
-    /// What came since the sender was last told to go on.
+    /// What has arrived since the sender last got credit.
     uncredited: usize,
 }
 
-/// What a payload is put together in.
+/// The buffer in which a payload is put together.
 #[derive(Debug)]
 enum Buffer {
-    /// What came, and behind it what is not written to yet: zeros, or what this memory held before.
+    /// What has arrived, followed by what is not written yet: zeros, or the memory's old contents.
     Here(Vec<u8>),
-    /// It is taken out, so that a chunk of this length is read to its place, and more comes behind that or not.
+    /// It is taken out, so that a chunk of this `length` is read straight to its place; `more` says whether
+    /// another follows.
     Detached { length: usize, more: bool },
     /// There is none, since the payload exceeds the limit and is only counted.
     Unwanted,
 }
 
-/// The first allocation for a payload that comes in chunks: what a sender may send of it before it is asked for more, so
-/// that 1 MiB of a user's fits with what a codec writes around it. Announcing a large one costs a peer nothing, so it
-/// gets no more than this before it sends, or twice that where there is such a buffer.
+/// The first allocation for a payload that arrives in chunks: as much as a sender may send before it gets
+/// credit, so that 1 MiB of user data fits along with what a codec adds. Announcing a large payload costs a
+/// peer nothing, so it gets no more than this before it sends, or twice that if such a buffer is at hand.
 const BYTES_AT_FIRST: usize = STREAM_WINDOW_BYTES;
 
-/// And the next one is so many times what has come, so that little is copied in growing.
+/// The next allocation is this many times what has arrived, so that growing copies little.
 const GROWTH: usize = 16;
 
-/// More or less came than was announced.
+/// More or less arrived than was announced.
 const MISFIT: &str = "its size is not the announced one";
 
 impl Assembly {
@@ -52,16 +53,16 @@ impl Assembly {
         assembly
     }
 
-    /// For a payload that exceeds the limit and comes all the same.
+    /// Returns an assembly for a payload that exceeds the limit and arrives all the same.
     pub(crate) fn exceeding(total: u32, first: &Body<'_>) -> Self {
         let (total, received) = (total as usize, first.len());
         Self { codec: 0, total, received, buffer: Buffer::Unwanted, uncredited: received }
     }
 
-    /// Adds what came; gives the payload when it is whole.
+    /// Adds what arrived; returns the payload when it is whole.
     ///
     /// # Errors
-    /// More or less came than was announced, or while something else was coming.
+    /// If more or less arrived than was announced, or while another chunk was being read.
     pub(crate) fn add(
         &mut self,
         chunk: &Chunk<'_>,
@@ -74,8 +75,8 @@ impl Assembly {
         Ok(self.whole_unless(chunk.more, pool))
     }
 
-    /// Takes the buffer out, so that a chunk is read to its place; says which part of it that is. Not if the chunk does not fit, or
-    /// is not wanted.
+    /// Takes the buffer out, so that a chunk can be read straight to its place; returns it with that place.
+    /// Returns `None` if the chunk does not fit, or is not wanted.
     pub(crate) fn detach(
         &mut self,
         length: usize,
@@ -96,10 +97,10 @@ impl Assembly {
         Some((buffer, place))
     }
 
-    /// Puts the buffer back, with the chunk in it; gives the payload when it is whole.
+    /// Puts the buffer back, with the chunk in it; returns the payload when it is whole.
     ///
     /// # Errors
-    /// It is not this one's.
+    /// If no buffer was taken out.
     pub(crate) fn attach(
         &mut self,
         buffer: Vec<u8>,
@@ -111,7 +112,7 @@ impl Assembly {
         Ok(self.whole_unless(more, pool))
     }
 
-    /// Whether a chunk of this length can come next.
+    /// Returns whether a chunk of this length can come next.
     fn fits(&self, length: usize, more: bool) -> bool {
         let received = self.received + length;
         let fits = if more { received < self.total } else { received == self.total };
@@ -163,19 +164,20 @@ impl Assembly {
         Some(Payload { codec: self.codec, body: body.into() })
     }
 
-    /// How large it is as a whole.
+    /// Returns its total size.
     pub(crate) fn total(&self) -> usize {
         self.total
     }
 
-    /// Whether it exceeds the limit.
+    /// Returns whether it exceeds the limit.
     pub(crate) fn exceeds(&self) -> bool {
         matches!(self.buffer, Buffer::Unwanted)
     }
 
-    /// How many bytes more the sender may send now, as so many have come: all of them, however few. What a receiver keeps
-    /// to itself is on its way for the sender, whose payloads share a window: those of many payloads would use it up, and
-    /// none would go on.
+    /// Returns how many more bytes the sender may send, as this many have arrived: all of them, however few.
+    ///
+    /// For the sender, whatever a receiver withholds is still on its way, and its payloads share a window:
+    /// with many payloads, the withheld bytes would use it up, and none would go on.
     pub(crate) fn take_credit(&mut self) -> Option<u32> {
         (self.uncredited > 0).then(|| mem::take(&mut self.uncredited) as u32)
     }
@@ -218,7 +220,7 @@ mod tests {
                 assert!(capacity(&assembly) <= at * GROWTH, "more than was sent warrants");
             }
         };
-        // The last one is all of it, and what the others copied is little.
+        // The last one holds everything, and the others copied little.
         assert_eq!(allocations.pop(), Some(total));
         assert!(allocations.iter().sum::<usize>() <= total / 8, "{allocations:?}");
         let result: Uncopied = decode("f", &payload).unwrap();
@@ -226,7 +228,7 @@ mod tests {
         assert!(result == value && outer.start <= inner.start && inner.end <= outer.end);
     }
 
-    /// Whether memory is fresh or was used before, and whichever of them are read to their places.
+    /// Whether memory is fresh or reused, and whichever chunks are read to their places.
     #[test]
     fn chunks_may_be_read_to_their_places() {
         let sent: Bytes = (0..3_000_000u32).map(|byte| byte as u8).collect();

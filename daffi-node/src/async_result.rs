@@ -1,4 +1,4 @@
-//! The result of a call in the background.
+//! The result of a background call.
 
 use std::{
     fmt,
@@ -19,9 +19,9 @@ use crate::{
     pending::{Answer, decode},
 };
 
-/// The result of a call in the background, there or still to come.
+/// The result of a background call, already there or still to come.
 ///
-/// It can be asked for as often as one likes, and gives the same answer each time. Dropping it lets the call go on;
+/// It can be read as often as you like, with the same answer each time. Dropping it lets the call go on;
 /// [`cancel`](Self::cancel) ends it.
 ///
 /// ```no_run
@@ -52,7 +52,7 @@ impl<R> AsyncResult<R> {
         self.flight.as_ref().map_err(|error| (**error).clone())
     }
 
-    /// Whether the result, or an error, is there.
+    /// Returns whether the result, or an error, is there.
     pub fn is_ready(&self) -> bool {
         self.flight.as_ref().map_or(true, |flight| {
             flight.node().wake_others();
@@ -60,8 +60,10 @@ impl<R> AsyncResult<R> {
         })
     }
 
-    /// Ends the call: an `async fn` callback is dropped at its next `.await`, an `fn` callback sees
-    /// `ctx.is_cancelled()`. The result is [`Error::Cancelled`] then, unless it was there already.
+    /// Cancels the call.
+    ///
+    /// An `async fn` callback is dropped at its next `.await`; an `fn` callback sees `ctx.is_cancelled()`.
+    /// The result is then [`Error::Cancelled`], unless it was already there.
     pub fn cancel(&self) {
         if let Ok(flight) = &self.flight {
             flight.cancel();
@@ -70,10 +72,12 @@ impl<R> AsyncResult<R> {
 }
 
 impl<R: DeserializeOwned + 'static> AsyncResult<R> {
-    /// Waits for the result, blocking this thread. In async code use [`get_async`](Self::get_async), or `.await`.
+    /// Waits for the result, blocking this thread.
+    ///
+    /// In async code, use [`get_async`](Self::get_async) or `.await`.
     ///
     /// # Errors
-    /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
+    /// Any error of the call; [`Error::BlockingInAsync`] where blocking would stall an async runtime.
     pub fn get(&self) -> Result<R> {
         let flight = self.flight()?;
         if !flight.pending.outcome.is_set() {
@@ -82,10 +86,10 @@ impl<R: DeserializeOwned + 'static> AsyncResult<R> {
         Self::decode(flight, flight.answer())
     }
 
-    /// Waits for the result at most this long, blocking this thread. The call goes on if it takes longer.
+    /// Waits for the result for at most this long, blocking this thread. The call goes on if it takes longer.
     ///
     /// # Errors
-    /// As [`get`](Self::get); [`Error::Timeout`] if the result is not there by then.
+    /// Same as [`get`](Self::get); [`Error::Timeout`] if the result is not there by then.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R> {
         let flight = self.flight()?;
         let Some(deadline) = host::now().checked_add(timeout) else { return self.get() };
@@ -102,10 +106,10 @@ impl<R: DeserializeOwned + 'static> AsyncResult<R> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// Whatever became of the call.
+    /// Any error of the call.
     ///
     /// # Cancel safety
-    /// May be dropped and called again: the call goes on.
+    /// The future can be dropped and the method called again: the call goes on.
     pub async fn get_async(&self) -> Result<R> {
         let flight = self.flight()?;
         Self::decode(flight, flight.outcome().await)

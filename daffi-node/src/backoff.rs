@@ -5,8 +5,8 @@ use std::time::Duration;
 const SHORTEST: Duration = Duration::from_millis(100);
 pub(crate) const LONGEST: Duration = Duration::from_secs(5);
 
-/// Exponential backoff with jitter from the first wait on, so that nodes that lost one controller together do not come
-/// back together.
+/// Exponential backoff with jitter from the first wait on, so that nodes that lost a controller together do
+/// not come back together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     attempts: u32,
@@ -14,12 +14,12 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// A backoff whose jitter follows from `seed`.
+    /// Returns a backoff whose jitter is derived from `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         Self { attempts: 0, random: seed | 1 }
     }
 
-    /// How long to wait now: at least 100 ms, at most 5 s, and on average longer after each attempt.
+    /// Returns how long to wait now: at least 100 ms, at most 5 s, and on average longer after each attempt.
     pub(crate) fn next(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         let ceiling = SHORTEST.saturating_mul(2u32.saturating_pow(self.attempts.min(16))).min(LONGEST);
@@ -27,7 +27,7 @@ impl Backoff {
         SHORTEST + Duration::from_millis(self.random() % (spread + 1))
     }
 
-    /// Begins again after a success.
+    /// Starts over after a success.
     pub(crate) fn reset(&mut self) {
         self.attempts = 0;
     }

@@ -1,4 +1,4 @@
-//! May this thread wait? The one place that decides it, for every blocking form of the API.
+//! May this thread block? The one place that decides, for every blocking form of the API.
 
 use std::{
     cell::RefCell,
@@ -18,14 +18,14 @@ use crate::executor::Pool;
 /// What a thread is to daffi.
 #[derive(Clone, Default)]
 pub(crate) enum Role {
-    /// A thread of the user.
+    /// A user thread.
     #[default]
     User,
     /// A thread that runs `fn` callbacks.
     Pool(Arc<Pool>),
-    /// The I/O thread, which runs a callback that another thread may have to relieve it of.
+    /// The I/O thread, running a callback while another thread may have to take over the I/O.
     InPlace(reactor::Handle),
-    /// The I/O thread, where an `inline` callback has promised not to wait.
+    /// The I/O thread, running an `inline` callback, which has promised not to wait.
     Io,
 }
 
@@ -45,18 +45,20 @@ pub(crate) fn with_role<T>(role: Role, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Runs `wait`, which blocks, if this thread may block; `blocking` and its async `twin` are for the error.
+/// Runs `wait`, which blocks, if this thread may block; `blocking` and its async `twin` are named in the
+/// error.
 ///
-/// On the I/O thread or a thread of the pool another one takes its place meanwhile; on a worker of a multi-thread runtime the runtime's
-/// other tasks move away.
+/// If this is the I/O thread or a thread of the pool, another takes its place meanwhile; if it is a worker of
+/// a multi-thread runtime, the runtime's other tasks move away.
 ///
 /// # Errors
-/// [`Error::BlockingInAsync`] where waiting would stop an async runtime or daffi itself.
+/// [`Error::BlockingInAsync`] where waiting would stall an async runtime or daffi itself.
 pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl FnOnce() -> T) -> Result<T> {
     let refused = || Error::BlockingInAsync { blocking, twin };
-    // In a destructor of what belongs to a thread that ends, there may be none any more.
+    // The thread-local may be gone, in a destructor on a thread that is ending.
     let role = ROLE.try_with(|role| role.borrow().clone()).unwrap_or_default();
-    // A user's waker, or memory of the user's that is dropped once it is written, may find itself in a turn of the I/O thread's.
+    // A user's waker, or user memory dropped after it is written, may find itself in a turn of the I/O
+    // thread.
     let in_turn = || matches!(role, Role::User) && reactor::Handle::is_any_current();
     if matches!(role, Role::Io) || in_turn() {
         return Err(refused());
@@ -69,7 +71,7 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
         }
         Role::User | Role::Io => wait(),
     };
-    // Also on a thread of ours: a callback may run a runtime of its own.
+    // Checked on our threads too: a callback may run its own runtime.
     let Ok(runtime) = Handle::try_current() else { return Ok(wait()) };
     if !in_task() {
         // `spawn_blocking`, or a thread that merely entered the runtime.
@@ -78,7 +80,7 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
     if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
         return Err(refused());
     }
-    // Inside a `LocalSet` tokio panics before it runs the closure, and offers no way to know beforehand.
+    // Inside a `LocalSet`, tokio panics before it runs the closure, and offers no way to know beforehand.
     let mut wait = Some(wait);
     let stepped_aside = AssertUnwindSafe(|| tokio::task::block_in_place(|| wait.take().map(|wait| wait())));
     match catch_unwind(stepped_aside) {
@@ -88,13 +90,14 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
     }
 }
 
-/// Whether a future is being polled by tokio on this thread.
+/// Returns whether tokio is polling a future on this thread.
 ///
-/// tokio has no question for it. That a task's budget is below `STEPS` is so in tokio 1.54 (128); the tests of this file and
-/// `tests/start/mixing.rs` would tell if that changed.
+/// tokio has no function for this. `Handle::try_current` cannot tell: it also succeeds in `spawn_blocking`,
+/// where blocking is fine. But only a future that is being polled has a budget of steps; it is used up here,
+/// and given back at once.
 ///
-/// `Handle::try_current` cannot tell: it also succeeds in `spawn_blocking`, where blocking is fine. But only
-/// a future that is being polled has a budget of steps; it is used up here, and given back at once.
+/// A task's budget is below `STEPS` in tokio 1.54 (128); the tests of this file and `tests/start/mixing.rs`
+/// would notice if that changed.
 fn in_task() -> bool {
     /// More steps than a task ever has.
     const STEPS: usize = 512;
@@ -107,7 +110,7 @@ fn in_task() -> bool {
             Poll::Pending => break true,
         }
     };
-    // Each gives back what there was before it, so the first has to be the last.
+    // Each restores the budget from before it, so the first must be dropped last.
     while used.pop().is_some() {}
     limited
 }

@@ -1,4 +1,4 @@
-//! How a `Global` is to start.
+//! How to start a `Global`.
 
 use std::{
     borrow::Cow,
@@ -32,8 +32,9 @@ use crate::{
     registry::Registry,
 };
 
-/// Says how a [`Global`] is to start. Everything has a default: a node alone, with a random name, at the default UNIX
-/// socket.
+/// Configures how a [`Global`] starts.
+///
+/// Everything has a default: a node alone, with a random name, at the default UNIX socket.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -88,49 +89,59 @@ impl Default for GlobalBuilder {
 }
 
 impl GlobalBuilder {
-    /// The name of this process's node, by which others wait for it and pin calls to it. Each process needs its own.
-    /// Default: the program's name with a random number.
+    /// Sets the name of this process's node.
+    ///
+    /// Others wait for the node and pin calls to it by this name. Each process needs its own. Default: the
+    /// program's name with a random number.
     pub fn process_name(mut self, name: impl Into<String>) -> Self {
         self.process_name = Some(name.into());
         self
     }
 
-    /// Whether this process runs the controller. Default: no.
+    /// Sets whether this process runs the controller. Default: no.
     pub fn init_controller(mut self, init: bool) -> Self {
         self.init_controller = init;
         self
     }
 
-    /// Whether this process runs a node. Default: yes. Without one it neither calls nor is called:
-    /// `.init_controller(true).init_node(false)` is a controller by itself.
+    /// Sets whether this process runs a node. Default: yes.
+    ///
+    /// Without a node, the process neither calls nor is called: `.init_controller(true).init_node(false)` is
+    /// a controller by itself.
     pub fn init_node(mut self, init: bool) -> Self {
         self.init_node = init;
         self
     }
 
-    /// The host of the controller, for TCP. A controller binds exactly this: `localhost` is the loopback, and
-    /// `0.0.0.0` has to be asked for.
+    /// Sets the controller's host, for TCP.
+    ///
+    /// A controller binds exactly this address: `localhost` is the loopback, and `0.0.0.0` has to be asked
+    /// for.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
         self
     }
 
-    /// The port of the controller, for TCP. A controller without one takes a free port, and
-    /// [`Global::address`] says which.
+    /// Sets the controller's port, for TCP.
+    ///
+    /// A controller without one takes a free port, which [`Global::address`] returns.
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// The UNIX socket of the controller: the socket's path, or a directory in which it is called `.sock`.
+    /// Sets the controller's UNIX socket: its path, or a directory in which it is called `.sock`.
+    ///
     /// Default, if there is no host either: `<temp dir>/daffi/.sock`.
     pub fn unix_sock_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.unix_sock_path = Some(path.into());
         self
     }
 
-    /// Where the controller is, as one value: what [`Global::address`] says, or what was parsed from text. The same as
-    /// [`host`](Self::host) and [`port`](Self::port), or [`unix_sock_path`](Self::unix_sock_path).
+    /// Sets where the controller is, as one value: from [`Global::address`], or parsed from text.
+    ///
+    /// Equivalent to [`host`](Self::host) and [`port`](Self::port), or
+    /// [`unix_sock_path`](Self::unix_sock_path).
     ///
     /// ```no_run
     /// # mod daffi { pub use {daffi_core::Address, daffi_node::Global}; }
@@ -148,22 +159,26 @@ impl GlobalBuilder {
         }
     }
 
-    /// How long `start` waits for a controller before it is an error. Default: for ever, with a log line.
+    /// Sets how long `start` waits for a controller before it fails. Default: forever, with a log line.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    /// The timeout of calls that have none of their own, as if each had [`Call::timeout`](crate::Call::timeout). Default:
-    /// none. Calls without a return and scheduled ones have none in any case, nor have waits such as
+    /// Sets the timeout of calls that have none of their own, like [`Call::timeout`](crate::Call::timeout).
+    /// Default: none.
+    ///
+    /// It does not apply to calls without a return, to scheduled calls, or to waits such as
     /// [`Global::wait_process`].
     pub fn default_timeout(mut self, timeout: Duration) -> Self {
         self.default_timeout = Some(timeout);
         self
     }
 
-    /// Offers a callback on this node alone. The function may block, and takes what `#[callback]` functions take: owned
-    /// arguments, whose types have to be written, and before them `&Context` if it wants to know about its call.
+    /// Offers a callback on this node only.
+    ///
+    /// The function may block. It takes what `#[callback]` functions take: owned arguments, whose types must
+    /// be written out, preceded by `&Context` if it wants to know about its call.
     ///
     /// ```no_run
     /// # use daffi_node as daffi;
@@ -180,8 +195,9 @@ impl GlobalBuilder {
         self
     }
 
-    /// As [`callback`](Self::callback), with a function that returns a `Result`: its `Err` is `Error::Remote` at the
-    /// caller, with its text and its sources.
+    /// Like [`callback`](Self::callback), with a function that returns a `Result`.
+    ///
+    /// The caller receives its `Err` as `Error::Remote`, with its text and its sources.
     #[track_caller]
     pub fn try_callback<M, F, T, E>(mut self, name: impl Into<Cow<'static, str>>, function: F) -> Self
     where
@@ -193,8 +209,10 @@ impl GlobalBuilder {
         self
     }
 
-    /// As [`callback`](Self::callback), with a function that returns a future. It runs on daffi's own tokio runtime and
-    /// must not block. Take `Context` instead of `&Context`, which the future could not keep.
+    /// Like [`callback`](Self::callback), with a function that returns a future.
+    ///
+    /// The future runs on daffi's own tokio runtime and must not block. Take `Context` instead of `&Context`,
+    /// which the future could not keep.
     ///
     /// ```no_run
     /// # use daffi_node as daffi;
@@ -211,7 +229,7 @@ impl GlobalBuilder {
         self
     }
 
-    /// As [`try_callback`](Self::try_callback), with a function that returns a future.
+    /// Like [`try_callback`](Self::try_callback), with a function that returns a future.
     #[track_caller]
     pub fn try_async_callback<M, F, T, E>(mut self, name: impl Into<Cow<'static, str>>, function: F) -> Self
     where
@@ -223,64 +241,71 @@ impl GlobalBuilder {
         self
     }
 
-    /// Whether this node offers the callbacks that `#[callback]` leaves in the program. Default: yes.
+    /// Sets whether this node offers the callbacks that `#[callback]` registers in the program. Default: yes.
     pub fn link_time_callbacks(mut self, offer: bool) -> Self {
         self.link_time_callbacks = offer;
         self
     }
 
-    /// Runs this controller, whichever one is linked. Implies [`init_controller(true)`](Self::init_controller).
+    /// Runs this controller instead of the linked one. Implies
+    /// [`init_controller(true)`](Self::init_controller).
     pub fn controller(mut self, controller: impl Controller + 'static) -> Self {
         self.controller = Some(Box::new(controller));
         self.init_controller = true;
         self
     }
 
-    /// Which of several nodes that offer a callback gets a call. For the controller of this process. Default:
-    /// [`Strategy::Random`].
+    /// Sets which of several nodes that offer a callback gets a call, for the controller of this process.
+    ///
+    /// Default: [`Strategy::Random`].
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
         self
     }
 
-    /// What node and controller of this process take on before they refuse. Default: [`Limits::default`]. What both sides
-    /// of a call have a say in, such as the size of payloads, is as large as the smaller one says.
+    /// Sets what the node and the controller of this process take on before they refuse. Default:
+    /// [`Limits::default`].
+    ///
+    /// Where both sides of a call have a limit, such as the size of payloads, the smaller one applies.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Starts, and waits until the node is known to a controller, blocking this thread: as long as it takes, or until
-    /// [`connect_timeout`](Self::connect_timeout).
+    /// Starts, and waits until the node is known to a controller, blocking this thread.
+    ///
+    /// Waits as long as it takes, or until [`connect_timeout`](Self::connect_timeout).
     ///
     /// # Errors
-    /// * [`Error::Configuration`]: options contradict each other, or the system gives no more threads or files.
-    /// * [`Error::AddressInUse`], [`Error::AddressUnusable`], [`Error::NoController`]: where the controller was to be.
+    /// * [`Error::Configuration`]: options contradict each other, or the system has no more threads or files.
+    /// * [`Error::AddressInUse`], [`Error::AddressUnusable`], [`Error::NoController`]: the controller cannot
+    ///   be started.
     /// * [`Error::Unreachable`]: no controller was reached in time.
-    /// * [`Error::NameTaken`], [`Error::InvalidName`], [`Error::DuplicateCallback`], [`Error::Refused`]: what the controller, or this process, does not take.
-    /// * [`Error::Stopped`]: it was stopped meanwhile.
+    /// * [`Error::NameTaken`], [`Error::InvalidName`], [`Error::DuplicateCallback`], [`Error::Refused`]: the
+    ///   controller, or this process, does not accept the node.
+    /// * [`Error::Stopped`]: it was stopped in the meantime.
     /// * [`Error::BlockingInAsync`]: this would block an async runtime.
     pub fn start(self) -> Result<Global> {
         block("GlobalBuilder::start", "`start_async`", || self.begin()?.wait())?
     }
 
-    /// As [`start`](Self::start), without blocking.
+    /// Like [`start`](Self::start), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// What was started is stopped again when the future is dropped.
+    /// Dropping the future stops whatever was started.
     pub async fn start_async(self) -> Result<Global> {
         self.begin()?.up().await
     }
 
-    /// Starts everything but does not wait for a controller.
+    /// Starts everything, without waiting for a controller.
     fn begin(mut self) -> Result<Starting> {
         let address = self.check()?;
-        // Before any type is asked for its shape.
+        // Before the shape of any type is determined.
         remember_places();
-        // What tells this node from an earlier one, and what jitter comes from.
+        // Distinguishes this node from an earlier one, and seeds the jitter.
         let seed = host::random();
         let name = self.process_name.take().unwrap_or_else(|| random_name(seed));
         let registry = if self.init_node { Some(self.registry()?) } else { None };
@@ -315,7 +340,7 @@ impl GlobalBuilder {
         };
         if let Some(node) = &node {
             reactor.handle().add_service(node.clone() as Arc<dyn Service>);
-            // Whoever calls others and is never called may take its answers itself.
+            // A node that calls others and is never called may read its answers itself.
             let may_lead = controller.as_ref().is_none_or(|controller| controller.callers_may_lead());
             if may_lead && node.executor.registry().len() == 0 {
                 reactor.handle().welcome_guests(true);
@@ -358,7 +383,7 @@ impl GlobalBuilder {
         Registry::new(callbacks)
     }
 
-    /// Where the controller is, if the options make sense.
+    /// Returns where the controller is, if the options make sense.
     fn check(&self) -> Result<Address> {
         let wrong = |problem: &str| Err(Error::Configuration { problem: problem.to_owned() });
         if !self.init_controller && !self.init_node {
@@ -408,7 +433,7 @@ impl GlobalBuilder {
     }
 }
 
-/// The socket that `path` means: itself, or `.sock` in it if it is a directory.
+/// Returns the socket that `path` means: itself, or `.sock` in it if it is a directory.
 fn unix_address(path: &Path) -> Address {
     let is_directory = path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/');
     Address::Unix(if is_directory { path.join(".sock") } else { path.to_owned() })
@@ -442,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_controller_has_to_be_linked() {
-        // None is, in the tests of this crate.
+        // In the tests of this crate none is.
         let error = Global::builder().init_controller(true).host("localhost").start().unwrap_err();
         assert!(matches!(error, Error::NoController), "{error:?}");
         for words in ["`controller` feature", "use my_controller as _;"] {

@@ -39,11 +39,11 @@ use crate::{
     scheduled_task::ScheduledTask,
 };
 
-/// A call that is not sent until a modifier says how.
+/// A call, not sent until a modifier says how.
 ///
-/// A modifier is applied with `&` or as a method; both are the same:
+/// Apply a modifier with `&` or as a method; the two are equivalent:
 ///
-/// | | `&` | method | gives |
+/// | | `&` | method | returns |
 /// |---|---|---|---|
 /// | foreground | `& FG` | `.fg()`, in async code `.await` | `Result<R>` |
 /// | background | `& BG` | `.bg()` | [`AsyncResult<R>`](AsyncResult) |
@@ -52,15 +52,15 @@ use crate::{
 /// | broadcast | `& BROADCAST` | `.broadcast()` | `Result<()>` |
 /// | … with results | `& BROADCAST.return_result()` | `.broadcast_results()` | `Result<BTreeMap<String, Result<R>>>` |
 ///
-/// `timeout`, `eta`, `on` and `on_all` come before it. The further parameters of the type say which of them were used,
-/// so that an option without meaning, such as `eta` with `fg`, does not compile.
+/// `timeout`, `eta`, `on` and `on_all` come before the modifier. The other type parameters record which of
+/// them were used, so that an option that makes no sense, such as `eta` with `fg`, does not compile.
 #[must_use = "a call is not sent until a modifier is applied: `& FG`, `& BG`, `& NO_RETURN`, `.await`, …"]
 #[derive(Debug, Clone)]
 pub struct Call<R, T = Anywhere, const TIMED: bool = false, const DELAYED: bool = false> {
     pub(crate) caller: Caller,
     pub(crate) callback: Cow<'static, str>,
     pub(crate) signature: &'static Signature,
-    /// The arguments, encoded where they were given.
+    /// The arguments, encoded when they were given.
     pub(crate) arguments: Result<Encoded, Box<Error>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) eta: Option<Duration>,
@@ -71,19 +71,19 @@ pub struct Call<R, T = Anywhere, const TIMED: bool = false, const DELAYED: bool 
 /// Who waits for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// The one that makes it.
+    /// The thread that makes it.
     Attended,
-    /// A task, the one that makes it.
+    /// The task that makes it.
     Awaited,
-    /// Nobody right now, so that it cannot be held back when too many are in flight.
+    /// Nobody for now, so it is refused rather than held back when too many are in flight.
     Refusable,
-    /// Nobody, ever, so that a failure is logged.
+    /// Nobody, ever, so a failure is logged.
     Unattended,
-    /// Nobody if it has an `eta`.
+    /// Nobody if it has an `eta`, else the caller.
     UnattendedLater,
 }
 
-/// Everything that is needed to start a call.
+/// Everything needed to start a call.
 struct Ready {
     node: Arc<Node>,
     pending: Arc<Pending>,
@@ -95,15 +95,17 @@ struct Ready {
 // ---- options
 
 impl<R, T, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    /// Gives up with [`Error::Timeout`] after this long, and cancels the call. Counted from when the call is made, after any `eta`; time spent
-    /// waiting for the controller or for a free place counts. Default: the builder's `default_timeout`, and none without it.
+    /// Gives up with [`Error::Timeout`] after this long, and cancels the call.
+    ///
+    /// The time is counted from when the call is made, after any `eta`, and includes waiting for the
+    /// controller or for a free place. Default: the builder's `default_timeout`, if any.
     pub fn timeout(self, timeout: Duration) -> Call<R, T, true, DELAYED> {
         let mut call = self.retype();
         call.timeout = Some(timeout);
         call
     }
 
-    /// Sends the call after this long. Until then it waits in this process, and is lost if that stops.
+    /// Sends the call after this long. Until then it waits in this process, and is lost if the process stops.
     pub fn eta(self, eta: Duration) -> Call<R, T, TIMED, true> {
         let mut call = self.retype();
         call.eta = Some(eta);
@@ -122,12 +124,12 @@ impl<R, T, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
 }
 
 impl<R, const TIMED: bool, const DELAYED: bool> Call<R, Anywhere, TIMED, DELAYED> {
-    /// Calls this node and no other.
+    /// Calls only this node.
     pub fn on(self, node: impl Into<Arc<str>>) -> Call<R, On, TIMED, DELAYED> {
         self.to(On(node.into()))
     }
 
-    /// Calls these nodes and no others, for a broadcast.
+    /// Broadcasts only to these nodes.
     pub fn on_all<N: AsRef<str>>(self, nodes: impl IntoIterator<Item = N>) -> Call<R, OnAll, TIMED, DELAYED> {
         self.to(OnAll::new(nodes))
     }
@@ -136,20 +138,21 @@ impl<R, const TIMED: bool, const DELAYED: bool> Call<R, Anywhere, TIMED, DELAYED
 // ---- foreground
 
 impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> Call<R, T, TIMED, false> {
-    /// Makes the call and waits for its result, blocking this thread. In async code, `.await` the call instead.
+    /// Makes the call and waits for its result, blocking this thread. In async code, `.await` the call
+    /// instead.
     ///
     /// # Errors
-    /// Whatever became of the call; [`Error::BlockingInAsync`] where blocking would stop an async runtime.
+    /// Any error of the call; [`Error::BlockingInAsync`] where blocking would stall an async runtime.
     pub fn fg(self) -> Result<R> {
         let Ready { node, pending, outgoing, deadline, .. } = self.ready(Kind::Call, Manner::Attended)?;
         let flight = block("FG", "`.await` on the call", || Flight::run(node, pending, &outgoing, deadline))?;
         decode(flight.pending.callback(), flight.answer()?.one())
     }
 
-    /// The same as awaiting the call.
+    /// Does the same as awaiting the call.
     ///
     /// # Errors
-    /// Whatever became of the call.
+    /// Any error of the call.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call.
@@ -171,12 +174,15 @@ impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool> IntoFuture fo
     }
 }
 
-/// The future of an awaited call. The call is sent when the future is made, not when it is first polled. Dropping the future cancels the call.
+/// The future of an awaited call.
+///
+/// The call is sent when the future is created, not when it is first polled. Dropping the future cancels the
+/// call.
 #[must_use = "dropping the future cancels the call"]
 #[derive(Debug)]
 pub struct CallFuture<R> {
     flight: Result<CancelOnDrop>,
-    /// It is cancelled when this is dropped, so it need not leave.
+    /// Needs no [`leave`](Flight::leave): dropping this cancels the call.
     place: Option<Place>,
     result: PhantomData<fn() -> R>,
 }
@@ -201,7 +207,7 @@ impl<R: DeserializeOwned + 'static> Future for CallFuture<R> {
 impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool, const DELAYED: bool>
     Call<R, T, TIMED, DELAYED>
 {
-    /// Makes the call in the background. Every error arrives through the [`AsyncResult`].
+    /// Makes the call in the background. All errors arrive through the [`AsyncResult`].
     pub fn bg(self) -> AsyncResult<R> {
         AsyncResult::new(self.ready(Kind::Call, Manner::Refusable).map(Ready::start).map_err(Box::new))
     }
@@ -210,11 +216,13 @@ impl<R: DeserializeOwned + 'static, T: Unicast, const TIMED: bool, const DELAYED
 // ---- no return
 
 impl<R, T: Unicast, const DELAYED: bool> Call<R, T, false, DELAYED> {
-    /// Hands the call over and forgets it. Nothing comes back; what cannot be delivered is logged and counted at the
-    /// controller.
+    /// Hands the call over and forgets it.
+    ///
+    /// Nothing comes back; a call that cannot be delivered is logged and counted at the controller.
     ///
     /// # Errors
-    /// The call cannot be handed over: it is too large, there is no room for it, or the `Global` is stopped.
+    /// If the call cannot be handed over: it is too large, there is no room for it, or the `Global` is
+    /// stopped.
     pub fn no_return(self) -> Result<()> {
         let Ready { node, outgoing, eta, .. } = self.ready(Kind::OneWay, Manner::Attended)?;
         node.start_one_way(&outgoing, eta)
@@ -224,13 +232,13 @@ impl<R, T: Unicast, const DELAYED: bool> Call<R, T, false, DELAYED> {
 // ---- period
 
 impl<R> Call<R> {
-    /// Has the controller make the call at the times that the modifier says.
+    /// Schedules the call at the controller, at the times given by the modifier.
     ///
-    /// Hands over and returns; the [`ScheduledTask`] tells what became of it.
+    /// Returns as soon as the call is handed over; the [`ScheduledTask`] tells what became of it.
     ///
     /// # Errors
-    /// [`Error::InvalidTime`] for a time that is past, no times at all, more than 1,000, or a period below 1 ms;
-    /// [`Error::TooLarge`] for arguments above 64 KiB, since the controller keeps them.
+    /// [`Error::InvalidTime`] for a time in the past, no times at all, more than 1,000, or a period shorter
+    /// than 1 ms; [`Error::TooLarge`] for arguments above 64 KiB, since the controller keeps them.
     pub fn period<K: When, T: Unicast>(self, period: Period<K, T>) -> Result<ScheduledTask> {
         let ask = schedule(period.timing.timing())?;
         let call = self.to(period.target);
@@ -242,10 +250,10 @@ impl<R> Call<R> {
 }
 
 impl<R> Call<R, On> {
-    /// The same, on the node that the call names.
+    /// Does the same on the node that the call is pinned to.
     ///
     /// # Errors
-    /// As [`period`](Call::period) of a call that names none.
+    /// Same as for a call that is not pinned.
     pub fn period<K: When>(self, period: Period<K>) -> Result<ScheduledTask> {
         let Period { timing, .. } = period;
         let on = self.target.clone();
@@ -253,7 +261,7 @@ impl<R> Call<R, On> {
     }
 }
 
-/// The question to the controller that schedules calls at these times.
+/// Returns the question to the controller that schedules calls at these times.
 fn schedule(timing: Timing) -> Result<Ask> {
     let invalid = |problem: String| Err(Error::InvalidTime { problem });
     match timing {
@@ -293,12 +301,13 @@ fn schedule(timing: Timing) -> Result<Ask> {
 // ---- broadcast
 
 impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
-    /// Has every other node that offers the callback run it, and waits until the controller has passed it on, blocking
-    /// this thread; with an `eta` it only hands it over.
+    /// Runs the callback on every other node that offers it.
+    ///
+    /// Blocks this thread until the controller has passed the call on; with an `eta` it is only handed over.
     ///
     /// # Errors
-    /// [`Error::NoCandidate`] if there is no such node; [`Error::BlockingInAsync`] where blocking would stop an async
-    /// runtime: use [`broadcast_async`](Self::broadcast_async) there.
+    /// [`Error::NoCandidate`] if there is no such node; [`Error::BlockingInAsync`] where blocking would stall
+    /// an async runtime: use [`broadcast_async`](Self::broadcast_async) there.
     pub fn broadcast(self) -> Result<()> {
         let ready = self.ready(Kind::Broadcast { results: false }, Manner::UnattendedLater)?;
         if ready.eta.is_some() {
@@ -309,13 +318,13 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
         Ok(())
     }
 
-    /// As [`broadcast`](Self::broadcast), without blocking.
+    /// Like [`broadcast`](Self::broadcast), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// The broadcast may or may not have been passed on when the future is dropped.
+    /// When the future is dropped, the broadcast may or may not have been passed on.
     pub async fn broadcast_async(self) -> Result<()> {
         let ready = self.ready(Kind::Broadcast { results: false }, Manner::UnattendedLater)?;
         if ready.eta.is_some() {
@@ -330,13 +339,12 @@ impl<R, T: Multicast, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, 
 impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAYED: bool>
     Call<R, T, TIMED, DELAYED>
 {
-    /// Has every other node that offers the callback run it, and waits for all results, blocking this thread.
+    /// Runs the callback on every other node that offers it, and waits for all results, blocking this thread.
     ///
-    /// Each node has its own entry: one that fails, dies or is too slow has its error there, and the others their
-    /// results.
+    /// Each node has its own entry: its result, or its error if it fails, dies or is too slow.
     ///
     /// # Errors
-    /// As [`broadcast`](Self::broadcast); in async code use
+    /// Same as [`broadcast`](Self::broadcast); in async code use
     /// [`broadcast_results_async`](Self::broadcast_results_async).
     pub fn broadcast_results(self) -> Result<BTreeMap<String, Result<R>>> {
         let ready = self.ready(Kind::Broadcast { results: true }, Manner::Attended)?;
@@ -344,10 +352,10 @@ impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAY
         results(&flight)
     }
 
-    /// As [`broadcast_results`](Self::broadcast_results), without blocking.
+    /// Like [`broadcast_results`](Self::broadcast_results), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call on every node.
@@ -359,10 +367,10 @@ impl<R: DeserializeOwned + 'static, T: Multicast, const TIMED: bool, const DELAY
     }
 }
 
-/// What each node has answered.
+/// Returns each node's answer.
 ///
 /// # Errors
-/// What has become of the broadcast as a whole.
+/// The error of the broadcast as a whole.
 fn results<R: DeserializeOwned + 'static>(flight: &Flight) -> Result<BTreeMap<String, Result<R>>> {
     let Answer::Many(answers) = flight.answer()? else { return Ok(BTreeMap::new()) };
     let decode = |answer: &Result<_>| match answer {
@@ -372,14 +380,14 @@ fn results<R: DeserializeOwned + 'static>(flight: &Flight) -> Result<BTreeMap<St
     Ok(answers.iter().map(|(node, answer)| (node.clone(), decode(answer))).collect())
 }
 
-// ---- what all have in common
+// ---- what they have in common
 
 impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DELAYED> {
     fn ready(self, kind: Kind, manner: Manner) -> Result<Ready> {
         let body = self.arguments.map_err(|error| *error)?;
         let node = self.caller.node()?;
         let limit = match kind {
-            // Scheduled, they travel and stay as one frame.
+            // Scheduled arguments travel and are stored as one frame.
             Kind::Ask(_) => node.limits.payload_bytes_max.min(CHUNK_BYTES as u64),
             _ => node.limits.payload_bytes_max,
         };
@@ -393,7 +401,7 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
         }
         let callback = self.callback;
         let target = self.target.node()?;
-        // A frame without room for it would end the connection, and every call on it.
+        // A name that does not fit the frame would end the connection, and every call on it.
         check_length(&callback)
             .map_err(|reason| Error::InvalidName { name: callback.to_string(), reason })?;
         let signature = Some(self.signature);
@@ -416,7 +424,7 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
             Manner::UnattendedLater => self.eta.is_none(),
             Manner::Refusable | Manner::Unattended => false,
         };
-        // Whoever waits has its arguments in any case.
+        // A caller that waits keeps its arguments anyway.
         let hold = if attended { None } else { node.hold_arguments(body.len())? };
         let outgoing = Outgoing {
             hops: self.caller.hops(&callback)?,
@@ -443,10 +451,11 @@ impl<R, T: Target, const TIMED: bool, const DELAYED: bool> Call<R, T, TIMED, DEL
     }
 }
 
-/// When the time is up: `timeout` after the call is sent, or when the callback that makes it has to be done itself.
+/// Returns when the time is up: `timeout` after the call is sent, or when the calling callback itself has to
+/// be done, whichever is earlier.
 fn deadline(timeout: Option<Duration>, eta: Option<Duration>, parent: Option<Instant>) -> Option<Deadline> {
     let now = host::now();
-    // A time that cannot be counted to never comes.
+    // A time too far away to represent never comes.
     let own = timeout.and_then(|after| {
         Some(Deadline { at: now.checked_add(eta.unwrap_or_default())?.checked_add(after)?, after })
     });
@@ -471,7 +480,7 @@ impl Ready {
     }
 }
 
-/// A call goes to one node: to any, or with `.on(…)` to a certain one.
+/// A call to one node: any, or with `.on(…)` a given one.
 #[diagnostic::on_unimplemented(
     message = "`.on_all(…)` is for broadcasts",
     label = "this call would go to several nodes",
@@ -481,7 +490,7 @@ pub trait Unicast: Target {}
 impl Unicast for Anywhere {}
 impl Unicast for On {}
 
-/// A call goes to several nodes: to all, or with `.on_all(…)` to certain ones.
+/// A call to several nodes: all, or with `.on_all(…)` given ones.
 #[diagnostic::on_unimplemented(
     message = "`.on(…)` pins a call to one node, and a broadcast goes to several",
     label = "this call would go to one node",

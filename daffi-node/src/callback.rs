@@ -1,4 +1,4 @@
-//! A function that other processes call, as the executor sees it.
+//! Functions that other processes call, as the executor sees them.
 
 use std::{borrow::Cow, fmt, future::Future, num::NonZeroUsize, pin::Pin, sync::Arc};
 
@@ -41,30 +41,31 @@ pub enum Handler {
     Async(Function<BoxFuture<Outcome>>),
 }
 
-/// What gives a `T` for a call. Most ask nothing about their call, and it costs nothing that they could.
+/// Produces a `T` for a call. Most callbacks ask nothing about their call, and pay nothing for the
+/// possibility.
 pub enum Function<T> {
-    /// With the arguments alone.
+    /// Takes the arguments only.
     Plain(Arc<dyn Fn(Invocation) -> T + Send + Sync>),
-    /// With the context as well.
+    /// Takes the context as well.
     WithContext(Arc<dyn Fn(Invocation, Context) -> T + Send + Sync>),
 }
 
-/// One call, as its callback gets it.
+/// One call, as its callback receives it.
 #[derive(Debug)]
 pub struct Invocation {
     /// The arguments, encoded.
     pub body: Bytes,
-    /// How they are encoded, and the result is to be.
+    /// The encoding of the arguments, and of the result.
     pub codec: Codec,
 }
 
-/// The encoded result, or why there is none. The fault's `node` is filled in by the executor.
+/// The encoded result, or why there is none. The executor fills in the fault's `node`.
 pub type Outcome = Result<Encoded, Box<Fault>>;
 
-/// A future of the executor's.
+/// A future run by the executor.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// The singleton whose method a callback is.
+/// The singleton that a callback is a method of.
 #[derive(Clone, Copy)]
 pub(crate) struct InstanceState {
     pub(crate) name: &'static str,
@@ -72,7 +73,7 @@ pub(crate) struct InstanceState {
 }
 
 impl Callback {
-    /// A callback of that name, without options.
+    /// Returns a callback with this name, without options.
     pub fn new(name: impl Into<Cow<'static, str>>, signature: Signature, handler: Handler) -> Self {
         Self {
             name: name.into(),
@@ -85,77 +86,77 @@ impl Callback {
         }
     }
 
-    /// The same callback, written at `source`: `src/main.rs:12`.
+    /// Sets where the callback is written, as in `src/main.rs:12`.
     #[must_use]
     pub fn written_at(mut self, source: impl Into<String>) -> Self {
         self.source = source.into();
         self
     }
 
-    /// The same callback with its doc comment.
+    /// Sets the callback's doc comment.
     #[must_use]
     pub fn doc(mut self, doc: &'static str) -> Self {
         self.doc = doc;
         self
     }
 
-    /// The same callback, run on the I/O thread.
+    /// Makes the callback run on the I/O thread.
     #[must_use]
     pub fn inline(mut self) -> Self {
         self.options.inline = true;
         self
     }
 
-    /// The same callback with a bound on the calls that run at a time. 0 is taken as 1.
+    /// Limits how many calls run at a time. 0 is taken as 1.
     #[must_use]
     pub fn max_concurrency(mut self, limit: usize) -> Self {
         self.options.max_concurrency = Some(NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN));
         self
     }
 
-    /// The same callback as a method of a singleton.
+    /// Makes the callback a method of a singleton.
     #[must_use]
     pub fn method_of<T>(mut self, instance: Instance<T>) -> Self {
         self.instance = Some(instance.state());
         self
     }
 
-    /// The name on the wire.
+    /// Returns the name on the wire.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it takes and gives back.
+    /// Returns what it takes and returns.
     pub fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    /// Where it is written, as `src/main.rs:12`.
+    /// Returns where it is written, as in `src/main.rs:12`.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Its doc comment, empty if it has none.
+    /// Returns its doc comment, empty if it has none.
     pub fn doc_text(&self) -> &str {
         self.doc
     }
 
-    /// How it wants to run.
+    /// Returns how it wants to run.
     pub fn options(&self) -> CallbackOptions {
         self.options
     }
 
-    /// What runs.
+    /// Returns the function that runs.
     pub fn handler(&self) -> &Handler {
         &self.handler
     }
 
-    /// The name of the singleton whose method it is, if it is one with a receiver.
+    /// Returns the name of its singleton, if it is a method with a receiver.
     pub fn singleton(&self) -> Option<&'static str> {
         self.instance.map(|instance| instance.name)
     }
 
-    /// Whether it can be called now: a method with a receiver only once its instance is registered.
+    /// Returns whether it can be called now: a method with a receiver only once its instance is registered.
     pub fn is_callable(&self) -> bool {
         self.instance.is_none_or(|instance| (instance.exists)())
     }
@@ -175,24 +176,24 @@ impl fmt::Debug for Callback {
 }
 
 impl Handler {
-    /// A handler that may block.
+    /// Returns a handler that may block.
     pub fn sync(function: impl Fn(Invocation) -> Outcome + Send + Sync + 'static) -> Self {
         Self::Sync(Function::Plain(Arc::new(function)))
     }
 
-    /// A handler that may block, and asks about its call.
+    /// Returns a handler that may block and takes the context.
     pub fn sync_with_context(
         function: impl Fn(Invocation, Context) -> Outcome + Send + Sync + 'static,
     ) -> Self {
         Self::Sync(Function::WithContext(Arc::new(function)))
     }
 
-    /// A handler that waits without blocking.
+    /// Returns a handler that waits without blocking.
     pub fn future(function: impl Fn(Invocation) -> BoxFuture<Outcome> + Send + Sync + 'static) -> Self {
         Self::Async(Function::Plain(Arc::new(function)))
     }
 
-    /// A handler that waits without blocking, and asks about its call.
+    /// Returns a handler that waits without blocking and takes the context.
     pub fn future_with_context(
         function: impl Fn(Invocation, Context) -> BoxFuture<Outcome> + Send + Sync + 'static,
     ) -> Self {
@@ -201,7 +202,7 @@ impl Handler {
 }
 
 impl<T> Function<T> {
-    /// Calls it. The context is made only for those that take it.
+    /// Calls the function. The context is created only for functions that take it.
     pub fn call(&self, invocation: Invocation, context: impl FnOnce() -> Context) -> T {
         match self {
             Self::Plain(function) => function(invocation),

@@ -9,13 +9,13 @@ use crate::{call::Call, context::current_hops, node::Node};
 
 /// Makes calls: the field `call` of a `Global`, and `ctx.call` in a callback.
 ///
-/// Typed calls come from `#[fetcher]`; anything can be called with [`by_name`](Self::by_name). It is cheap to clone, and
-/// may be used from any thread.
+/// Typed calls come from `#[fetcher]`; anything can be called with [`by_name`](Self::by_name). A `Caller` is
+/// cheap to clone, and can be used from any thread.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// `None` for a controller without a node.
     node: Option<Arc<Node>>,
-    /// The callback that calls onwards through this.
+    /// The callback that makes nested calls through this.
     parent: Option<Parent>,
 }
 
@@ -35,15 +35,15 @@ impl Caller {
         Self { node: Some(node), parent: Some(Parent { hops, deadline }) }
     }
 
-    /// A caller without a node.
+    /// Returns a caller without a node.
     pub(crate) fn detached() -> Self {
         Self::new(None)
     }
 
-    /// A call of a callback by its name, with a tuple of arguments: `()` for none, `(x,)` for one.
+    /// Calls a callback by name, with a tuple of arguments: `()` for none, `(x,)` for one.
     ///
-    /// The result's type is inferred or written first. Both sides' types are compared before anything runs, as for
-    /// typed calls.
+    /// The result type is inferred, or given as the first type parameter. As for typed calls, the types of
+    /// both sides are compared before anything runs.
     ///
     /// ```no_run
     /// # use daffi_node as daffi;
@@ -63,7 +63,8 @@ impl Caller {
         self.make(callback.into(), Signature::of_call::<A, R>(), &arguments)
     }
 
-    /// The call that an expansion of `#[fetcher]` makes. No callback has this name, which would hide a fetcher of it.
+    /// The call made by an expansion of `#[fetcher]`. No callback has this name, which would hide the fetcher
+    /// for it.
     #[doc(hidden)]
     pub fn __daffi_call<R, A: Serialize>(
         &self,
@@ -96,18 +97,18 @@ impl Caller {
         }
     }
 
-    /// The node that calls.
+    /// Returns the calling node.
     ///
     /// # Errors
-    /// There is none.
+    /// If there is none.
     pub(crate) fn node(&self) -> Result<&Arc<Node>> {
         self.node.as_ref().ok_or_else(Self::no_node)
     }
 
-    /// The same, without keeping it here.
+    /// Like [`node`](Self::node), by value.
     ///
     /// # Errors
-    /// There is none.
+    /// If there is none.
     pub(crate) fn into_node(self) -> Result<Arc<Node>> {
         self.node.ok_or_else(Self::no_node)
     }
@@ -119,10 +120,10 @@ impl Caller {
         }
     }
 
-    /// How deep a call that is made now is nested.
+    /// Returns the nesting depth of a call made now.
     ///
     /// # Errors
-    /// Too deep.
+    /// If that is too deep.
     pub(crate) fn hops(&self, callback: &str) -> Result<u8> {
         let parent = self.parent.map_or(0, |parent| parent.hops).max(current_hops());
         if parent < HOPS_MAX {
@@ -132,7 +133,7 @@ impl Caller {
         }
     }
 
-    /// When the callback that calls onwards has to be done itself.
+    /// Returns when the callback that makes nested calls has to be done itself.
     pub(crate) fn parent_deadline(&self) -> Option<Instant> {
         self.parent.and_then(|parent| parent.deadline)
     }

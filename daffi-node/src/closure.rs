@@ -15,11 +15,13 @@ use crate::{
     private::{NoArguments, arguments, boxed, chain, encode, failed},
 };
 
-/// A closure or function that can be a callback: of up to 12 arguments, each owned and deserializable, and before them
-/// `&Context` or `Context` if it wants to know about its call.
+/// A closure or function that can be a callback.
 ///
-/// `Marker` is what tells the compiler which arguments are meant; it is always inferred. The arguments' types have to be
-/// written, as in `|a: i64, b: i64| a + b`.
+/// It takes up to 12 arguments, each owned and deserializable, preceded by `&Context` or `Context` if it
+/// wants to know about its call.
+///
+/// `Marker` tells the compiler which arguments are meant; it is always inferred. The argument types must be
+/// written out, as in `|a: i64, b: i64| a + b`.
 #[diagnostic::on_unimplemented(
     message = "this cannot be a callback",
     label = "not a function of up to 12 owned arguments with `Deserialize`",
@@ -30,11 +32,11 @@ pub trait Closure<Marker>: Send + Sync + 'static {
     /// What it returns.
     type Output;
 
-    /// What it takes from the wire, a tuple.
+    /// The arguments it takes from the wire, as a tuple.
     #[doc(hidden)]
     type Arguments: DeserializeOwned;
 
-    /// What it is told of its call.
+    /// What it is told about its call.
     #[doc(hidden)]
     type Told: Told;
 
@@ -45,10 +47,10 @@ pub trait Closure<Marker>: Send + Sync + 'static {
     fn parameters() -> Vec<WireType>;
 }
 
-/// What a closure may be told of its call: nothing, or its context.
+/// What a closure may be told about its call: nothing, or its context.
 #[doc(hidden)]
 pub trait Told: Sized + Send + Sync + 'static {
-    /// A function that is told so much.
+    /// Returns a function that is told this much.
     fn function<T>(call: impl Fn(Invocation, Self) -> T + Send + Sync + 'static) -> Function<T>;
 }
 
@@ -65,9 +67,9 @@ impl Told for Context {
 }
 
 impl Callback {
-    /// A closure as a callback.
+    /// Makes a callback from a closure.
     ///
-    /// A closure that returns a `Result` is offered as one that returns the `Result`, `Err` and all; see
+    /// If the closure returns a `Result`, the result on offer is that `Result`, `Err` included; see
     /// [`try_closure`](Self::try_closure).
     #[track_caller]
     pub fn closure<M, F>(name: impl Into<Cow<'static, str>>, closure: F) -> Self
@@ -81,7 +83,7 @@ impl Callback {
         Self::of_closure::<M, F, F::Output>(name.into(), handler)
     }
 
-    /// A closure that returns a `Result` as a callback: its `Err` is the call's `Error::Remote`.
+    /// Makes a callback from a closure that returns a `Result`, whose `Err` is the call's `Error::Remote`.
     ///
     /// The error travels as text, with its sources.
     #[track_caller]
@@ -100,7 +102,7 @@ impl Callback {
         Self::of_closure::<M, F, T>(name.into(), handler)
     }
 
-    /// A closure that returns a future as a callback.
+    /// Makes a callback from a closure that returns a future.
     ///
     /// The future cannot borrow from the closure's `&Context`: take `Context` instead.
     #[track_caller]
@@ -112,7 +114,7 @@ impl Callback {
         let handler = Handler::Async(F::Told::function(move |invocation, told| {
             let closure = closure.clone();
             boxed(async move {
-                // Before the call, so that arguments need not be `Send` where the future does not keep them.
+                // Before the call, so that arguments need not be `Send` unless the future keeps them.
                 let arguments = arguments(&invocation)?;
                 let result = closure.call(&told, arguments).await;
                 encode(invocation.codec, &result)
@@ -121,7 +123,8 @@ impl Callback {
         Self::of_closure::<M, F, <F::Output as Future>::Output>(name.into(), handler)
     }
 
-    /// A closure that returns a future of a `Result` as a callback, as in [`try_closure`](Self::try_closure).
+    /// Makes a callback from a closure that returns a future of a `Result`, as in
+    /// [`try_closure`](Self::try_closure).
     #[track_caller]
     pub fn try_async_closure<M, F, T, E>(name: impl Into<Cow<'static, str>>, closure: F) -> Self
     where

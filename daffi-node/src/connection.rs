@@ -1,4 +1,4 @@
-//! The connection to the controller: how it comes to be, whether it is alive, and what follows its end.
+//! The connection to the controller: how it is made and kept alive, and what happens when it ends.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ use crate::{
 pub(crate) struct Connector {
     target: Target,
     state: Mutex<State>,
-    /// How many callbacks could be called when they were registered last. Locked while they are, so that an older
+    /// How many callbacks were callable at the last registration. Locked during one, so that an older
     /// registration does not overtake a newer one.
     registered: Mutex<usize>,
 }
@@ -49,24 +49,24 @@ struct State {
     connection: Option<Live>,
     /// Why there is no connection.
     last_error: String,
-    /// When to give up the first start, and how long that is.
+    /// When the first start gives up, and how long that is.
     give_up: Option<Deadline>,
-    /// Told of singletons that are registered, for as long as the node lives.
+    /// Called when singletons are registered, for as long as the node lives.
     listener: Option<Arc<singleton::Listener>>,
 }
 
-/// A connection that is there.
+/// An existing connection.
 #[derive(Debug)]
 struct Live {
     port: Port,
     since: Instant,
-    /// The controller knows the node and its callbacks.
+    /// Whether the controller knows the node and its callbacks.
     up: bool,
     heartbeat: Heartbeat,
     ping_at: Instant,
 }
 
-/// What is to be done for a connection.
+/// What to do for a connection.
 #[derive(Debug)]
 struct Turn {
     /// When to look again.
@@ -75,11 +75,11 @@ struct Turn {
     ping: Option<u64>,
 }
 
-/// How long one attempt to connect may take, for all addresses together that a host name has.
+/// How long one attempt to connect may take, over all addresses of a host name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connector {
-    /// Keeps a node connected to `target`; gives up if it takes longer than `timeout` for the first time.
+    /// Returns a connector to `target`, which gives up if the first connection takes longer than `timeout`.
     pub(crate) fn new(target: Target, timeout: Option<Duration>, seed: u64) -> Self {
         let state = State {
             backoff: Backoff::new(seed),
@@ -92,13 +92,13 @@ impl Connector {
         Self { target, state: Mutex::new(state), registered: Mutex::new(0) }
     }
 
-    /// The connection, whether or not the node is registered on it.
+    /// Returns the connection, whether or not the node is registered on it.
     pub(crate) fn port(&self) -> Option<Port> {
         self.state.lock().connection.as_ref().map(|live| live.port.clone())
     }
 
-    /// Where a socket reaches the controller. One in this process that takes no node in memory is connected to like
-    /// any other, and so it is again when the connection is lost.
+    /// Returns the address at which a socket reaches the controller. A controller in this process that takes
+    /// no node in memory is connected to like any other, both at first and after the connection is lost.
     fn address(&self) -> Option<Address> {
         match &self.target {
             Target::Address(address) => Some(address.clone()),
@@ -106,7 +106,7 @@ impl Connector {
         }
     }
 
-    /// The controller answered a ping.
+    /// Called when the controller has answered a ping.
     pub(crate) fn answered(&self, id: u64) {
         if let Some(live) = &mut self.state.lock().connection {
             live.heartbeat.pong(id);
@@ -115,7 +115,7 @@ impl Connector {
 }
 
 impl Node {
-    /// Connects for the first time, and tells the controller of singletons that are registered from now on.
+    /// Connects for the first time, and from now on tells the controller about registered singletons.
     pub(crate) fn connect(self: &Arc<Self>) {
         let node = Arc::downgrade(self);
         let listener: Arc<singleton::Listener> = Arc::new(move || {
@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    /// Does what is due for the connection; says when to look again.
+    /// Does what is due for the connection; returns when to look again.
     pub(crate) fn keep_connected(&self, now: Instant) -> Option<Instant> {
         if self.is_stopped() {
             return None;
@@ -152,7 +152,7 @@ impl Node {
                 let turn = live.turn(now, &self.limits);
                 let port = live.port.clone();
                 drop(state);
-                // To write drops what has been written, which may be the user's: not with the lock.
+                // Writing drops what has been written, which may be user memory: not with the lock held.
                 let turn = turn.and_then(|Turn { next, ping }| match ping.map(|id| Frame::Ping { id }) {
                     Some(ping) if port.push_now(&ping).is_err() => Err("the controller does not read"),
                     _ => Ok(next),
@@ -168,7 +168,7 @@ impl Node {
         host::earliest([next, give_up])
     }
 
-    /// Ends the start with an error when it has taken too long; says when that will be.
+    /// Ends the start with an error when it has taken too long; returns when that will be.
     fn give_up(&self, now: Instant) -> Option<Instant> {
         let mut state = self.connector.state.lock();
         let deadline = state.give_up?;
@@ -186,7 +186,7 @@ impl Node {
         None
     }
 
-    /// Tells the controller which callbacks can be called now.
+    /// Tells the controller which callbacks are callable now.
     pub(crate) fn register_again(&self) {
         if let Some(port) = self.link.port() {
             send_registration(self, &port);
@@ -195,7 +195,7 @@ impl Node {
 
     fn connect_to(self: &Arc<Self>, address: Address) {
         let node = self.clone();
-        // Resolving a name blocks, and connecting may: the I/O thread has no time for either.
+        // Resolving a name blocks, and connecting may: the I/O thread must do neither.
         let connect = move || match Stream::connect(&address, CONNECT_TIMEOUT) {
             Ok(stream) => node.adopt(stream),
             Err(error) => node.retry(format!("cannot connect to {address}: {error}")),
@@ -207,7 +207,7 @@ impl Node {
 
     fn adopt(self: &Arc<Self>, stream: Stream) {
         let node = self.clone();
-        // What the node's own calls may take up is bounded by their number and by what waits for the socket.
+        // The memory for the node's own calls is bounded by their number and by what waits for the socket.
         let budget = Budget::unlimited();
         let added = self.reactor().add_connection(stream, self.limits.queue_bytes_max, budget, |outbox| {
             let port = Port::Socket(outbox.clone());
@@ -234,7 +234,7 @@ impl Node {
         }
     }
 
-    /// A connection is there: says who this is.
+    /// Introduces the node on a new connection.
     fn greet(&self, port: &Port) {
         let now = host::now();
         let heartbeat = Heartbeat::default();
@@ -254,7 +254,7 @@ impl Node {
         self.watch(now + self.limits.handshake_timeout);
     }
 
-    /// The node is registered: calls go out from now on.
+    /// Called when the node is registered: calls go out from now on.
     pub(crate) fn registered(&self, port: &Port, connection: u64) {
         let now = host::now();
         {
@@ -268,7 +268,7 @@ impl Node {
             }
         }
         if self.started.is_set() {
-            // Others were lost together with this node, and return one by one.
+            // Other nodes were lost together with this one, and return one by one.
             self.watch(self.settling.begin(now));
         }
         let mark = |id, sent| self.calls.get(id).is_some_and(|pending| pending.set_sent(sent));
@@ -283,7 +283,8 @@ impl Node {
                 }
             }
         }
-        // An instance that was registered after the callbacks were sent, while there was no link to say so.
+        // An instance may have been registered after the callbacks were sent, while there was no link to
+        // announce it.
         if self.executor.registry().callable() != *self.connector.registered.lock() {
             self.register_again();
         }
@@ -299,7 +300,7 @@ impl Node {
         }
     }
 
-    /// The connection is gone. Another attempt follows, unless the node is stopped.
+    /// Called when the connection is gone. Another attempt follows, unless the node is stopped.
     pub(crate) fn disconnected(self: &Arc<Self>, reason: &str) {
         let was_up = self.connector.state.lock().connection.take().is_some_and(|live| live.up);
         self.link_lost();
@@ -328,7 +329,7 @@ impl Node {
         }
     }
 
-    /// The controller will never take this node.
+    /// Called when the controller will never accept this node.
     pub(crate) fn fatal(&self, error: Error) {
         if !self.started.set(Err(error.clone())) {
             tracing::error!(node = self.name, %error, "the controller does not take this node any more; still trying");
@@ -337,10 +338,10 @@ impl Node {
 }
 
 impl Live {
-    /// Has a sign of life asked for when it is time; says when to look again.
+    /// Asks for a sign of life when it is time; returns when to look again.
     ///
     /// # Errors
-    /// The peer has not answered for too long.
+    /// If the peer has not answered for too long.
     fn turn(&mut self, now: Instant, limits: &Limits) -> Result<Turn, &'static str> {
         if let Port::Memory(_) = self.port {
             // Both ends live and die together.
@@ -366,7 +367,7 @@ impl Live {
     }
 }
 
-/// The id of every registration; they answer in order, so one is enough.
+/// The id of every registration; they are answered in order, so one is enough.
 const REGISTRATION: u64 = 1;
 
 pub(crate) fn send_registration(node: &Node, port: &Port) {
@@ -377,15 +378,15 @@ pub(crate) fn send_registration(node: &Node, port: &Port) {
     for (number, piece) in pieces.iter().enumerate() {
         let offers = Offers::parse(piece).expect("offers are parsed as they are pushed");
         let register = Register { id: REGISTRATION, more: number < last, offers };
-        // A closed connection says so by itself.
+        // A closed connection is reported separately.
         if port.push(&Frame::Register(register)).is_err() {
             break;
         }
     }
-    // To write drops what has been written, which may be the user's.
+    // Writing drops what has been written, which may be user memory.
     drop(registered);
     port.flush();
-    // If large payloads waited for what was written now, they go on.
+    // Large payloads that waited for what was just written go on.
     node.link.write();
 }
 

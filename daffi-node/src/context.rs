@@ -1,4 +1,4 @@
-//! What a running callback knows of its call.
+//! What a running callback knows about its call.
 
 use std::{
     cell::Cell,
@@ -17,8 +17,10 @@ use daffi_core::host;
 
 use crate::{caller::Caller, latch::Latch};
 
-/// What a running callback knows of its call. Taken as a parameter of type `&Context`, anywhere in the list of a
-/// `#[callback]` function and first in that of a closure; it is no argument for the caller.
+/// What a running callback knows about its call.
+///
+/// Take it as a parameter of type `&Context`: anywhere in the parameter list of a `#[callback]` function, or
+/// first in that of a closure. The caller does not pass it.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -44,13 +46,12 @@ use crate::{caller::Caller, latch::Latch};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Calls onwards: as `g.call`, but no call gets more time than is left of this one, and each counts as nested in
-    /// it.
+    /// Makes nested calls: like `g.call`, but no call gets more time than this one has left.
     pub call: Caller,
     incoming: Arc<Incoming>,
 }
 
-/// One call that came in, as its callback and who may cancel it share it.
+/// An incoming call, as shared by its callback and whatever may cancel it.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     caller: Arc<str>,
@@ -64,7 +65,7 @@ impl Incoming {
         Arc::new(Self { caller, deadline, cancelled: AtomicBool::new(false), latch: Latch::new() })
     }
 
-    /// Nobody waits for it any more.
+    /// Marks the call as no longer awaited.
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.latch.set(());
@@ -80,48 +81,52 @@ impl Context {
         Self { call, incoming }
     }
 
-    /// A context without a node, for calling handlers in tests.
+    /// Returns a context without a node, for calling handlers in tests.
     #[doc(hidden)]
     pub fn detached() -> Self {
         Self::new(Caller::detached(), Incoming::new("".into(), None))
     }
 
-    /// The name of the node that called.
+    /// Returns the name of the calling node.
     pub fn caller(&self) -> &str {
         &self.incoming.caller
     }
 
-    /// When the caller stops waiting; `None` if it waits for ever.
+    /// Returns when the caller stops waiting; `None` if it waits forever.
     pub fn deadline(&self) -> Option<Instant> {
         self.incoming.deadline
     }
 
-    /// Whether nobody waits for the result any more: the caller cancelled, its time ran out, or it is gone.
+    /// Returns whether the result is no longer awaited: the caller cancelled, its time ran out, or it is
+    /// gone.
     ///
-    /// An `fn` callback looks here from time to time. An `async fn` callback is dropped at its next `.await` anyway.
+    /// An `fn` callback should check this from time to time. An `async fn` callback is dropped at its next
+    /// `.await` anyway.
     pub fn is_cancelled(&self) -> bool {
         self.incoming.is_cancelled() || self.deadline().is_some_and(|deadline| deadline <= host::now())
     }
 
-    /// Resolves when the caller cancels the call or is gone. A deadline that passes is told as a cancellation by the caller, a moment after
-    /// [`is_cancelled`](Self::is_cancelled) sees it.
+    /// Resolves when the caller cancels the call or is gone.
     ///
-    /// For work that an `async fn` callback has handed to others; the callback itself is dropped at its next
-    /// `.await`.
+    /// When the deadline passes, the caller cancels the call, a moment after
+    /// [`is_cancelled`](Self::is_cancelled) returns `true`.
+    ///
+    /// Meant for work that an `async fn` callback has handed to others; the callback itself is dropped at its
+    /// next `.await`.
     ///
     /// # Cancel safety
-    /// May be dropped at any time.
+    /// The future can be dropped at any time.
     pub async fn cancelled(&self) {
         self.incoming.latch.arrival().await;
     }
 }
 
-/// Which callback a thread runs.
+/// The callback that a thread is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// How deep it is nested; 0 for none.
+    /// Its nesting depth; 0 for none.
     pub(crate) hops: u8,
-    /// The executor that runs it, as its address, by which one is told from another; 0 for none.
+    /// The address of the executor that runs it, which identifies it; 0 for none.
     pub(crate) executor: usize,
 }
 
@@ -129,17 +134,17 @@ thread_local! {
     static PLACE: Cell<Place> = const { Cell::new(Place { hops: 0, executor: 0 }) };
 }
 
-/// How deep what runs on this thread now is nested.
+/// Returns the nesting depth of what this thread is running.
 pub(crate) fn current_hops() -> u8 {
     PLACE.get().hops
 }
 
-/// The executor of the callback that this thread runs now, as its address; 0 for none.
+/// Returns the address of the executor whose callback this thread is running; 0 for none.
 pub(crate) fn current_executor() -> usize {
     PLACE.get().executor
 }
 
-/// Runs `work` as a callback in this place, so that calls that it makes through any `Caller` count on.
+/// Runs `work` as a callback in this place, so that the calls it makes through any `Caller` count as nested.
 pub(crate) fn at_place<T>(place: Place, work: impl FnOnce() -> T) -> T {
     struct Restore(Place);
     impl Drop for Restore {
@@ -151,7 +156,7 @@ pub(crate) fn at_place<T>(place: Place, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// A future that is polled as a callback in this place.
+/// A future polled as a callback in this place.
 pub(crate) struct AtPlace<F> {
     pub(crate) place: Place,
     pub(crate) future: F,

@@ -1,4 +1,4 @@
-//! A started call, as those hold it who wait for it.
+//! A started call, as held by whoever waits for it.
 
 use std::{
     future::Future,
@@ -34,13 +34,13 @@ pub(crate) struct Outcome<'a> {
     place: Option<Place>,
 }
 
-/// A started call that is cancelled when this is dropped before its outcome.
+/// A started call that is cancelled if this is dropped before the outcome is there.
 #[derive(Debug)]
 pub(crate) struct CancelOnDrop {
     pub(crate) flight: Flight,
-    /// Its outcome was given to whoever polls.
+    /// Its outcome has been returned from a poll.
     over: bool,
-    /// It writes what others have left as well, when it is polled again.
+    /// When it is polled again, it also writes what others have left.
     flushes: bool,
 }
 
@@ -57,7 +57,8 @@ impl Flight {
         Self { node, id, pending }
     }
 
-    /// Starts a call and blocks until its outcome. The deadline is watched right here, which spares the I/O thread.
+    /// Starts a call and blocks until its outcome. The deadline is watched right here, which saves the I/O
+    /// thread the work.
     pub(crate) fn run(
         node: Arc<Node>,
         pending: Arc<Pending>,
@@ -74,7 +75,7 @@ impl Flight {
         flight
     }
 
-    /// Blocks until the outcome, or until `deadline`; says whether the outcome is there.
+    /// Blocks until the outcome, or until `deadline`; returns whether the outcome is there.
     pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let latch = &self.pending.outcome;
         let wait = || latch.wait(deadline).is_some();
@@ -82,7 +83,7 @@ impl Flight {
         latch.is_set() || self.node.block(|| self.node.reactor().wait(deadline, is_done, wait))
     }
 
-    /// What has come of the call, once its outcome is there.
+    /// Returns the outcome of the call, once it is there.
     pub(crate) fn answer(&self) -> Result<&Answer> {
         match self.pending.outcome.get() {
             Some(outcome) => outcome.as_ref().map_err(Error::clone),
@@ -93,9 +94,10 @@ impl Flight {
         }
     }
 
-    /// A task waits for the outcome. It needs the I/O thread, as opposed to a thread that waits.
+    /// Polls for the outcome on behalf of a task. A waiting task, unlike a waiting thread, needs the I/O
+    /// thread.
     ///
-    /// Whoever does not wait any more calls [`leave`](Self::leave).
+    /// A task that stops waiting calls [`leave`](Self::leave).
     pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<()> {
         self.node.wake_others();
         let polled = self.pending.outcome.poll(context, place).map(drop);
@@ -105,7 +107,7 @@ impl Flight {
         polled
     }
 
-    /// A task is done with waiting, or gives it up.
+    /// Called when a task has stopped waiting, or gives up.
     pub(crate) fn leave(&self, place: Option<Place>) {
         self.node.wake_others();
         self.pending.outcome.leave(place);
@@ -116,7 +118,7 @@ impl Flight {
         Outcome { flight: self, place: None }
     }
 
-    /// Gives the call up.
+    /// Cancels the call.
     pub(crate) fn cancel(&self) {
         self.node.cancel(self.id);
     }
@@ -152,7 +154,7 @@ impl CancelOnDrop {
         let polled = self.flight.poll(context, place);
         self.over = polled.is_ready();
         if !self.over && self.flight.node.link.flusher.find() {
-            // Behind the others that are ready.
+            // Queues behind the other tasks that are ready.
             self.flushes = true;
             context.waker().wake_by_ref();
         }
@@ -177,12 +179,12 @@ impl Drop for CancelOnDrop {
 }
 
 impl Answer {
-    /// What the one that was asked answered.
+    /// Returns the answer of the one that was asked.
     pub(crate) fn one(&self) -> &Payload {
         static NOTHING: Payload = Payload { codec: 0, body: Kept::EMPTY };
         match self {
             Self::One(payload) => payload,
-            // A broadcast's answer never comes to a call for one.
+            // A call to one node never gets a broadcast's answer.
             Self::Many(_) => &NOTHING,
         }
     }

@@ -1,9 +1,9 @@
-//! Frames of tasks, which one of them writes together.
+//! Frames of many tasks, written together by one of them.
 //!
-//! The answers to many tasks come together, and then one task after the other calls again. Left to the I/O thread, their frames would
-//! leave as they come, few at a time, and each write wakes the controller. So the first task that waits again has itself woken
-//! once more, behind all others that are ready by then, and writes what all of them have left. Should it not come to that soon,
-//! the I/O thread writes.
+//! The answers to many tasks come together, and then one task after the other calls again. If the I/O thread
+//! wrote their frames, they would leave as they come, few at a time, and each write wakes the controller. So
+//! the first task that waits again arranges to be woken once more, behind all others that are ready by then,
+//! and writes what all of them have left. If that does not happen soon, the I/O thread writes.
 
 use std::time::{Duration, Instant};
 
@@ -16,41 +16,43 @@ use crate::sync::{
 #[derive(Debug, Default)]
 pub(crate) struct Flusher {
     state: AtomicU8,
-    /// When the I/O thread writes, from the first turn on in which it sees that something is left.
+    /// When the I/O thread writes, counted from the first turn that sees that something is left.
     due: Mutex<Option<Instant>>,
 }
 
 /// Nothing is left.
 const IDLE: u8 = 0;
-/// Something is left, and the next task that waits is going to write it.
+/// Something is left, and the next task that waits will write it.
 const WANTED: u8 = 1;
-/// A task is going to write it.
+/// A task will write it.
 const FOUND: u8 = 2;
 
 impl Flusher {
-    /// How long frames are left to a task. It may be busy, or not come back to its call at all.
+    /// How long frames are left to a task. It may be busy, or never come back to its call.
     const PATIENCE: Duration = Duration::from_millis(1);
 
-    /// A frame is left, which is queued already; says whether it is the first, so that a [`turn`](Self::turn) has to follow.
+    /// Notes that a frame is left, which is already queued; returns whether it is the first, so that a
+    /// [`turn`](Self::turn) must follow.
     pub(crate) fn leave(&self) -> bool {
         self.state.load(Ordering::SeqCst) == IDLE && self.exchange(IDLE, WANTED)
     }
 
-    /// Whether the task that asks is to write, once others had their turn. It [`begin`](Self::begin)s with that.
+    /// Returns whether the calling task must write, once others have had their turn. It then calls
+    /// [`begin`](Self::begin).
     pub(crate) fn find(&self) -> bool {
         self.state.load(Ordering::Relaxed) == WANTED && self.exchange(WANTED, FOUND)
     }
 
-    /// Somebody writes all that is queued from here on. What is left later is for the next one.
+    /// Called before everything queued is written. What is left later is for the next writer.
     pub(crate) fn begin(&self) {
         if self.state.load(Ordering::Relaxed) != IDLE {
-            // Before the look at the queue: whoever has seen the old state was in it before.
+            // Before the queue is read: a frame whose task has seen the old state was queued before.
             self.state.store(IDLE, Ordering::SeqCst);
             *self.due.lock() = None;
         }
     }
 
-    /// When the I/O thread is to write what is left to a task; `None` if nothing is, or it is time.
+    /// Returns when the I/O thread must write what is left to a task; `None` if nothing is, or if it is time.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         if self.state.load(Ordering::SeqCst) == IDLE {
             return None;

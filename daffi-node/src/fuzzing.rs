@@ -1,4 +1,4 @@
-//! What fuzz targets reach of this crate: payloads in chunks, on their way in and out. Not part of the API.
+//! What fuzz targets use of this crate: payloads in chunks, incoming and outgoing. Not part of the API.
 
 use std::{sync::Arc, task::Waker};
 
@@ -17,7 +17,7 @@ use crate::{
     streams::{Receiver, StreamId, Streams},
 };
 
-/// The window of all payloads for all receivers, if these are few.
+/// The window of all payloads for all receivers, provided these are few.
 pub const RECEIVERS_WINDOW_BYTES: usize = crate::streams::RECEIVERS_WINDOW_BYTES;
 
 /// Payloads that are being sent.
@@ -25,7 +25,8 @@ pub const RECEIVERS_WINDOW_BYTES: usize = crate::streams::RECEIVERS_WINDOW_BYTES
 pub struct Sending(Streams);
 
 impl Sending {
-    /// Goes on with a payload of more than `CHUNK_BYTES`, whose first frame is sent; says how many bytes go with that.
+    /// Starts a payload of more than `CHUNK_BYTES`, as if its first frame were sent; returns how many bytes
+    /// go with that.
     pub fn start(&self, call: u64, reply: bool, body: &Bytes) -> usize {
         let to = if reply { Receiver::Node("a") } else { Receiver::Offering("a") };
         let first = self.0.begin(StreamId { call, reply }, to, &body.clone().into(), !reply, None);
@@ -33,12 +34,12 @@ impl Sending {
         first
     }
 
-    /// The receiver takes `bytes` more.
+    /// Called when the receiver takes `bytes` more.
     pub fn credit(&self, call: u64, reply: bool, bytes: u32) {
         self.0.credit(StreamId { call, reply }, bytes);
     }
 
-    /// Nobody wants the rest of it.
+    /// Forgets the rest of it.
     pub fn cancel(&self, call: u64, reply: bool) {
         let _others_go_on = self.0.cancel(StreamId { call, reply }, &mut Remains::default());
     }
@@ -48,17 +49,17 @@ impl Sending {
         drop(self.0.pump(has_room, send));
     }
 
-    /// Whether any payload is being sent.
+    /// Returns whether any payload is being sent.
     pub fn is_active(&self) -> bool {
         self.0.is_active()
     }
 }
 
-/// Memory that payloads lie in one after the other.
+/// Memory that payloads use one after the other.
 #[derive(Debug, Default, Clone)]
 pub struct Pool(Arc<PayloadPool>);
 
-/// Arguments that come in chunks, at the callee.
+/// Arguments that arrive in chunks, at the callee.
 #[derive(Debug)]
 pub struct Arguments {
     assembly: Assembly,
@@ -66,21 +67,21 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// `total` bytes of which the first came.
+    /// Returns `total` bytes of arguments, of which the `first` have arrived.
     pub fn new(pool: &Pool, total: u32, first: &[u8]) -> Self {
         Self { assembly: Assembly::new(0, total, &Body::borrowed(first), &pool.0), pool: pool.clone() }
     }
 
-    /// Adds what came, read to its place or not; gives them when they are whole.
+    /// Adds what arrived, read straight to its place or not; returns the arguments when they are whole.
     ///
     /// # Errors
-    /// More or less came than was announced.
+    /// If more or less arrived than was announced.
     pub fn add(&mut self, chunk: &Chunk<'_>, placed: bool) -> Result<Option<Bytes>, &'static str> {
         let whole = add(&mut self.assembly, chunk, placed, &self.pool.0)?;
         Ok(whole.map(|payload| payload.body.into_bytes()))
     }
 
-    /// How many bytes more may be sent, if it is time to say so.
+    /// Returns how many more bytes may be sent, if it is time to say so.
     pub fn take_credit(&mut self) -> Option<u32> {
         self.assembly.take_credit()
     }
@@ -102,7 +103,7 @@ fn add(
     }
 }
 
-/// What comes back of a call, at its caller.
+/// What comes back for a call, at its caller.
 #[derive(Debug)]
 pub struct Results {
     pending: Pending,
@@ -111,7 +112,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Of a call to one node, or to several; of so many bytes at most.
+    /// Returns the results of a call to one node, or to several; each of at most `limit` bytes.
     pub fn new(pool: &Pool, broadcast: bool, limit: u64) -> Self {
         let callback = "f".into();
         let pending = match broadcast {
@@ -121,7 +122,7 @@ impl Results {
         Self { pending, pool: pool.clone(), limit }
     }
 
-    /// Takes a frame, read to its place or not; gives the credit that is to be sent for it.
+    /// Takes a frame, read straight to its place or not; returns the credit to send for it.
     pub fn take(&self, frame: Frame<'_>, placed: bool) -> Option<u32> {
         let pool = &self.pool.0;
         let progress = match frame {
@@ -140,7 +141,7 @@ impl Results {
         }
     }
 
-    /// The outcome, if there is one: the one result, or that of each node.
+    /// Returns the outcome, if there is one: the one result, or that of each node.
     pub fn outcome(&self) -> Option<Result<Vec<Result<Bytes>>>> {
         let answer = self.pending.outcome.get()?.clone();
         Some(answer.map(|answer| match answer {

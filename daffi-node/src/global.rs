@@ -1,4 +1,4 @@
-//! `Global`: the entrance to everything.
+//! `Global`: the entry point to everything.
 
 use std::{
     fmt,
@@ -33,9 +33,9 @@ use crate::{
 
 /// A node, a controller, or both, in this process.
 ///
-/// It is the entrance to everything: calls are made through its field [`call`](Self::call). It is cheap to clone, all
-/// clones are the same, and the last one to be dropped stops it at once, which blocks for up to 250 ms: in async code, call
-/// [`stop_async`](Self::stop_async) first.
+/// The entry point to everything: calls are made through its field [`call`](Self::call). It is cheap to
+/// clone, and all clones are equivalent. Dropping the last one stops it at once, which blocks for up to
+/// 250 ms: in async code, call [`stop_async`](Self::stop_async) first.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -55,7 +55,7 @@ pub struct Global {
     shared: Arc<Shared>,
 }
 
-/// What all clones share.
+/// The state shared by all clones.
 struct Shared {
     node: Option<Arc<Node>>,
     controller: Option<Arc<dyn RunningController>>,
@@ -66,17 +66,17 @@ struct Shared {
     stopped: Latch<()>,
 }
 
-/// How long stopping waits for the controller to hear of it.
+/// How long stopping waits for the controller to acknowledge it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a drop waits for the kernel to take what was handed over.
+/// How long dropping waits for the kernel to take what was handed over.
 const DROP_GRACE: Duration = Duration::from_millis(250);
 
-/// How often whoever stops looks whether something has come or left.
+/// How often stopping checks whether everything has arrived and left.
 const STOP_EVERY: Duration = Duration::from_millis(1);
 
 impl Global {
-    /// Says how to start.
+    /// Returns a builder that configures how to start.
     pub fn builder() -> GlobalBuilder {
         GlobalBuilder::default()
     }
@@ -101,97 +101,103 @@ impl Global {
         Self { call, shared: Arc::new(shared) }
     }
 
-    /// The name of this process's node; empty for a controller alone.
+    /// Returns the name of this process's node; empty for a controller alone.
     pub fn process_name(&self) -> &str {
         self.shared.node.as_ref().map_or("", |node| &node.name)
     }
 
-    /// Where the controller is: the address that this process's own controller listens on, with the port that was
-    /// found if none was given, or the one that the node connects to.
+    /// Returns where the controller is.
+    ///
+    /// This is the address that this process's own controller listens on, including the port it found if none
+    /// was given, or the one that the node connects to.
     pub fn address(&self) -> &Address {
         &self.shared.address
     }
 
-    /// Waits until a process of this name is connected, blocking this thread. Returns at once if it is.
+    /// Waits until a process with this name is connected, blocking this thread. Returns at once if it already
+    /// is.
     ///
     /// # Errors
-    /// [`Error::Stopped`](crate::Error::Stopped) if this `Global` is stopped meanwhile;
+    /// [`Error::Stopped`](crate::Error::Stopped) if this `Global` is stopped in the meantime;
     /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn wait_process(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitProcess, name, "wait_process")?.wait("`wait_process_async`", None).map(drop)
     }
 
-    /// As [`wait_process`](Self::wait_process), for so long at most.
+    /// Like [`wait_process`](Self::wait_process), for at most this long.
     ///
     /// # Errors
-    /// As there; [`Error::Timeout`](crate::Error::Timeout).
+    /// The same, and [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_process_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
         let inquiry = self.inquire(Ask::WaitProcess, name, "wait_process")?;
         inquiry.wait("`wait_process_timeout_async`", Some(timeout)).map(drop)
     }
 
-    /// As [`wait_process`](Self::wait_process), without blocking.
+    /// Like [`wait_process`](Self::wait_process), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn wait_process_async(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitProcess, name, "wait_process")?.answer(None).await.map(drop)
     }
 
-    /// As [`wait_process_timeout`](Self::wait_process_timeout), without blocking.
+    /// Like [`wait_process_timeout`](Self::wait_process_timeout), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn wait_process_timeout_async(&self, name: &str, timeout: Duration) -> Result<()> {
         self.inquire(Ask::WaitProcess, name, "wait_process")?.answer(Some(timeout)).await.map(drop)
     }
 
-    /// Waits until another process offers this callback, blocking this thread. Returns at once if one does.
+    /// Waits until another process offers this callback, blocking this thread. Returns at once if one already
+    /// does.
     ///
     /// # Errors
-    /// As [`wait_process`](Self::wait_process).
+    /// Same as [`wait_process`](Self::wait_process).
     pub fn wait_function(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitFunction, name, "wait_function")?.wait("`wait_function_async`", None).map(drop)
     }
 
-    /// As [`wait_function`](Self::wait_function), for so long at most.
+    /// Like [`wait_function`](Self::wait_function), for at most this long.
     ///
     /// # Errors
-    /// As there; [`Error::Timeout`](crate::Error::Timeout).
+    /// The same, and [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_function_timeout(&self, name: &str, timeout: Duration) -> Result<()> {
         let inquiry = self.inquire(Ask::WaitFunction, name, "wait_function")?;
         inquiry.wait("`wait_function_timeout_async`", Some(timeout)).map(drop)
     }
 
-    /// As [`wait_function`](Self::wait_function), without blocking.
+    /// Like [`wait_function`](Self::wait_function), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn wait_function_async(&self, name: &str) -> Result<()> {
         self.inquire(Ask::WaitFunction, name, "wait_function")?.answer(None).await.map(drop)
     }
 
-    /// As [`wait_function_timeout`](Self::wait_function_timeout), without blocking.
+    /// Like [`wait_function_timeout`](Self::wait_function_timeout), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn wait_function_timeout_async(&self, name: &str, timeout: Duration) -> Result<()> {
         self.inquire(Ask::WaitFunction, name, "wait_function")?.answer(Some(timeout)).await.map(drop)
     }
 
-    /// The processes that are connected, sorted by name, this one among them. Blocks this thread for the question.
+    /// Returns the connected processes, including this one, sorted by name.
+    ///
+    /// Blocks this thread until the controller answers.
     ///
     /// ```no_run
     /// # use daffi_node as daffi;
@@ -204,46 +210,49 @@ impl Global {
     /// ```
     ///
     /// # Errors
-    /// As [`wait_process`](Self::wait_process).
+    /// Same as [`wait_process`](Self::wait_process).
     pub fn processes(&self) -> Result<Vec<Process>> {
         let inquiry = self.inquire(Ask::Processes, "", "processes")?;
         inquiry.decode(&inquiry.wait("`processes_async`", None)?)
     }
 
-    /// As [`processes`](Self::processes), without blocking.
+    /// Like [`processes`](Self::processes), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn processes_async(&self) -> Result<Vec<Process>> {
         let inquiry = self.inquire(Ask::Processes, "", "processes")?;
         inquiry.decode(&inquiry.answer(None).await?)
     }
 
-    /// The callbacks that are offered, sorted by name, with signatures and nodes. Blocks this thread for the question.
+    /// Returns the callbacks on offer, sorted by name, with signatures and nodes.
+    ///
+    /// Blocks this thread until the controller answers.
     ///
     /// # Errors
-    /// As [`wait_process`](Self::wait_process).
+    /// Same as [`wait_process`](Self::wait_process).
     pub fn callbacks(&self) -> Result<Vec<CallbackInfo>> {
         let inquiry = self.inquire(Ask::Callbacks, "", "callbacks")?;
         inquiry.decode(&inquiry.wait("`callbacks_async`", None)?)
     }
 
-    /// As [`callbacks`](Self::callbacks), without blocking.
+    /// Like [`callbacks`](Self::callbacks), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn callbacks_async(&self) -> Result<Vec<CallbackInfo>> {
         let inquiry = self.inquire(Ask::Callbacks, "", "callbacks")?;
         inquiry.decode(&inquiry.answer(None).await?)
     }
 
-    /// Blocks this thread until this `Global` is stopped, which may be for ever: what a process does that only serves.
+    /// Blocks this thread until this `Global` is stopped, possibly forever. For processes that only serve
+    /// calls.
     ///
     /// # Errors
     /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
@@ -251,21 +260,23 @@ impl Global {
         block("Global::join", "`join_async`", || self.shared.stopped.wait(None)).map(drop)
     }
 
-    /// As [`join`](Self::join), without blocking.
+    /// Like [`join`](Self::join), without blocking.
     ///
     /// # Errors
-    /// None; it is a `Result` like everything else here.
+    /// None; it returns a `Result` like everything else here.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn join_async(&self) -> Result<()> {
         self.shared.stopped.arrival().await;
         Ok(())
     }
 
-    /// Stops: takes no new calls from others, lets the callbacks that run finish within the grace time, sends what was
-    /// handed over, and says goodbye. A controller in this process lets the calls of others finish too. Blocks this
-    /// thread until then. Stopping twice is the same as once.
+    /// Stops this `Global`, blocking this thread until that is done.
+    ///
+    /// It takes no new calls from others, lets running callbacks finish within the grace time, sends what was
+    /// handed over, and says goodbye. A controller in this process lets the calls of others finish too.
+    /// Stopping twice is the same as stopping once.
     ///
     /// # Errors
     /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
@@ -277,13 +288,13 @@ impl Global {
         .map(drop)
     }
 
-    /// As [`stop`](Self::stop), without blocking.
+    /// Like [`stop`](Self::stop), without blocking.
     ///
     /// # Errors
-    /// None; it is a `Result` like everything else here.
+    /// None; it returns a `Result` like everything else here.
     ///
     /// # Cancel safety
-    /// Stopping goes on when the future is dropped.
+    /// Stopping goes on if the future is dropped.
     pub async fn stop_async(&self) -> Result<()> {
         self.begin_stop();
         self.join_async().await
@@ -303,7 +314,7 @@ impl Global {
         if self.shared.stopping.swap(true, Ordering::SeqCst) {
             return;
         }
-        // A callback that stops its own process does not wait for itself.
+        // A callback that stops its own process must not wait for itself.
         let own = |node: &Arc<Node>| node.executor.id() == current_executor();
         let but = usize::from(self.shared.node.as_ref().is_some_and(own));
         let shared = self.shared.clone();
@@ -321,21 +332,22 @@ impl Global {
 }
 
 impl Shared {
-    /// Stops everything within `grace`, but for so many callbacks that wait for just that.
+    /// Stops everything within `grace`, not waiting for `but` callbacks, which themselves wait for the stop.
     fn stop(&self, grace: Duration, but: usize) {
         let deadline = host::now() + grace;
         if let Some(node) = &self.node {
             node.reactor().welcome_guests(false);
             if let Some(port) = node.link.port() {
-                // A link that is gone needs no goodbye.
+                // A broken link needs no goodbye.
                 let said = port.push_now(&Frame::Goodbye { reason: "stopping" });
-                // What the controller had passed on by then comes before its answer, and is to be run as well.
+                // What the controller had already passed on comes before its answer, and is to be run as
+                // well.
                 if said.is_ok() && !grace.is_zero() && !node.reactor().is_current() {
                     let _ = port.push_now(&Frame::Ping { id: FAREWELL });
                     node.farewell.wait(Some(deadline.min(host::now() + FAREWELL_TIMEOUT)));
                 }
             }
-            // What has begun to come is as good as here.
+            // A request that has begun to arrive is treated like one that has arrived.
             while node.is_receiving() && host::now() < deadline {
                 host::sleep(STOP_EVERY);
             }
@@ -346,8 +358,9 @@ impl Shared {
             node.stop();
             if let Some(port) = node.connector.port() {
                 let patience = deadline.max(host::now() + DROP_GRACE);
-                // Results, and arguments of calls that nobody waits for: the rest of large ones leaves as it is taken. The I/O thread
-                // writes; nothing tells when the kernel has taken the last byte.
+                // Large results, and large arguments of calls that nobody waits for, leave as their receivers
+                // take them. The I/O thread does the writing, and nothing signals that the kernel has taken the
+                // last byte.
                 let is_written = || !node.link.has_streams() && port.is_flushed();
                 while !is_written() && node.link.port().is_some() && host::now() < patience {
                     host::sleep(STOP_EVERY);
@@ -390,14 +403,14 @@ impl fmt::Debug for Global {
     }
 }
 
-/// A `Global` that is starting. Dropped before it is up, it stops again.
+/// A `Global` that is starting. If it is dropped before it is up, it stops again.
 pub(crate) struct Starting(pub(crate) Global);
 
 impl Starting {
     /// Blocks until the node is known to the controller.
     pub(crate) fn wait(self) -> Result<Global> {
         if let Some(node) = &self.0.shared.node {
-            // The latch gives no value only when a deadline passes, and there is none.
+            // The latch returns no value only when a deadline passes, and there is none.
             node.started.wait(None).cloned().unwrap_or(Ok(()))?;
         }
         Ok(self.0)

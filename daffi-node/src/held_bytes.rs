@@ -1,4 +1,4 @@
-//! How many bytes of arguments are held in memory, so that there is a limit to it.
+//! How many bytes of arguments are held in memory, to limit it.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ pub(crate) struct HeldBytes {
     max: usize,
 }
 
-/// Arguments that are held: they count until the last clone of this is dropped.
+/// Held arguments: they count until the last clone of this is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Hold(#[expect(dead_code, reason = "it is there to be dropped")] Arc<Share>);
 
@@ -21,10 +21,11 @@ struct Share {
     bytes: usize,
 }
 
-/// Up to this size arguments do not count. As many as may be held are little in all, and calls that are quick pay nothing.
+/// Up to this size arguments do not count. As many as may be held are little in total, and quick calls pay
+/// nothing.
 const COUNTED_BYTES_MIN: usize = 4 * 1024;
 
-/// There is no room for them.
+/// There is no room for the arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -33,10 +34,10 @@ impl HeldBytes {
         Arc::new(Self { used: AtomicUsize::new(0), max })
     }
 
-    /// Counts arguments of so many bytes. If they are few, there is nothing to be counted.
+    /// Counts arguments of this many bytes. Returns `None` if they are too small to count.
     ///
     /// # Errors
-    /// There is no room for them. One call always has some, however large it is.
+    /// If there is no room for them. One call always has room, however large.
     pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Result<Option<Hold>, Full> {
         if bytes <= COUNTED_BYTES_MIN {
             return Ok(None);
@@ -49,7 +50,7 @@ impl HeldBytes {
         Ok(Some(Hold(Arc::new(Share { of: self.clone(), bytes }))))
     }
 
-    /// How many bytes are held.
+    /// Returns how many bytes are held.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)

@@ -18,20 +18,20 @@ use crate::{
     sync::{Mutex, MutexGuard, atomic::AtomicU16},
 };
 
-/// Calls in flight, in a few tables of their own so that threads do not wait for each other.
+/// Calls in flight, in a few separate tables so that threads do not wait for each other.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     shards: [Mutex<Shard>; SHARDS],
-    /// Which shards have deadlines, a bit for each. Written with the shard's lock held.
+    /// Which shards have deadlines, one bit each. Written with the shard's lock held.
     with_deadlines: AtomicU16,
 }
 
-/// The id of a call: shard, place and generation, so that an answer finds its place without searching and a late one
-/// never finds another call there.
+/// The id of a call: shard, place and generation, so that an answer finds its place without searching and a
+/// late one never finds another call there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct CallId(pub(crate) u64);
 
-/// A deadline and the time that was given, for the error.
+/// A deadline, and the time that was given, for the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
@@ -39,7 +39,7 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline that comes `timeout` from now. A time that cannot be counted to never comes.
+    /// Returns the deadline that is `timeout` from now. A time too far away to represent never comes.
     pub(crate) fn after(timeout: Option<Duration>) -> Option<Self> {
         let after = timeout?;
         Some(Self { at: host::now().checked_add(after)?, after })
@@ -71,7 +71,7 @@ impl InFlight {
         Self { shards: Default::default(), with_deadlines: AtomicU16::new(0) }
     }
 
-    /// Adds a call. One with a deadline here is found by [`expired`](Self::expired) when it has passed.
+    /// Adds a call. [`expired`](Self::expired) finds it once its deadline, if any, has passed.
     pub(crate) fn insert(&self, call: Arc<Pending>, deadline: Option<Deadline>) -> CallId {
         let number = shard_of_this_thread();
         let mut shard = self.shards[number].lock();
@@ -95,7 +95,7 @@ impl InFlight {
         self.remove_if(id, |_| true)
     }
 
-    /// The same, if it is one that is asked for.
+    /// Takes a call out, if it is still there and `which` accepts it.
     pub(crate) fn remove_if(&self, id: CallId, which: impl FnOnce(&Pending) -> bool) -> Option<Arc<Pending>> {
         let mut shard = self.shards.get(id.shard())?.lock();
         let place = shard.places.get(id.place())?;
@@ -110,7 +110,7 @@ impl InFlight {
         Some(call)
     }
 
-    /// The call of this id, which stays.
+    /// Returns the call with this id, which stays.
     pub(crate) fn get(&self, id: CallId) -> Option<Arc<Pending>> {
         let shard = self.shards.get(id.shard())?.lock();
         let place = shard.places.get(id.place())?;
@@ -118,7 +118,7 @@ impl InFlight {
         Some(call.clone())
     }
 
-    /// Whether there is a call of this id.
+    /// Returns whether there is a call with this id.
     pub(crate) fn contains(&self, id: CallId) -> bool {
         let Some(shard) = self.shards.get(id.shard()).map(|shard| shard.lock()) else { return false };
         shard
@@ -143,12 +143,12 @@ impl InFlight {
         expired
     }
 
-    /// When the next deadline passes.
+    /// Returns when the next deadline passes.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.shards_with_deadlines().filter_map(|(_, shard)| shard.deadlines.first().map(|(at, _)| *at)).min()
     }
 
-    /// Takes out every call that `which` picks.
+    /// Takes out every call that `which` accepts.
     pub(crate) fn remove_where(&self, which: impl Fn(&Pending) -> bool) -> Vec<(CallId, Arc<Pending>)> {
         let mut removed = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
@@ -165,7 +165,7 @@ impl InFlight {
         removed
     }
 
-    /// How many calls there are.
+    /// Returns how many calls there are.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn len(&self) -> usize {
         let of_shard =
@@ -173,8 +173,8 @@ impl InFlight {
         self.shards.iter().map(of_shard).sum()
     }
 
-    /// The shards that have deadlines; most turns find none. A deadline that is added meanwhile may be overlooked, but not
-    /// by a look that comes after whoever added it has asked for one.
+    /// Returns the shards that have deadlines; most turns find none. It may miss a deadline that is being
+    /// added, but not if it is called after whoever added the deadline has asked for a turn.
     fn shards_with_deadlines(&self) -> impl Iterator<Item = (usize, MutexGuard<'_, Shard>)> {
         let mut with_deadlines = self.with_deadlines.load(Ordering::SeqCst);
         iter::from_fn(move || {
@@ -207,8 +207,8 @@ impl Shard {
         }
         self.free.push(id.place() as u32);
         if self.free.len() == self.places.len() && self.places.len() > PLACES_KEPT {
-            // Nothing is in flight: give back what a burst took. New places begin with another generation, so
-            // that a late answer to the burst does not find them.
+            // Nothing is in flight: give back what a burst took. New places start with a later generation, so
+            // that late answers to the burst do not find them.
             let generation = self.places.iter().map(|place| place.generation).max().unwrap_or(0);
             self.generation = generation;
             self.free = (0..PLACES_KEPT as u32).collect();
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(calls.len(), 1);
     }
 
-    /// Threads have tables of their own.
+    /// Each thread has its own table.
     #[test]
     fn deadlines_of_all_threads_pass() {
         let (calls, start) = (InFlight::new(), Instant::now());

@@ -1,4 +1,4 @@
-//! What comes in from the controller, and who it is for.
+//! What comes in from the controller, and where it goes.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -41,24 +41,26 @@ pub(crate) struct Inbound {
     node: Arc<Node>,
     port: Port,
     phase: Phase,
-    /// Which of the node's connections it is.
+    /// The number of this connection among the node's.
     connection: u64,
-    /// Requests whose payload is not whole yet. With those that run they are bounded by `requests_held_max`.
+    /// Requests whose payload is still incomplete. Together with the running ones they are bounded by
+    /// `requests_held_max`.
     requests: HashMap<u64, (Job, Assembly)>,
-    /// Requests that came one after the other, for callbacks that keep no order: the executor gets them together.
+    /// Consecutive requests for callbacks that keep no order: the executor gets them together.
     gathered: VecDeque<Job>,
     origins: Origins,
-    /// A chunk that is being read to where it belongs.
+    /// A chunk that is being read straight to its place.
     placing: Option<Placing>,
-    /// How long a frame is that has begun.
+    /// The length of the frame that has begun.
     ahead: usize,
-    /// One came just now, or what begins a payload in chunks, so most likely a chunk comes next.
+    /// A chunk, or the start of a payload in chunks, came just now, so most likely a chunk comes next.
     chunks_come: bool,
-    /// Tasks whose calls are over, and that are woken when all that has come is looked at; and answers that are left to them.
+    /// Tasks whose calls are over, to be woken once everything that came has been looked at, and the answers
+    /// left to them.
     left: Left,
 }
 
-/// A chunk that is being read to where it belongs, and where that is.
+/// A chunk that is being read straight to its place, and that place.
 #[derive(Debug)]
 struct Placing {
     chunk: ChunkHead,
@@ -67,10 +69,11 @@ struct Placing {
     missing: Range<usize>,
 }
 
-/// The largest result that is left unread. Whatever else was read with it is kept until then, too.
+/// The largest result that is left unread. Whatever else was read along with it is kept until it is read,
+/// too.
 const LEFT_BYTES_MAX: usize = 256;
 
-/// From so many missing bytes on a chunk is read to its place.
+/// With at least this many bytes missing, a chunk is read straight to its place.
 const PLACED_BYTES_MIN: usize = 8 * 1024;
 
 /// How far the connection has come.
@@ -102,7 +105,7 @@ impl Inbound {
         }
     }
 
-    /// Takes all frames that are whole, and says how many bytes these were.
+    /// Takes all whole frames, and returns how many bytes they took up.
     fn handle_all(&mut self, batch: &Bytes) -> Result<usize, String> {
         let mut at = 0;
         loop {
@@ -124,7 +127,7 @@ impl Inbound {
         }
     }
 
-    /// Leaves answers unread, if a task is going to be woken that may read them; says where they end.
+    /// Leaves answers unread, if a task is about to be woken that may read them; returns where they end.
     fn leave_answers(&mut self, batch: &Bytes, at: usize) -> usize {
         if self.left.wakers.is_empty() || !self.node.may_leave_answers() {
             return at;
@@ -140,7 +143,7 @@ impl Inbound {
         end
     }
 
-    /// Has the rest of a chunk read to where it belongs, if one begins at `at`.
+    /// Arranges for the rest of a chunk to be read straight to its place, if one begins at `at`.
     fn place(&mut self, batch: &[u8], at: usize) {
         let Some((chunk, body)) = Frame::begun_chunk(batch, at) else { return };
         if chunk.length - body.len() < PLACED_BYTES_MIN {
@@ -160,19 +163,19 @@ impl Inbound {
         }
     }
 
-    /// Takes what came. Whoever calls this hands the requests over after the last of them.
+    /// Takes a frame. The caller must call [`hand_over`](Self::hand_over) after the last one.
     ///
     /// # Errors
-    /// Why the connection cannot go on.
+    /// The reason why the connection cannot go on.
     fn handle(&mut self, frame: Frame<'_>) -> Result<(), String> {
-        // Anything else may be about one of them, or say that there are no more.
+        // Anything else may be about one of the gathered requests, or mean that no more are coming.
         if !matches!(frame, Frame::Request(_) | Frame::Reply(_)) {
             self.hand_over();
         }
         match (self.phase, frame) {
             (_, Frame::Ping { id }) => drop(self.port.push_now(&Frame::Pong { id })),
             (_, Frame::Pong { id: FAREWELL }) => {
-                // What came before it is to be found by whoever waits for it.
+                // What came before it must be visible to whoever waits for the farewell.
                 self.node.wake_tasks(mem::take(&mut self.left));
                 self.node.farewell.set(());
             }
@@ -250,7 +253,7 @@ impl Inbound {
         let id = CallId(targets.id);
         let Some(pending) = self.node.calls.get(id) else { return Ok(()) };
         match pending.targets(targets) {
-            // One without results is over for its caller with this, and goes on without it.
+            // A broadcast without results is now over for its caller, and goes on alone.
             Ok(Progress::Done) => self.node.let_go(id),
             Ok(_) => {}
             Err(OutOfTurn) => return Err("a TARGETS frame came twice, or for a call to one node".to_owned()),
@@ -258,8 +261,8 @@ impl Inbound {
         Ok(())
     }
 
-    /// Whether a request has the id of another one that is not whole yet. Those that nobody waits for have no ids of
-    /// their own.
+    /// Returns whether a request has the id of another one that is still incomplete. One-way requests in a
+    /// single frame have no id of their own.
     fn is_coming(&self, request: &Request<'_>) -> bool {
         (request.more || !request.one_way) && self.requests.contains_key(&request.id)
     }
@@ -332,15 +335,15 @@ impl Inbound {
         }
     }
 
-    /// The executor has something to do.
+    /// Notes that the executor has something to do.
     fn has_work(&self) {
         if let Port::Memory(_) = self.port {
-            // It came in the controller's turn, after which the thread would wait.
+            // It came in the controller's turn, after which the thread would go to sleep.
             self.node.reactor().wake();
         }
     }
 
-    /// More of a payload came; `add` adds it to what has come.
+    /// Takes more of a payload; `add` adds it to what has arrived.
     fn chunk(
         &mut self,
         chunk: ChunkHead,
@@ -353,13 +356,15 @@ impl Inbound {
             let add = |assembly: &mut Assembly| add(assembly, &self.node.pool);
             self.node.answer(id, true, part, |pending| pending.chunk(part, limit, add));
             if !more {
-                // It may have been the last that this node was to do, and what it came in is given back in a turn.
+                // It may have been the last thing this node had to do, and the memory it came in is given
+                // back in a turn.
                 self.has_work();
             }
             return;
         }
         let Some((_, assembly)) = self.requests.get_mut(&id) else {
-            // It was cancelled or refused. Whoever has not heard of it, or never will, may send the rest.
+            // It was cancelled or refused. A sender that has not heard of that, or never will, may send the
+            // rest.
             if more {
                 self.node.credit(id, reply, part, length as u32);
             }
@@ -373,7 +378,7 @@ impl Inbound {
             }
             Ok(Some(payload)) => {
                 if let Some((mut job, mut assembly)) = self.requests.remove(&id) {
-                    // Its sender has room for others. Of one that calls for no result nobody knows any more.
+                    // Its sender has room for others. A one-way request has been forgotten on the way by now.
                     if let Some(bytes) = assembly.take_credit().filter(|_| !job.one_way) {
                         self.node.credit(id, reply, part, bytes);
                     }
@@ -396,7 +401,7 @@ impl Inbound {
     }
 
     fn refuse_request(&self, request: &Request<'_>, fault: Fault) {
-        // Whoever hears nothing of it gets back what came, and may go on with the rest.
+        // A sender that is not told gets credit for what came, and may go on with the rest.
         if request.one_way && request.more && !request.body.is_empty() {
             self.node.credit(request.id, false, 0, request.body.len() as u32);
         }
@@ -454,10 +459,10 @@ impl Connection for Inbound {
     }
 
     fn closed(&mut self, reason: &str) {
-        // Those that nobody waits for run all the same.
+        // One-way requests run all the same.
         self.hand_over();
         self.node.wake_tasks(mem::take(&mut self.left));
-        // Before the next connection, on which others may keep places of that name.
+        // Before the next connection, on which other requests may reserve places under the same ids.
         for (_, (job, _)) in mem::take(&mut self.requests) {
             self.arrived(Arrival::Dropped(job));
         }
@@ -466,14 +471,14 @@ impl Connection for Inbound {
     }
 }
 
-/// Where the controller of this process puts what it has for the node.
+/// Where the controller of this process puts the node's frames.
 #[derive(Default)]
 pub(crate) struct MemoryPort {
     inbound: Mutex<Option<Inbound>>,
 }
 
 impl MemoryPort {
-    /// Has what comes in handled by `inbound` from now on.
+    /// Passes incoming frames to `inbound` from now on.
     pub(crate) fn open(&self, inbound: Inbound) {
         *self.inbound.lock() = Some(inbound);
     }
@@ -502,7 +507,7 @@ impl FramePort for MemoryPort {
     }
 
     fn flush(&self) {
-        // Without the lock, since wakers are other people's code.
+        // Without the lock, since wakers are foreign code.
         let (node, left) = match &mut *self.inbound.lock() {
             Some(inbound) if !inbound.left.is_empty() => (inbound.node.clone(), mem::take(&mut inbound.left)),
             _ => return,

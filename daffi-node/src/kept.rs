@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 /// The bytes of a result.
 #[derive(Clone)]
 pub(crate) enum Kept {
-    /// As most results are. A slice of the buffer that they were read into would keep all that was read with them, and
-    /// costs more than the copy.
+    /// Most results. A slice of the buffer that they were read into would keep everything read along with
+    /// them, and costs more than the copy.
     Few {
         len: u8,
         bytes: Aligned,
@@ -21,21 +21,21 @@ pub(crate) enum Kept {
     Many(Bytes),
 }
 
-/// Text is looked through word by word, where words begin.
+/// Aligned, since text is scanned word by word, from word boundaries.
 #[derive(Clone)]
 #[repr(align(8))]
 pub(crate) struct Aligned([u8; IN_PLACE_BYTES_MAX]);
 
 const IN_PLACE_BYTES_MAX: usize = 64;
 
-/// Up to this size a copy is made, so that the buffer is not kept. The payload's own `Bytes` are copied below 32 KiB in
-/// any case.
+/// Up to this size a copy is made, so that the buffer is not kept. The payload's own `Bytes` are copied below
+/// 32 KiB anyway.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
 impl Kept {
     pub(crate) const EMPTY: Self = Self::Many(Bytes::new());
 
-    /// The bytes of a result that came in one frame.
+    /// Keeps the bytes of a result that arrived in one frame.
     pub(crate) fn new(body: &Body<'_>) -> Self {
         if body.len() > COPIED_BYTES_MAX {
             return Self::Many(body.to_bytes());
@@ -50,10 +50,10 @@ impl Kept {
         }
     }
 
-    /// The value that they stand for.
+    /// Decodes the value.
     ///
     /// # Errors
-    /// They are no such value.
+    /// If they are no such value.
     pub(crate) fn decode<T: DeserializeOwned>(&self, codec: Codec) -> Result<T, CodecError> {
         match self {
             Self::Few { len, bytes } => codec.decode(&bytes.0[..usize::from(*len)]),
@@ -61,7 +61,7 @@ impl Kept {
         }
     }
 
-    /// In one piece that can be shared.
+    /// Returns the bytes in one piece that can be shared.
     pub(crate) fn into_bytes(self) -> Bytes {
         match self {
             Self::Few { len, bytes } => Bytes::copy_from_slice(&bytes.0[..usize::from(len)]),

@@ -1,4 +1,4 @@
-//! A value that arrives once and is waited for by threads and tasks alike, without any runtime.
+//! A value that arrives once, for which threads and tasks alike can wait, without any runtime.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,10 @@ use daffi_core::survive::wake;
 
 use crate::sync::{Condvar, Mutex};
 
-/// A value that arrives once. From then on it can be looked at without a lock.
+/// A value that arrives once. After that it can be read without a lock.
 pub(crate) struct Latch<T> {
-    /// Set while the lock of `waiters` is held: whoever looks with it, finds nothing and waits, is found there by whoever sets it.
+    /// Set with the lock of `waiters` held: anyone who looks with that lock, finds nothing and waits, is seen
+    /// by the setter.
     value: OnceLock<T>,
     waiters: Mutex<Waiters>,
     arrived: Condvar,
@@ -25,14 +26,15 @@ pub(crate) struct Latch<T> {
 #[derive(Default)]
 struct Waiters {
     first: Option<(Place, Waker)>,
-    /// More than one task waits only when the handle is shared, so the first needs no allocation.
+    /// More than one task waits only if the handle is shared, so the first needs no allocation.
     more: Option<BTreeMap<Place, Waker>>,
     last_place: u64,
     threads: usize,
 }
 
-/// Where a waiting task has its waker, so that it replaces it and takes it back, however often it asks. Those of tasks
-/// that gave up would pile up in a latch that lives long, and keep the tasks' memory.
+/// Identifies a waiting task's waker, so that the task can replace it and take it back, however often it
+/// polls. Otherwise the wakers of tasks that gave up would pile up in a long-lived latch, and keep the tasks'
+/// memory alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place(u64);
 
@@ -41,13 +43,13 @@ impl<T> Latch<T> {
         Self { value: OnceLock::new(), waiters: Mutex::default(), arrived: Condvar::new() }
     }
 
-    /// Sets the value unless there is one, and wakes whoever waits; says whether it was set.
+    /// Sets the value unless there is one, and wakes everyone who waits; returns whether it was set.
     pub(crate) fn set(&self, value: T) -> bool {
         self.set_with(|| value, wake)
     }
 
-    /// The same, with the value made where it stays, and the wakers of tasks given to `wake`. `value` is called with the lock: it runs
-    /// nobody else's code, and does not panic.
+    /// Like [`set`](Self::set), but makes the value in place, and passes the wakers of tasks to `wake`.
+    /// `value` is called with the lock held: it must not run foreign code, and must not panic.
     pub(crate) fn set_with(&self, value: impl FnOnce() -> T, mut wake: impl FnMut(Waker)) -> bool {
         let (first, more, threads) = {
             let mut waiters = self.waiters.lock();
@@ -73,14 +75,14 @@ impl<T> Latch<T> {
         self.value.get().is_some()
     }
 
-    /// The same, looked at with the lock: in one order with whatever else is done under locks, for whoever waits for something else
-    /// meanwhile and is woken from that.
+    /// Like [`is_set`](Self::is_set), but looks with the lock held, and so in one order with everything else
+    /// that is done under locks: for threads that meanwhile wait for, and are woken by, something else.
     pub(crate) fn is_set_in_order(&self) -> bool {
         let _waiters = self.waiters.lock();
         self.is_set()
     }
 
-    /// The value, if it has arrived.
+    /// Returns the value, if it has arrived.
     pub(crate) fn get(&self) -> Option<&T> {
         self.value.get()
     }
@@ -106,18 +108,18 @@ impl<T> Latch<T> {
         self.get()
     }
 
-    /// Waits for the value. May be dropped and made again at any time.
+    /// Waits for the value. The future can be dropped and created again at any time.
     pub(crate) fn arrival(&self) -> Arrival<'_, T> {
         Arrival { latch: self, place: None }
     }
 
-    /// Waits for the value in a future that has `place`, empty at first. Whoever gives up before the value is there
-    /// calls [`leave`](Self::leave).
+    /// Waits for the value on behalf of a future that owns `place`, which starts out empty. A future that
+    /// gives up before the value is there calls [`leave`](Self::leave).
     pub(crate) fn poll(&self, context: &Context<'_>, place: &mut Option<Place>) -> Poll<&T> {
         if let Some(value) = self.get() {
             return Poll::Ready(value);
         }
-        // Wakers are other people's code, also when they are cloned or dropped: not with the lock.
+        // Wakers are foreign code, even when cloned or dropped: not with the lock held.
         let mut waker = place.is_none().then(|| context.waker().clone());
         loop {
             let mut waiters = self.waiters.lock();
@@ -140,7 +142,7 @@ impl<T> Latch<T> {
         }
     }
 
-    /// The task at this place does not wait any more.
+    /// Called when the task at this place no longer waits.
     pub(crate) fn leave(&self, place: Option<Place>) {
         let Some(place) = place else { return };
         let mut waiters = self.waiters.lock();
@@ -152,7 +154,7 @@ impl<T> Latch<T> {
 }
 
 impl Waiters {
-    /// Whether this waker, or one for the same task, is at this place.
+    /// Returns whether this waker, or one for the same task, is at this place.
     fn is_known(&self, place: Place, waker: &Waker) -> bool {
         let known = match &self.first {
             Some((owner, known)) if *owner == place => Some(known),
@@ -161,7 +163,7 @@ impl Waiters {
         known.is_some_and(|known| known.will_wake(waker))
     }
 
-    /// Puts a waker at a place; gives back the one that was there.
+    /// Puts a waker at a place; returns the previous one.
     #[must_use = "it is to be dropped without the lock"]
     fn wait_at(&mut self, place: Place, waker: Waker) -> Option<Waker> {
         match &mut self.first {

@@ -1,7 +1,9 @@
-//! The node side of [daffi](https://docs.rs/daffi): `Global`, calls and modifiers, callbacks and where they run.
+//! The node side of [daffi](https://docs.rs/daffi): `Global`, calls and modifiers, callbacks and where they
+//! run.
 //!
-//! Pure, tested without I/O: `in_flight`, `registry`, `backoff`, `streams`, `assembly`, `pending`. I/O and threads: `connection`,
-//! `link`, `executor`, `blocking`. The API: `global`, `builder`, `call`, `modifier`, `async_result`, `scheduled_task`.
+//! Pure, tested without I/O: `in_flight`, `registry`, `backoff`, `streams`, `assembly`, `pending`. I/O and
+//! threads: `connection`, `link`, `executor`, `blocking`. The API: `global`, `builder`, `call`, `modifier`,
+//! `async_result`, `scheduled_task`.
 
 mod admission;
 mod alarm;

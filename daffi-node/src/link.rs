@@ -1,4 +1,4 @@
-//! The way to the controller: where frames go while it is there, and where they wait while it is not.
+//! The way to the controller: where frames go while it is up, and where calls wait while it is not.
 
 use std::{
     borrow::Cow,
@@ -35,13 +35,13 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Link {
     state: RwLock<State>,
-    /// How many connections there have been.
+    /// The number of connections so far.
     connections: AtomicU64,
-    /// Which of them is, or was last, up. Written with the lock of the state.
+    /// The number of the one that is up, or was last. Written with the state's lock held.
     connection: AtomicU64,
     streams: Streams,
     pub(crate) flusher: Flusher,
-    /// There are frames that are not left to a task, and wait for the I/O thread's turn.
+    /// Whether there are frames that are not left to a task, and wait for the I/O thread's turn.
     wanted: AtomicBool,
     reactor: reactor::Handle,
     waiting_max: usize,
@@ -52,7 +52,7 @@ enum State {
     /// No controller: calls wait, in order.
     Down(Waiting),
     Up(Port),
-    /// The controller is stopping: it takes answers, and calls wait for the next one.
+    /// The controller is stopping: it still takes answers, and calls wait for the next one.
     Draining(Port, Waiting),
 }
 
@@ -69,22 +69,22 @@ pub(crate) enum Port {
 /// Whether a frame is written at once or with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flush {
-    /// Now, on this thread: nothing else is going on, so there is nothing to write it with.
+    /// Now, on this thread: nothing else is going on, so there is nothing to write it together with.
     Now,
-    /// Soon, on the I/O thread, with whatever else there is by then. One write for many frames is what makes many
-    /// calls cheap; the price is that this one waits for the I/O thread.
+    /// Soon, on the I/O thread, with whatever else there is by then. Writing many frames at once is what
+    /// makes many calls cheap; the price is that this one waits for the I/O thread.
     Soon,
-    /// By a task, once all that are ready had their turn.
+    /// By a task, once all tasks that are ready have had their turn.
     Later,
 }
 
-/// With so many calls going on at most, a frame is written at once.
+/// With at most this many calls in progress, a frame is written at once.
 const WRITE_AT_ONCE_MAX: usize = 4;
 
-/// How many bytes wait at most for a thread to lead the reactor, if none does right now.
+/// How many bytes at most wait for a thread to lead the reactor, if none does right now.
 const FLUSH_BYTES: usize = 16 * 1024;
 
-/// How many bytes wait for the socket before chunks of large payloads stay back.
+/// With this many bytes waiting for the socket, chunks of large payloads are held back.
 const BACKLOG_BYTES: usize = STREAM_WINDOW_BYTES;
 
 /// What became of a call that was to be sent.
@@ -95,20 +95,20 @@ pub(crate) enum Sent {
     Yes(Option<Unwritten>),
     /// It waits for the link.
     Waits,
-    /// It may not leave any more.
+    /// It may no longer leave.
     No,
     /// There is no room for it.
     Full,
 }
 
-/// Frames that the thread which has passed them on is to [`write`](Link::write_to). What has been written is dropped then, which may
-/// be the user's: so nobody who has a lock writes.
+/// Frames that the thread that passed them on must [`write`](Link::write_to). Writing drops what has been
+/// written, which may be user memory, so it must not be done with a lock held.
 #[derive(Debug)]
 #[must_use = "it is to be written without a lock"]
 pub(crate) struct Unwritten(Port);
 
 impl Flush {
-    /// How to write when so many calls are going on.
+    /// Returns how to write when this many calls are in progress.
     pub(crate) fn with(going_on: usize) -> Self {
         if going_on <= WRITE_AT_ONCE_MAX { Self::Now } else { Self::Soon }
     }
@@ -128,9 +128,11 @@ impl Link {
         }
     }
 
-    /// Passes a call on, or keeps it until there is a link. `mark` is called just before it may leave, and says whether it
-    /// still may, and after it turned out that it did not. Where there is no room to wait, those that are not wanted
-    /// any more make some, and their arguments are added to `remains`.
+    /// Passes a call on, or keeps it until there is a link.
+    ///
+    /// `mark(true)` is called just before the call leaves, and returns whether it still may; `mark(false)` is
+    /// called if it did not leave after all. If there is no room to wait, calls no longer wanted make some,
+    /// and their arguments are added to `remains`.
     pub(crate) fn send_call(
         &self,
         id: Option<CallId>,
@@ -153,7 +155,7 @@ impl Link {
                         if error == PortError::Full {
                             return Sent::Full;
                         }
-                        // The link is going down, and the call waits like any other from then on.
+                        // The link is going down, and from then on the call waits like any other.
                     }
                 }
             }
@@ -193,7 +195,7 @@ impl Link {
             let to = call.pinned_to().map_or(Receiver::Offering(&call.name), Receiver::Node);
             let first = self.streams.begin(id, to, &call.body, call.has_result(), call.hold.clone());
             if let Err(error) = call.with_frame(number, first, |frame| port.try_push(frame)) {
-                // What remains is the call's, which is the caller's.
+                // The caller still has the call, and with it what remains.
                 self.streams.cancel(id, &mut Remains::default());
                 return Err(error);
             }
@@ -205,7 +207,7 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what calls for no answer and cannot be refused. Dropped without a link.
+    /// Sends a frame that needs no answer and cannot be refused. Dropped if there is no link.
     pub(crate) fn send(&self, frame: &Frame<'_>, flush: Flush) {
         self.send_on(State::port, frame, flush);
     }
@@ -218,24 +220,26 @@ impl Link {
         self.write_to(unwritten);
     }
 
-    /// The number of a connection that begins.
+    /// Returns the number for a new connection.
     pub(crate) fn new_connection(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Where answers to requests from there go, if their connection is still up: on another one their ids are those of others.
+    /// Returns where answers to requests from `origin` go, if their connection is still up: on another one,
+    /// their ids belong to other requests.
     fn way_back<'a>(&self, state: &'a State, origin: &Origin) -> Option<&'a Port> {
         state.port().filter(|_| self.connection.load(Ordering::Relaxed) == origin.connection)
     }
 
-    /// Sends a failure of a request from there. Dropped without its link: its caller has its answer already.
+    /// Sends the failure of a request from `origin`. Dropped if its connection is gone: its caller has its
+    /// answer already.
     pub(crate) fn answer(&self, origin: &Origin, frame: &Frame<'_>, flush: Flush) {
         self.send_on(|state| self.way_back(state, origin), frame, flush);
     }
 
-    /// Nobody wants the rest of a result of a request from there.
+    /// Forgets the rest of the result of a request from `origin`.
     pub(crate) fn forget_reply(&self, origin: &Origin, id: u64) {
-        // What remains is dropped last, without the lock.
+        // Dropped last, without the lock.
         let mut remains = Remains::default();
         let state = self.state.read();
         if self.way_back(&state, origin).is_some() {
@@ -243,7 +247,8 @@ impl Link {
         }
     }
 
-    /// Sends a result of a request from there. Dropped without its link: its caller has its answer already.
+    /// Sends the result of a request from `origin`. Dropped if its connection is gone: its caller has its
+    /// answer already.
     pub(crate) fn reply(&self, origin: &Origin, id: u64, codec: Codec, body: Encoded, flush: Flush) {
         let state = self.state.read();
         let Some(port) = self.way_back(&state, origin) else { return };
@@ -262,7 +267,7 @@ impl Link {
         let pushed = port.push(&Frame::Reply(reply));
         match (more, pushed) {
             (true, Ok(())) => self.streams.go_on(stream),
-            // What remains is the body's, which is dropped last.
+            // `body` still has what remains, and is dropped last.
             (true, Err(_)) => _ = self.streams.cancel(stream, &mut Remains::default()),
             (false, _) => self.streams.make_way(),
         }
@@ -274,23 +279,24 @@ impl Link {
         self.write_to(unwritten);
     }
 
-    /// The receiver of a large payload takes more of it.
+    /// Called when the receiver of a large payload takes more of it.
     pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
         self.streams.credit(id, bytes);
         self.write();
     }
 
-    /// Nobody wants the rest of a large payload, which is added to `remains`.
+    /// Forgets the rest of a large payload, which is added to `remains`.
     #[inline]
     pub(crate) fn cancel_stream(&self, id: StreamId, remains: &mut Remains) {
-        // On its own thread the reactor pumps before it waits.
+        // On its own thread, the reactor pumps before it waits.
         if self.streams.cancel(id, remains) && !self.reactor.is_current() {
             self.reactor.wake_soon();
         }
     }
 
-    /// The link is up: sends what has waited, as far as `mark` says that it is still wanted, and then whatever comes.
-    /// `keep` is told of each that is answered. Gives back the calls that there is no room for, with their names.
+    /// Brings the link up: sends the calls that have waited, as far as `mark` says that they are still
+    /// wanted, and from then on any others. `keep` is told about each call that is answered. Returns the
+    /// calls that there is no room for, with their names.
     pub(crate) fn up(
         &self,
         port: Port,
@@ -317,12 +323,12 @@ impl Link {
         let before = std::mem::replace(&mut *state, State::Up(port));
         drop(state);
         self.write();
-        // Last: the user's memory may be among it, and wait for what others have sent.
+        // Last: user memory may be among it, whose drop may wait for what others have sent.
         drop((before, waiting));
         refused
     }
 
-    /// The link is gone: calls wait from now on.
+    /// Takes the link down: calls wait from now on.
     pub(crate) fn down(&self) {
         let mut state = self.state.write();
         let down = State::Down(state.take_waiting());
@@ -332,7 +338,7 @@ impl Link {
         drop((up, streams));
     }
 
-    /// The controller is stopping: new calls wait from now on, answers still go to it.
+    /// Called when the controller is stopping: new calls wait from now on, answers still go to it.
     pub(crate) fn drain(&self) {
         let mut state = self.state.write();
         if let State::Up(port) = &*state {
@@ -344,13 +350,13 @@ impl Link {
         self.state.read().port().cloned()
     }
 
-    /// Forgets calls that wait for a link.
+    /// Forgets the calls that wait for a link.
     pub(crate) fn drop_waiting(&self) {
         let waiting = self.state.write().take_waiting();
         drop(waiting);
     }
 
-    /// Forgets calls that wait for a link and were given up.
+    /// Forgets the calls that wait for a link and were given up.
     pub(crate) fn forget_unwanted(&self, is_wanted: impl Fn(CallId) -> bool) {
         let unwanted = match &mut *self.state.write() {
             State::Down(waiting) | State::Draining(_, waiting) => take_unwanted(waiting, is_wanted),
@@ -371,8 +377,10 @@ impl Link {
         self.write_to(self.port().map(Unwritten));
     }
 
-    /// What the I/O thread does for the link whenever it has a turn. Says when to come again: if writing is left to a task for now,
-    /// or if large payloads wait for others.
+    /// Does the I/O thread's work for the link in each of its turns.
+    ///
+    /// Returns when to come again: if writing is left to a task for now, or if large payloads wait for
+    /// others.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         let wanted = self.wanted.swap(false, Ordering::SeqCst) || self.streams.is_active();
         let left = self.flusher.turn(now).filter(|_| !wanted);
@@ -382,18 +390,19 @@ impl Link {
         host::earliest([left, self.streams.due(now)])
     }
 
-    /// Has written what was pushed, unless that is for this thread.
+    /// Arranges for what was pushed to be written; returns it if this thread is to write it.
     fn flush(&self, port: &Port, flush: Flush) -> Option<Unwritten> {
         let is_much = || matches!(port, Port::Socket(outbox) if outbox.len() >= FLUSH_BYTES);
         if self.reactor.is_current() {
-            // The thread has its turn as soon as it is done with what came in, and then everything leaves together.
+            // The thread has its turn as soon as it is done with what came in, and then everything leaves at
+            // once.
             self.wanted.store(true, Ordering::Relaxed);
         } else if flush == Flush::Later {
             if is_much() && !port.is_blocked() {
                 return Some(Unwritten(port.clone()));
             }
             if self.flusher.leave() {
-                // For the time in which no task does it.
+                // In case no task gets around to it.
                 self.reactor.wake_soon();
             }
         } else if flush == Flush::Now {
@@ -408,12 +417,12 @@ impl Link {
         None
     }
 
-    /// Writes what waits there.
+    /// Writes what waits at that port.
     pub(crate) fn write_to(&self, unwritten: Option<Unwritten>) {
         match unwritten.map(|Unwritten(port)| port) {
             Some(Port::Socket(outbox)) => {
                 outbox.flush();
-                // Whoever made room lets the large payloads go on.
+                // The room made lets the large payloads go on.
                 while self.streams.is_active() {
                     let before = outbox.len();
                     self.pump(|port| matches!(port, Port::Socket(current) if Arc::ptr_eq(current, &outbox)));
@@ -436,7 +445,8 @@ impl Link {
         }
     }
 
-    /// Passes chunks on, if the way is the expected one still: each belongs to what has gone this way before.
+    /// Passes chunks on, if the port is still the expected one: each chunk belongs to what went that way
+    /// before.
     fn pump(&self, is_expected: impl Fn(&Port) -> bool) {
         let sent = {
             let state = self.state.read();
@@ -460,7 +470,7 @@ fn take_unwanted(waiting: &mut Waiting, is_wanted: impl Fn(CallId) -> bool) -> W
 }
 
 impl State {
-    /// Where answers go.
+    /// Returns where answers go.
     fn port(&self) -> Option<&Port> {
         match self {
             Self::Up(port) | Self::Draining(port, _) => Some(port),
@@ -505,17 +515,17 @@ impl Port {
         }
     }
 
-    /// Whether it is a UNIX socket.
+    /// Returns whether it is a UNIX socket.
     fn is_local(&self) -> bool {
         matches!(self, Self::Socket(outbox) if outbox.is_local())
     }
 
-    /// Whether the kernel takes no more for now.
+    /// Returns whether the kernel takes no more for now.
     fn is_blocked(&self) -> bool {
         matches!(self, Self::Socket(outbox) if outbox.is_blocked())
     }
 
-    /// Whether chunks of large payloads go on.
+    /// Returns whether there is room for chunks of large payloads.
     fn has_room(&self) -> bool {
         match self {
             // Other frames need room as well.
@@ -540,7 +550,7 @@ impl Port {
         }
     }
 
-    /// Whether everything has been written.
+    /// Returns whether everything has been written.
     pub(crate) fn is_flushed(&self) -> bool {
         match self {
             Self::Socket(outbox) => outbox.is_flushed(),
@@ -586,7 +596,7 @@ mod tests {
     use super::*;
     use crate::{executor::nowhere::Nowhere, sync::Mutex};
 
-    /// Where the frames go that leave on one connection.
+    /// Collects the frames that leave on one connection.
     #[derive(Default)]
     struct Wire(Mutex<Vec<&'static str>>);
 
@@ -599,7 +609,7 @@ mod tests {
         fn close(&self, _: &str) {}
     }
 
-    /// The next one has the same ids, for other requests.
+    /// The next connection uses the same ids for other requests.
     #[test]
     fn answers_leave_on_the_connection_that_their_requests_came_on() {
         let reactor = Reactor::start("test").unwrap();
@@ -623,7 +633,7 @@ mod tests {
         let (now, wire) = connect();
         answer(&before);
         assert!(lost.0.lock().is_empty() && wire.0.lock().is_empty() && !link.streams.is_active());
-        // Also while the controller is stopping.
+        // The same while the controller is stopping.
         link.drain();
         answer(&before);
         assert!(wire.0.lock().is_empty());

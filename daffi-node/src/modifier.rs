@@ -1,7 +1,7 @@
 //! Modifiers: how a call is executed.
 //!
-//! They are plain values, applied with `&`: `g.call.func1(10, 3) & FG`. An option that makes no sense for a modifier
-//! is not there.
+//! They are plain values, applied with `&`: `g.call.func1(10, 3) & FG`. Each modifier has only the options
+//! that make sense for it.
 
 use std::{
     sync::Arc,
@@ -12,8 +12,8 @@ use daffi_core::{Error, Result, limits::ON_ALL_BYTES_MAX, names::check_target};
 
 /// Foreground: wait for the result.
 ///
-/// `g.call.func1(10, 3) & FG` blocks this thread and gives `Result<R>`. In async code, await the call itself:
-/// `g.call.func1(10, 3).await`.
+/// `g.call.func1(10, 3) & FG` blocks this thread and returns `Result<R>`. In async code, await the call
+/// itself: `g.call.func1(10, 3).await`.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -28,9 +28,10 @@ use daffi_core::{Error, Result, limits::ON_ALL_BYTES_MAX, names::check_target};
 /// ```
 pub const FG: Foreground = Foreground { timeout: None, target: Anywhere(()) };
 
-/// Background: go on, and look at the result later.
+/// Background: carry on, and look at the result later.
 ///
-/// `g.call.func1(10, 3) & BG` gives an [`AsyncResult`](crate::AsyncResult) at once; every error arrives through it.
+/// `g.call.func1(10, 3) & BG` returns an [`AsyncResult`](crate::AsyncResult) at once; all errors arrive
+/// through it.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -49,14 +50,16 @@ pub const BG: Background = Background { timeout: None, eta: None, target: Anywhe
 
 /// No return: the result is not wanted.
 ///
-/// `g.call.func2() & NO_RETURN` gives `Result<()>` as soon as the call is handed over. Nothing travels back; what
-/// could not be delivered is logged and counted at the controller, and a callback that fails says so in its own log.
+/// `g.call.func2() & NO_RETURN` returns `Result<()>` as soon as the call is handed over. Nothing comes back:
+/// a call that cannot be delivered is logged and counted at the controller, and a callback that fails is
+/// logged at its node.
 pub const NO_RETURN: NoReturn = NoReturn { eta: None, target: Anywhere(()) };
 
-/// Period: call at a regular interval, or at certain times.
+/// Period: call at a regular interval, or at given times.
 ///
-/// Takes either [`period`](Period::period) or [`at_time`](Period::at_time), and gives a
-/// [`ScheduledTask`](crate::ScheduledTask). The controller keeps the schedule: it goes on without this process.
+/// Takes either [`period`](Period::period) or [`at_time`](Period::at_time), and returns a
+/// [`ScheduledTask`](crate::ScheduledTask). The controller keeps the schedule, which goes on without this
+/// process.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -74,8 +77,8 @@ pub const PERIOD: Period = Period { timing: Unset(()), target: Anywhere(()) };
 
 /// Broadcast: every other node that offers the callback runs it.
 ///
-/// `& BROADCAST` gives `Result<()>` once the controller has passed it on; `& BROADCAST.return_result()` waits for all
-/// and gives each node's own result by its name.
+/// `& BROADCAST` returns `Result<()>` once the controller has passed the call on;
+/// `& BROADCAST.return_result()` waits for all nodes and returns each one's result by node name.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -141,7 +144,9 @@ pub struct Broadcast<W = NoResults, T = Anywhere> {
 }
 
 impl<T> Foreground<T> {
-    /// Gives up with [`Error::Timeout`] after this long, and cancels the call; see [`Call::timeout`](crate::Call::timeout).
+    /// Gives up with [`Error::Timeout`] after this long, and cancels the call.
+    ///
+    /// See [`Call::timeout`](crate::Call::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -149,20 +154,22 @@ impl<T> Foreground<T> {
 }
 
 impl Foreground {
-    /// Calls this node and no other.
+    /// Calls only this node.
     pub fn on(self, node: impl Into<Arc<str>>) -> Foreground<On> {
         Foreground { timeout: self.timeout, target: On(node.into()) }
     }
 }
 
 impl<T> Background<T> {
-    /// Gives up with [`Error::Timeout`] after this long, and cancels the call; see [`Call::timeout`](crate::Call::timeout).
+    /// Gives up with [`Error::Timeout`] after this long, and cancels the call.
+    ///
+    /// See [`Call::timeout`](crate::Call::timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sends the call after this long; until then it can be cancelled without a trace.
+    /// Sends the call after this long; until then cancelling it leaves no trace.
     pub fn eta(mut self, eta: Duration) -> Self {
         self.eta = Some(eta);
         self
@@ -170,14 +177,14 @@ impl<T> Background<T> {
 }
 
 impl Background {
-    /// Calls this node and no other.
+    /// Calls only this node.
     pub fn on(self, node: impl Into<Arc<str>>) -> Background<On> {
         Background { timeout: self.timeout, eta: self.eta, target: On(node.into()) }
     }
 }
 
 impl<T> NoReturn<T> {
-    /// Sends the call after this long. It is lost if this process stops before.
+    /// Sends the call after this long. It is lost if this process stops before then.
     pub fn eta(mut self, eta: Duration) -> Self {
         self.eta = Some(eta);
         self
@@ -185,38 +192,44 @@ impl<T> NoReturn<T> {
 }
 
 impl NoReturn {
-    /// Calls this node and no other.
+    /// Calls only this node.
     pub fn on(self, node: impl Into<Arc<str>>) -> NoReturn<On> {
         NoReturn { eta: self.eta, target: On(node.into()) }
     }
 }
 
 impl<T> Period<Unset, T> {
-    /// Calls at this interval, the first time after one of it, at a fixed rate: a call that takes long does not shift
-    /// the next ones. A call that would begin while the one before still runs is skipped and counted.
-    /// Of calls that the controller missed, because its process was stopped for a while, the last one is made if it is late by a
-    /// minute at most; the others are skipped and counted.
+    /// Calls at this interval.
+    ///
+    /// The first call is made after one interval. The rate is fixed: a slow call does not delay the next
+    /// ones. A call that would begin while the previous one is still running is skipped and counted. Of the
+    /// calls that the controller missed because its process was suspended, the last is made if it is at most
+    /// a minute late; the others are skipped and counted.
     pub fn period(self, period: Duration) -> Period<Every, T> {
         Period { timing: Every(period), target: self.target }
     }
 
-    /// Calls at this time, or at each of these: a [`SystemTime`], or anything that iterates over them. At most 1,000,
-    /// all in the future. A time that the controller missed by more than a minute is skipped and counted.
+    /// Calls at this time, or at each of these times.
+    ///
+    /// Takes a [`SystemTime`] or anything that iterates over them: at most 1,000, all in the future. A time
+    /// that the controller missed by more than a minute is skipped and counted.
     pub fn at_time<M>(self, times: impl IntoTimes<M>) -> Period<At, T> {
         Period { timing: At(times.into_times()), target: self.target }
     }
 }
 
 impl<K> Period<K> {
-    /// Calls this node and no other.
+    /// Calls only this node.
     pub fn on(self, node: impl Into<Arc<str>>) -> Period<K, On> {
         Period { timing: self.timing, target: On(node.into()) }
     }
 }
 
 impl<W, T> Broadcast<W, T> {
-    /// Gives up after this long. A node that has not answered by then has [`Error::Timeout`] as
-    /// its entry; the others' results stay.
+    /// Gives up after this long.
+    ///
+    /// A node that has not answered by then has [`Error::Timeout`] as its entry; the others' results are
+    /// kept.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -230,7 +243,7 @@ impl<W, T> Broadcast<W, T> {
 }
 
 impl<T> Broadcast<NoResults, T> {
-    /// Waits for every node's result: `Result<BTreeMap<String, Result<R>>>` by node name.
+    /// Waits for every node's result, and returns `Result<BTreeMap<String, Result<R>>>` by node name.
     pub fn return_result(self) -> Broadcast<Results, T> {
         let Self { timeout, eta, target, .. } = self;
         Broadcast { timeout, eta, target, results: Results(()) }
@@ -238,7 +251,7 @@ impl<T> Broadcast<NoResults, T> {
 }
 
 impl<W> Broadcast<W> {
-    /// Calls these nodes and no others. One that is not there has its error as its entry.
+    /// Calls only these nodes. One that is not connected has its error as its entry.
     pub fn on_all<N: AsRef<str>>(self, nodes: impl IntoIterator<Item = N>) -> Broadcast<W, OnAll> {
         let Self { timeout, eta, results, .. } = self;
         Broadcast { timeout, eta, target: OnAll::new(nodes), results }
@@ -265,7 +278,7 @@ impl OnAll {
 
 /// Where a call goes.
 pub trait Target: sealed::Sealed {
-    /// The node, or nodes one per line; `None` for any.
+    /// Returns the node, or the nodes, one per line; `None` for any.
     #[doc(hidden)]
     fn node(&self) -> Result<Option<Arc<str>>>;
 }
@@ -302,7 +315,8 @@ impl Target for OnAll {
     }
 }
 
-/// A frame may have no room for other names, or they would mean something else in it: an empty one means any node.
+/// Refuses names that a frame has no room for, or in which they would mean something else: an empty one means
+/// any node.
 fn check_node(name: &str) -> Result<()> {
     check_target(name).map_err(|reason| Error::InvalidName { name: name.to_owned(), reason })
 }
@@ -315,18 +329,18 @@ pub struct Unset(());
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Every(pub(crate) Duration);
 
-/// At certain times.
+/// At given times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct At(pub(crate) Vec<SystemTime>);
 
-/// When a scheduled call happens: what [`PERIOD`] needs before a call can be made with it.
+/// When a scheduled call happens; required before a call can be made with [`PERIOD`].
 #[diagnostic::on_unimplemented(
     message = "`PERIOD` does not say when",
     label = "neither a period nor times",
     note = "write `PERIOD.period(duration)` or `PERIOD.at_time(times)`"
 )]
 pub trait When: sealed::Sealed {
-    /// The interval or the times.
+    /// Returns the interval or the times.
     #[doc(hidden)]
     fn timing(self) -> Timing;
 }
@@ -351,7 +365,7 @@ impl When for At {
     }
 }
 
-/// Nobody wants the results of a broadcast.
+/// The results of a broadcast are not wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoResults(());
 
@@ -359,11 +373,11 @@ pub struct NoResults(());
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Results(());
 
-/// One time or several: what [`Period::at_time`] takes.
+/// One time or several, as taken by [`Period::at_time`].
 ///
-/// `M` tells the two apart and is always inferred.
+/// `M` distinguishes the two and is always inferred.
 pub trait IntoTimes<M> {
-    /// The times as a list.
+    /// Returns the times as a list.
     fn into_times(self) -> Vec<SystemTime>;
 }
 

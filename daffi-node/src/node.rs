@@ -49,7 +49,7 @@ use crate::{
 pub(crate) struct Node {
     me: Weak<Self>,
     pub(crate) name: String,
-    /// Tells this node from an earlier one of the same name.
+    /// Distinguishes this node from an earlier one of the same name.
     pub(crate) instance: u64,
     pub(crate) limits: Limits,
     pub(crate) default_timeout: Option<Duration>,
@@ -57,37 +57,38 @@ pub(crate) struct Node {
     pub(crate) executor: Arc<Executor>,
     pub(crate) link: Link,
     pub(crate) connector: Connector,
-    /// Set when the node is known to the controller for the first time, or cannot ever be.
+    /// Set when the controller knows the node for the first time, or never can.
     pub(crate) started: Latch<Result<()>>,
-    /// Set when the controller has heard that the node stops, and all that it had passed on before is here.
+    /// Set when the controller knows that the node is stopping, and everything that it had passed on before
+    /// has arrived.
     pub(crate) farewell: Latch<()>,
     reactor: reactor::Handle,
     stopped: AtomicBool,
     admission: Admission,
     pub(crate) settling: Settling,
-    /// Tasks whose calls are over and that are still to be woken.
+    /// Tasks still to be woken, whose calls are over.
     pub(crate) sleepers: Sleepers,
-    /// Arguments of calls that nobody waits for, until they are sent.
+    /// Arguments that wait to be sent, of calls that nobody waits for.
     pub(crate) waiting_bytes: Arc<HeldBytes>,
     /// Arguments of requests.
     pub(crate) requests_bytes: Arc<HeldBytes>,
     /// For payloads that come in chunks.
     pub(crate) pool: PayloadPool,
     delayed: Mutex<BinaryHeap<Reverse<Delayed>>>,
-    /// The number of the call that was delayed last.
+    /// The number of the most recently delayed call.
     delayed_last: AtomicU64,
     alarm: Alarm,
     pub(crate) late_replies: AtomicU64,
-    /// How many threads wait for calls.
+    /// How many threads are blocked waiting for calls.
     blocked: AtomicUsize,
     /// How many requests have begun to come, and are not whole yet.
     pub(crate) receiving: AtomicUsize,
 }
 
-/// A call that is to be sent later.
+/// A call to be sent later.
 struct Delayed {
     at: Instant,
-    /// In order of arrival among those of one time.
+    /// Orders calls that are due at the same time by arrival.
     number: u64,
     /// Whether it has been sent before.
     again: bool,
@@ -95,11 +96,12 @@ struct Delayed {
     call: Outgoing,
 }
 
-/// What follows from sending calls, for when no other call waits for this thread: all of it may run the user's code.
+/// What is left to do after sending calls, once no other call waits for this thread: all of it may run user
+/// code.
 #[derive(Debug, Default)]
 #[must_use = "it is to be done"]
 struct After {
-    /// Mostly none, or that one call is to be written.
+    /// Mostly none, or one call to write.
     steps: SmallVec<[Step; 1]>,
     remains: Remains,
 }
@@ -111,24 +113,24 @@ impl After {
     }
 }
 
-/// What follows from sending a call.
+/// What is left to do after sending a call.
 #[derive(Debug)]
 enum Step {
     /// A call is still to be written.
     Write(Unwritten),
-    /// The other side may have been told that nobody waits for a call before it was asked.
+    /// The other side may have been told that a call was given up before it got the call.
     Withdraw(CallId, Arc<Pending>),
     /// There was no room for a call.
     Refuse(Arc<Pending>),
 }
 
-/// The largest arguments that are left to a task to be written.
+/// The largest arguments whose writing is left to a task.
 const LEFT_BYTES_MAX: usize = 4 * 1024;
 
-/// How long it may take whoever reads answers.
+/// How long reading answers may take.
 const READING: Duration = Duration::from_millis(1);
 
-/// The id of the ping that follows a node's GOODBYE. No heartbeat has it.
+/// The id of the ping that follows a node's GOODBYE. No heartbeat uses it.
 pub(crate) const FAREWELL: u64 = 0;
 
 impl Node {
@@ -170,8 +172,10 @@ impl Node {
         })
     }
 
-    /// Starts a call that is answered. `deadline` is watched by the I/O thread; a caller that watches it itself
-    /// passes `None`. `eta` is how long the call waits before it is sent.
+    /// Starts a call that is answered.
+    ///
+    /// The I/O thread watches `deadline`; a caller that watches it itself passes `None`. `eta` is how long
+    /// the call waits before it is sent.
     ///
     /// Every failure arrives through `pending`.
     pub(crate) fn start(
@@ -181,7 +185,7 @@ impl Node {
         deadline: Option<Deadline>,
         eta: Option<Duration>,
     ) -> CallId {
-        // Before anybody else knows of the call.
+        // Before anyone else knows about the call.
         let going_on = if eta.is_none() { self.admission.enter() } else { None };
         if going_on.is_some() {
             pending.begin_admitted();
@@ -206,10 +210,10 @@ impl Node {
         id
     }
 
-    /// Sends a call that nobody answers.
+    /// Sends a one-way call.
     ///
     /// # Errors
-    /// It cannot even be kept until there is a link.
+    /// If it cannot even be kept until there is a link.
     pub(crate) fn start_one_way(&self, call: &Outgoing, eta: Option<Duration>) -> Result<()> {
         if self.stopped.load(Ordering::SeqCst) {
             return Err(Error::Stopped { callback: call.name.to_string() });
@@ -227,7 +231,7 @@ impl Node {
     fn send_one_way(&self, call: &Outgoing) -> Result<()> {
         let flush = Flush::with(self.admission.going_on());
         if call.is_large() {
-            // A payload in chunks needs an id of its own, which no other call has after it either.
+            // A payload in chunks needs its own id, which no later call reuses.
             let pending = Arc::new(Pending::new(call.name.clone(), None));
             let id = self.calls.insert(pending, None);
             let sent = self.send_unanswered(Some(id), call, flush);
@@ -256,18 +260,18 @@ impl Node {
         Error::Overloaded { node: self.name.clone() }
     }
 
-    /// Sends a call now if no more than the limit are in flight, later otherwise.
+    /// Sends a call now if the limit of calls in flight permits, later otherwise.
     fn admit(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing) {
         if let Some(going_on) = self.admission.enter() {
             self.finish(self.send_admitted(pending, id, call, going_on));
         } else if !self.admission.queue(Admitted { pending: pending.clone(), id, call: call.clone() }) {
             self.fail(id, |_| self.overloaded());
         }
-        // A call may have ended between the look and the queueing, and found nothing to let in.
+        // A call may have ended between the check and the queueing, and found nothing to let in.
         self.admit_queued();
     }
 
-    /// Sends what waits until fewer are in flight, as far as there are places.
+    /// Sends queued calls, as far as there are places for them.
     #[inline]
     pub(crate) fn admit_queued(&self) {
         self.admission.go_on(
@@ -279,7 +283,7 @@ impl Node {
         );
     }
 
-    /// Sends a call that a place is reserved for, and gives the place back if it cannot be sent.
+    /// Sends a call for which a place is reserved, and gives the place back if it cannot be sent.
     fn send_admitted(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) -> After {
         if !pending.admit() {
             // It was cancelled, or its time ran out.
@@ -289,7 +293,7 @@ impl Node {
         self.send_in_flight(pending, id, call, going_on)
     }
 
-    /// Sends a call that counts among those in flight.
+    /// Sends a call that counts as in flight.
     fn send_in_flight(&self, pending: &Arc<Pending>, id: CallId, call: &Outgoing, going_on: usize) -> After {
         let mut after = After::default();
         self.settling.keep(id, call);
@@ -302,7 +306,7 @@ impl Node {
         let is_wanted = |id| self.is_wanted(id);
         let sent = self.link.send_call(Some(id), call, flush, mark, is_wanted, &mut after.remains);
         if pending.is_withdrawn() {
-            // The other side may have been told before it was asked.
+            // The other side may have been told before it got the call.
             after.steps.push(Step::Withdraw(id, pending.clone()));
         }
         let is_full = matches!(sent, Sent::Full);
@@ -310,17 +314,17 @@ impl Node {
             after.steps.push(Step::Write(unwritten));
         }
         if is_full && self.calls.remove(id).is_some() {
-            // Whoever called this lets the next one in.
+            // The caller of this function lets the next one in.
             self.admission.leave(pending, &mut after.remains);
             after.steps.push(Step::Refuse(pending.clone()));
         } else if large && !self.is_wanted(id) && !goes_on_alone(call, pending) {
-            // It was over before the rest of its arguments was known to the link.
+            // It was over before the link knew about the rest of its arguments.
             self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut after.remains);
         }
         after
     }
 
-    /// Does what follows from sending calls.
+    /// Does what is left to do after sending calls.
     #[inline(always)]
     fn finish(&self, after: After) {
         if !after.steps.is_empty() {
@@ -339,7 +343,8 @@ impl Node {
         }
     }
 
-    /// Counts the arguments of a call that nobody waits for. Where there is no room, those that were given up make some.
+    /// Counts the arguments of a call that nobody waits for. If there is no room, calls that were given up
+    /// make some.
     pub(crate) fn hold_arguments(&self, bytes: usize) -> Result<Option<Hold>> {
         self.waiting_bytes
             .hold(bytes)
@@ -352,7 +357,7 @@ impl Node {
             .map_err(|Full| self.overloaded())
     }
 
-    /// Whether one more call may wait for its time. Those that were cancelled make room.
+    /// Returns whether one more call may be delayed. Those that were given up make room.
     fn has_room_to_delay(&self) -> bool {
         let max = self.limits.calls_in_flight_max;
         let mut delayed = self.delayed.lock();
@@ -376,14 +381,15 @@ impl Node {
     }
 
     fn delay(&self, eta: Duration, id: Option<CallId>, call: Outgoing, again: bool) {
-        // A time that cannot be counted to never comes.
+        // A time too far away to represent never comes.
         let Some(at) = host::now().checked_add(eta) else { return };
         let number = self.delayed_last.fetch_add(1, Ordering::Relaxed);
         self.delayed.lock().push(Reverse(Delayed { at, number, again, id, call }));
         self.watch(at);
     }
 
-    /// Takes a call out of the table that goes on without its caller: the rest of its arguments is still sent.
+    /// Takes out of the table a call that goes on without its caller: the rest of its arguments is still
+    /// sent.
     pub(crate) fn let_go(&self, id: CallId) {
         if let Some(pending) = self.calls.remove(id) {
             let mut remains = Remains::default();
@@ -392,15 +398,17 @@ impl Node {
         }
     }
 
-    /// Takes a call out of the table, if nobody was faster.
+    /// Takes a call out of the table, if it is still there.
     pub(crate) fn take(&self, id: CallId) -> Option<Arc<Pending>> {
         let taken = self.take_if(id, |_| true, &mut Remains::default())?;
         self.admit_queued();
         Some(taken)
     }
 
-    /// The same, if it is one that is asked for. What there is still of its arguments is added to `remains`.
-    /// [`admit_queued`](Self::admit_queued) is to follow.
+    /// Takes a call out of the table if `which` accepts it. What is left of its arguments is added to
+    /// `remains`.
+    ///
+    /// The caller must call [`admit_queued`](Self::admit_queued) afterwards.
     fn take_if(
         &self,
         id: CallId,
@@ -415,7 +423,8 @@ impl Node {
         Some(pending)
     }
 
-    /// Sends a call again after a while, if it failed because its callee has not returned yet; says whether it does.
+    /// Sends a call again after a while, if it failed because its callee has not returned yet; returns
+    /// whether it does.
     pub(crate) fn try_again(&self, id: CallId, fault: &Fault) -> bool {
         let Some((call, pause)) = self.settling.again(id, fault, host::now()) else { return false };
         self.link.cancel_stream(StreamId { call: id.0, reply: false }, &mut Remains::default());
@@ -426,35 +435,38 @@ impl Node {
         true
     }
 
-    /// A call is over: the next one may go.
+    /// Frees the place of a call that is over: the next one may go.
     fn release(&self, pending: &Pending, remains: &mut Remains) {
         self.admission.leave(pending, remains);
         self.admit_queued();
     }
 
-    /// Wakes tasks whose calls are over: the first of them, which does what else is left.
+    /// Wakes the first of the tasks whose calls are over, and leaves the rest of `left` to it.
     pub(crate) fn wake_tasks(&self, left: Left) {
         if left.is_empty() {
             return;
         }
         if self.sleepers.wake_first(left, |unread| self.read_answers(unread)) {
-            // The turn may have been before this.
+            // The I/O thread may already have had its turn.
             self.reactor.wake();
         }
         self.admit_queued();
     }
 
-    /// Somebody looks after a call, or gives it up: answers that were left unread are read, and others are woken.
+    /// Reads the answers left unread, and wakes the other tasks. Called by anyone who checks on a call, or
+    /// gives it up.
     pub(crate) fn wake_others(&self) {
-        // The I/O thread, in a callback that calls on, would pay for each what they are left for.
+        // The I/O thread, in a callback that makes a call, would incur the very cost that they were left
+        // unread to avoid.
         let may = || !self.reactor.is_current();
         if self.sleepers.wake_others(may, |unread| self.read_answers(unread)) {
             self.admit_queued();
         }
     }
 
-    /// Takes answers that were left unread; gives what follows for the tasks that wait for them. [`admit_queued`](Self::admit_queued)
-    /// is to follow, once others may read.
+    /// Takes answers that were left unread; returns what is left to do for the tasks that wait for them.
+    ///
+    /// The caller must call [`admit_queued`](Self::admit_queued) afterwards, once others may read.
     fn read_answers(&self, unread: Vec<Bytes>) -> Answers {
         let Answers { mut wakers, mut remains } = Answers::default();
         for answers in &unread {
@@ -468,10 +480,12 @@ impl Node {
         Answers { wakers, remains }
     }
 
-    /// Takes a whole result, or one of a broadcast; gives the wakers of tasks that wait for it to `wake`, and adds what there is
-    /// still of the call's arguments to `remains`. [`admit_queued`](Self::admit_queued) is to follow.
+    /// Takes a whole result, or one of a broadcast. Passes the wakers of tasks that wait for it to `wake`,
+    /// and adds what is left of the call's arguments to `remains`.
+    ///
+    /// The caller must call [`admit_queued`](Self::admit_queued) afterwards.
     pub(crate) fn reply(&self, reply: &Reply<'_>, wake: impl FnMut(Waker), remains: &mut Remains) {
-        // Most answers are of this kind, and looked up once.
+        // Most answers are of this kind, and need only one lookup.
         if let Some(pending) = self.take_if(CallId(reply.id), Pending::is_single, remains) {
             return pending.succeed(|| Payload::whole(reply), wake);
         }
@@ -480,13 +494,14 @@ impl Node {
         self.answered(reply.id, true, reply.part, give, remains);
     }
 
-    /// Passes what came for a call on to it; frees its place when that was the last.
+    /// Passes what arrived for a call on to it; frees its place if that was the last.
     pub(crate) fn answer(&self, id: u64, counts: bool, part: u32, give: impl FnOnce(&Pending) -> Progress) {
         self.answered(id, counts, part, give, &mut Remains::default());
         self.admit_queued();
     }
 
-    /// The same, where [`admit_queued`](Self::admit_queued) follows later.
+    /// Like [`answer`](Self::answer), but leaves it to the caller to call
+    /// [`admit_queued`](Self::admit_queued) later.
     fn answered(
         &self,
         id: u64,
@@ -510,12 +525,12 @@ impl Node {
         }
     }
 
-    /// The sender of a large payload may send more of it.
+    /// Allows the sender of a large payload to send more of it.
     pub(crate) fn credit(&self, id: u64, reply: bool, part: u32, bytes: u32) {
         self.link.send(&Frame::Credit { id, reply, part, bytes }, Flush::Soon);
     }
 
-    /// A thread is going to block until its call is over.
+    /// Runs `wait`, which blocks this thread until its call is over.
     pub(crate) fn block<T>(&self, wait: impl FnOnce() -> T) -> T {
         struct Blocked<'a>(&'a AtomicUsize);
         impl Drop for Blocked<'_> {
@@ -525,12 +540,12 @@ impl Node {
         }
         self.blocked.fetch_add(1, Ordering::Relaxed);
         let _blocked = Blocked(&self.blocked);
-        // Its answer may be there.
+        // Its answer may already be there.
         self.wake_others();
         wait()
     }
 
-    /// Whether answers may be left to the tasks that wait for others: no thread is held up by that.
+    /// Returns whether answers may be left unread for tasks: no thread is blocked that this would hold up.
     pub(crate) fn may_leave_answers(&self) -> bool {
         self.blocked.load(Ordering::Relaxed) == 0
     }
@@ -546,21 +561,21 @@ impl Node {
         }
     }
 
-    /// The caller does not wait any more.
+    /// Cancels a call on behalf of its caller.
     pub(crate) fn cancel(&self, id: CallId) {
-        // Its answer may be there.
+        // Its answer may already be there.
         self.wake_others();
         if let Some(pending) = self.take(id) {
             self.withdraw(id, &pending);
             pending.fail(pending.cancelled());
-            // The thread that waits for it may wait for events.
+            // The thread that waits for the call may be waiting for I/O events.
             self.reactor.wake_guest();
         }
     }
 
-    /// The caller's time has run out.
+    /// Ends a call whose time has run out.
     pub(crate) fn time_out(&self, id: CallId, after: Duration) {
-        // Its answer may be there.
+        // Its answer may already be there.
         self.wake_others();
         if let Some(pending) = self.take(id) {
             self.withdraw(id, &pending);
@@ -568,14 +583,14 @@ impl Node {
         }
     }
 
-    /// The outcome is there, and the other side is to send no more of it.
+    /// Called when the outcome is there, and the other side should send no more of it.
     pub(crate) fn refuse_rest(&self, id: CallId) {
         if let Some(pending) = self.take(id) {
             self.withdraw(id, &pending);
         }
     }
 
-    /// Tells the other side that nobody waits.
+    /// Tells the other side that nobody waits any more.
     fn withdraw(&self, id: CallId, pending: &Pending) {
         pending.set_withdrawn();
         if pending.is_sent() {
@@ -584,10 +599,10 @@ impl Node {
         }
     }
 
-    /// The link is gone: what was on its way is lost, what was not waits for the next link.
+    /// Called when the link is gone: calls already sent are lost, the others wait for the next link.
     pub(crate) fn link_lost(&self) {
         self.link.down();
-        // What has come still counts.
+        // What has arrived still counts.
         self.sleepers.finish(|unread| self.read_answers(unread));
         self.admit_queued();
         for (id, pending) in self.calls.remove_where(Pending::is_sent) {
@@ -599,7 +614,7 @@ impl Node {
         self.executor.cancel_all();
     }
 
-    /// Nothing is sent from here on; what waits fails.
+    /// Stops sending; whatever waits fails.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.sleepers.end(|unread| self.read_answers(unread));
@@ -628,14 +643,14 @@ impl Node {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Makes sure that the I/O thread looks after time at `at` or before.
+    /// Makes sure that the I/O thread checks the time at `at` or earlier.
     pub(crate) fn watch(&self, at: Instant) {
         if self.alarm.is_later_than(at) {
             self.reactor.wake_soon();
         }
     }
 
-    /// This node, unless it is being dropped.
+    /// Returns this node, unless it is being dropped.
     pub(crate) fn me(&self) -> Option<Arc<Self>> {
         self.me.upgrade()
     }
@@ -657,12 +672,12 @@ impl Node {
         }
     }
 
-    /// Ends calls whose time is up; says when to come again if that has to wait.
+    /// Ends calls whose time is up; returns when to come again if that has to wait.
     fn expire(&self, now: Instant) -> Option<Instant> {
         if self.calls.next_deadline().is_none_or(|next| next > now) {
             return None;
         }
-        // One whose answer is there is not late.
+        // A call whose answer is there is not late.
         if !self.sleepers.try_finish(|unread| self.read_answers(unread)) {
             return Some(now + READING);
         }
@@ -704,14 +719,15 @@ impl Node {
     }
 }
 
-/// Whether a call goes on although its caller is done with it: a broadcast without results that was passed on.
+/// Returns whether a call goes on although its caller is done with it: a broadcast without results that was
+/// passed on.
 fn goes_on_alone(call: &Outgoing, pending: &Pending) -> bool {
     matches!(call.kind, Kind::Broadcast { results: false }) && matches!(pending.outcome.get(), Some(Ok(_)))
 }
 
 impl Service for Node {
     fn turn(&self, now: Instant) -> Option<Instant> {
-        // From here on until the end whoever adds a deadline wakes the thread, so that none is overlooked.
+        // From here to the end, anyone who adds a deadline wakes the thread, so that none is missed.
         self.alarm.unset();
         let expires = self.expire(now);
         let sleepers = match self.sleepers.turn(now, |unread| self.read_answers(unread)) {
@@ -723,7 +739,7 @@ impl Service for Node {
             }
         };
         self.send_due(now);
-        // After all that calls.
+        // After everything that makes calls.
         let link = self.link.turn(now);
         let delayed = self.delayed.lock().peek().map(|next| next.0.at);
         let connection = self.keep_connected(now);
@@ -747,7 +763,7 @@ impl Home for Node {
     }
 
     fn outcome(&self, origin: &Origin, id: u64, codec: Codec, outcome: Outcome) {
-        // The one that has it is still among them.
+        // The request itself is still counted.
         let flush = Flush::with(self.executor.held().saturating_sub(1));
         match outcome {
             Ok(body) => self.link.reply(origin, id, codec, body, flush),

@@ -17,24 +17,24 @@ use crate::{held_bytes::Hold, in_flight::CallId};
 pub(crate) struct Outgoing {
     pub(crate) kind: Kind,
     pub(crate) name: Cow<'static, str>,
-    /// The node it is pinned to, or nodes one per line for a broadcast.
+    /// The node it is pinned to, or, for a broadcast, the nodes, one per line.
     pub(crate) node: Option<Arc<str>>,
     pub(crate) fingerprint: u64,
     pub(crate) hops: u8,
     pub(crate) deadline: Option<Instant>,
     pub(crate) body: Encoded,
-    /// Counts its arguments among those that wait, if nobody waits for it.
+    /// Counts its arguments among those waiting to be sent, if no caller waits for it.
     pub(crate) hold: Option<Hold>,
 }
 
-/// What becomes of it.
+/// What kind of call it is.
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     /// One node answers.
     Call,
-    /// One node runs it, nobody answers.
+    /// One node runs it, and nobody answers.
     OneWay,
-    /// Every node that offers it runs it, and answers if results are wanted.
+    /// Every node that offers the callback runs it, and answers if results are wanted.
     Broadcast { results: bool },
     /// The controller answers.
     Ask(Ask),
@@ -48,14 +48,14 @@ pub(crate) enum Ask {
     Processes,
     Callbacks,
     Period(u64),
-    /// Encoded as `Times` has it.
+    /// Encoded as in `Times`.
     AtTimes(Bytes),
     CancelTask(u64),
     TaskStatus(u64),
 }
 
 impl Outgoing {
-    /// A question about `name`.
+    /// Returns a question about `name`.
     pub(crate) fn ask(ask: Ask, name: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind: Kind::Ask(ask),
@@ -69,28 +69,28 @@ impl Outgoing {
         }
     }
 
-    /// The id that an answer comes under; a large call that nobody answers has one for its chunks alone.
+    /// Returns the id that an answer will carry. A large one-way call has an id, but for its chunks only.
     pub(crate) fn answered_as(&self, id: Option<CallId>) -> Option<CallId> {
         id.filter(|_| !matches!(self.kind, Kind::OneWay))
     }
 
-    /// Whether more than one frame is needed.
+    /// Returns whether it takes more than one frame.
     pub(crate) fn is_large(&self) -> bool {
         self.body.len() > CHUNK_BYTES
     }
 
-    /// The one node that it is for, if that is said.
+    /// Returns the one node it is pinned to, if any.
     pub(crate) fn pinned_to(&self) -> Option<&str> {
         self.node.as_deref().filter(|_| !matches!(self.kind, Kind::Broadcast { .. }))
     }
 
-    /// Whether the controller keeps a large request until its result is there.
+    /// Returns whether the controller keeps a large request until its result is there.
     pub(crate) fn has_result(&self) -> bool {
         !matches!(self.kind, Kind::OneWay | Kind::Broadcast { results: false })
     }
 
-    /// Gives the frame, or the first of several, to `send`: the one with `first` bytes of a body that is large. Time that
-    /// has passed is taken off the deadline.
+    /// Passes the frame to `send`, or the first of several: that with the first `first` bytes of a large
+    /// body. Time that has passed is subtracted from the deadline.
     pub(crate) fn with_frame<T>(&self, id: u64, first: usize, send: impl FnOnce(&Frame<'_>) -> T) -> T {
         match &self.kind {
             Kind::Ask(ask) => self.with_question(id, ask, send),
@@ -125,7 +125,7 @@ impl Outgoing {
         self.node.as_deref().unwrap_or_default()
     }
 
-    /// What is left of the deadline; at least 1, since 0 means none.
+    /// Returns the time left until the deadline; at least 1, since 0 means none.
     fn remaining_us(&self) -> u64 {
         self.deadline.map_or(0, |deadline| {
             let left = deadline.saturating_duration_since(host::now()).as_micros();

@@ -1,4 +1,4 @@
-//! Memory that large payloads lay in, for those that come next.
+//! Memory of large payloads, for the next ones.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,13 @@ use crate::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Memory of large payloads, used again once nobody refers to them. A page that is fresh from the operating system costs more than
-/// what is written to it, and the C library gives large blocks back as soon as they are freed.
+/// Memory of large payloads, reused once nobody refers to it.
+///
+/// A fresh page from the operating system costs more than writing to it, and the C library returns large
+/// blocks to the system as soon as they are freed.
 #[derive(Debug, Default)]
 pub(crate) struct PayloadPool {
-    /// Whether there is any, for the turns that have nothing to do with large payloads.
+    /// Whether there is any, as a quick check for turns that have nothing to do with large payloads.
     any: AtomicBool,
     state: Mutex<State>,
 }
@@ -26,23 +28,25 @@ pub(crate) struct PayloadPool {
 #[derive(Debug, Default)]
 struct State {
     pool: BufferPool,
-    /// When the next look is due at what was not used.
+    /// When to look next for what was not used.
     due: Option<Instant>,
 }
 
-/// How large a buffer is kept at most: a quarter of all, so that a very large payload does not displace many others.
+/// The largest buffer that is kept: a quarter of the pool, so that a very large payload does not displace
+/// many others.
 const BUFFER_BYTES_MAX: usize = POOL_BYTES_MAX / 4;
 
-/// How often unused buffers are looked at: after one to two such times they are given back.
+/// How often unused buffers are looked for: they are given back after one to two such periods.
 const AGE: Duration = Duration::from_secs(1);
 
 impl PayloadPool {
-    /// Memory for so many bytes at least, and twice as many at most. It holds what it held, if anything.
+    /// Returns memory for at least this many bytes, and at most twice as many. It still holds its old
+    /// contents, if any.
     pub(crate) fn take(&self, bytes: usize) -> Vec<u8> {
         self.find(bytes).unwrap_or_else(|| Vec::with_capacity(bytes))
     }
 
-    /// The same, unless it would be fresh.
+    /// Like [`take`](Self::take), but returns only memory that was used before.
     pub(crate) fn find(&self, bytes: usize) -> Option<Vec<u8>> {
         if !self.any.load(Ordering::SeqCst) {
             return None;
@@ -51,9 +55,9 @@ impl PayloadPool {
         found.map(Vec::from)
     }
 
-    /// Gives a buffer as something to refer to, and uses it again once nobody does.
+    /// Makes a buffer shareable, and reuses it once nobody refers to it.
     pub(crate) fn put(&self, mut buffer: Vec<u8>) -> Bytes {
-        // All of it has to be in sight of whoever counts how much is kept.
+        // Its length must be its capacity, for whoever counts how much is kept.
         buffer.resize(buffer.capacity(), 0);
         let buffer = Bytes::from(buffer);
         if (CHUNK_BYTES..=BUFFER_BYTES_MAX).contains(&buffer.len()) {
@@ -67,7 +71,7 @@ impl PayloadPool {
         buffer
     }
 
-    /// Gives back what has not been used for a while; says when to look again.
+    /// Gives back what has not been used for a while; returns when to look again.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         if !self.any.load(Ordering::SeqCst) {
             return None;
@@ -105,7 +109,7 @@ mod tests {
         assert_eq!((again.as_ptr(), again.len()), (at, MIB));
     }
 
-    /// However small the payloads are that it is used for: each buffer counts as what it takes up.
+    /// However small the payloads it is used for: each buffer counts with its full size.
     #[test]
     fn no_more_is_kept_than_may_be() {
         let pool = PayloadPool::default();

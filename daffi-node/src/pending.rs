@@ -1,4 +1,4 @@
-//! One call in flight, from the caller's side: what has come of it so far, and its outcome.
+//! One call in flight, from the caller's side: what has arrived so far, and its outcome.
 
 use std::{
     borrow::Cow,
@@ -33,30 +33,30 @@ use crate::{
 pub(crate) struct Pending {
     callback: Cow<'static, str>,
     signature: Option<&'static Signature>,
-    /// How far it has come: some of the stages.
+    /// How far it has come: a set of stage flags.
     stages: AtomicU8,
-    /// Its place among those that wait to be admitted; 0 for none.
+    /// Its place in the queue for admission; 0 for none.
     place: AtomicU64,
-    /// Whether it is refused where it would have to wait long for being admitted, since nobody waits with it.
+    /// Whether it is refused if it would have to wait long for admission, since nobody waits with it.
     refusable: bool,
-    /// A task is going to await it.
+    /// Whether a task is going to await it.
     awaited: bool,
-    /// One node answers, or the controller.
+    /// Whether a single node answers, or the controller.
     single: bool,
-    /// Nobody may ever look at the outcome, so a failure is logged.
+    /// Whether a failure is logged, since nobody may ever look at the outcome.
     failure_logged: bool,
     /// `None` once the outcome is there.
     gathering: Mutex<Option<Gathering>>,
     pub(crate) outcome: Latch<Result<Answer>>,
 }
 
-/// It counts against the limit of calls in flight.
+/// It counts towards the limit of calls in flight.
 const ADMITTED: u8 = 1;
 /// The request may have left this process.
 const SENT: u8 = 2;
-/// It has left the table of calls: nothing is to be sent any more.
+/// It has left the table of calls: nothing more may be sent for it.
 const OVER: u8 = 4;
-/// Nobody waits for it any more, and the other side is to be told.
+/// Nobody waits for it any more, and the other side must be told.
 const WITHDRAWN: u8 = 8;
 
 /// What came back.
@@ -75,11 +75,11 @@ pub(crate) struct Payload {
     pub(crate) body: Kept,
 }
 
-/// What has come so far.
+/// What has arrived so far.
 #[derive(Debug)]
 enum Gathering {
     One(Option<Box<Assembly>>),
-    /// Apart, as there are few of these: all others take up less.
+    /// Boxed, as these are rare: this way all others take up less.
     Broadcast {
         results: bool,
         targets: Option<Box<Parts>>,
@@ -99,36 +99,36 @@ struct Parts {
 pub(crate) enum Progress {
     /// The outcome is there.
     Done,
-    /// More has to come.
+    /// More is expected.
     Open,
-    /// More has to come, and the sender may send so many bytes more.
+    /// More is expected, and the sender may send this many more bytes.
     Credit(u32),
-    /// The outcome is there, and the rest of what comes is not wanted.
+    /// The outcome is there, and the rest of what arrives is not wanted.
     Refused,
 }
 
 impl Progress {
-    /// After more of a payload came.
+    /// Returns the progress after more of a payload has arrived.
     fn of(assembly: &mut Assembly) -> Self {
         assembly.take_credit().map_or(Self::Open, Self::Credit)
     }
 }
 
-/// What came has no place in this call.
+/// What arrived has no place in this call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OutOfTurn;
 
-/// What follows from what came.
+/// What to do after something arrived.
 enum Step {
     /// The call is over with this outcome.
     Finish(Result<Answer>),
-    /// The call is over, and the rest of what comes is not wanted.
+    /// The call is over, and the rest of what arrives is not wanted.
     Refuse(Error),
     Wait(Progress),
 }
 
 impl Payload {
-    /// A result that came in one frame.
+    /// Returns a result that arrived in one frame.
     pub(crate) fn whole(reply: &Reply<'_>) -> Self {
         Self { codec: reply.codec, body: Kept::new(&reply.body) }
     }
@@ -139,7 +139,7 @@ impl Pending {
         Self::gathering(callback, signature, Gathering::One(None))
     }
 
-    /// A broadcast, with or without results.
+    /// Returns a broadcast, with or without results.
     pub(crate) fn broadcast(
         callback: Cow<'static, str>,
         signature: Option<&'static Signature>,
@@ -167,7 +167,7 @@ impl Pending {
         }
     }
 
-    /// The same, with a failure logged, since nobody may look at it.
+    /// Enables logging of a failure, since nobody may ever look at it.
     pub(crate) fn with_failure_logged(mut self) -> Self {
         self.failure_logged = true;
         self
@@ -177,13 +177,13 @@ impl Pending {
         &self.callback
     }
 
-    /// The same, refused rather than kept when too many wait to be admitted.
+    /// Marks it to be refused, rather than kept, when too many wait to be admitted.
     pub(crate) fn refusable(mut self) -> Self {
         self.refusable = true;
         self
     }
 
-    /// The same, awaited by the task that makes it.
+    /// Marks it as awaited by the task that makes it.
     pub(crate) fn awaited(mut self) -> Self {
         self.awaited = true;
         self
@@ -201,7 +201,8 @@ impl Pending {
         self.is(SENT)
     }
 
-    /// The request leaves now, or after all did not; says whether it may leave, which it may not once the call is over.
+    /// Marks the request as about to leave, or as not having left after all. Returns whether it may leave,
+    /// which it may not once the call is over.
     pub(crate) fn set_sent(&self, sent: bool) -> bool {
         let set = |stages| match sent {
             true => (stages & OVER == 0).then_some(stages | SENT),
@@ -210,18 +211,18 @@ impl Pending {
         self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
     }
 
-    /// It counts against the limit. For a call that nobody else knows of yet.
+    /// Counts it towards the limit. For a call that nobody else knows about yet.
     pub(crate) fn begin_admitted(&self) {
         self.stages.store(ADMITTED, Ordering::Relaxed);
     }
 
-    /// It counts against the limit from now on; says whether it does, which it does not once it is over.
+    /// Counts it towards the limit from now on, unless it is over; returns whether it counts.
     pub(crate) fn admit(&self) -> bool {
         let set = |stages| (stages & OVER == 0).then_some(stages | ADMITTED);
         self.stages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, set).is_ok()
     }
 
-    /// It is over; says whether it counted against the limit.
+    /// Marks it as over; returns whether it counted towards the limit.
     pub(crate) fn end(&self) -> bool {
         self.stages.fetch_or(OVER, Ordering::SeqCst) & (ADMITTED | OVER) == ADMITTED
     }
@@ -242,7 +243,7 @@ impl Pending {
         self.stages.load(Ordering::SeqCst) & stage != 0
     }
 
-    /// Its place among those that wait to be admitted.
+    /// Returns its place in the queue for admission.
     pub(crate) fn place(&self) -> Option<u64> {
         Some(self.place.load(Ordering::SeqCst)).filter(|place| *place > 0)
     }
@@ -251,7 +252,8 @@ impl Pending {
         self.place.store(place, Ordering::SeqCst);
     }
 
-    /// Takes a result, of `limit` bytes at most. If the call is over with it, `wake` is given the wakers of tasks that wait.
+    /// Takes a result of at most `limit` bytes. If that ends the call, the wakers of waiting tasks are passed
+    /// to `wake`.
     pub(crate) fn reply(
         &self,
         reply: &Reply<'_>,
@@ -271,11 +273,11 @@ impl Pending {
                     return Step::Wait(Progress::of(assembly.insert(Box::new(begun()))));
                 }
                 Gathering::Broadcast { targets: Some(parts), .. } if reply.more => {
-                    // One of a node that was not asked would be kept for nobody.
+                    // A result from a node that was not asked would be kept for nobody.
                     if !matches!(parts.answers.get(reply.part as usize), Some(None)) {
                         return Step::Wait(Progress::Open);
                     }
-                    // The others' results are wanted, and only all of them can be cancelled.
+                    // The others' results are wanted, and cancelling would cancel all of them.
                     let exceeding = || Assembly::exceeding(reply.total, &reply.body);
                     let mut assembly = if exceeds { exceeding() } else { begun() };
                     let progress = Progress::of(&mut assembly);
@@ -291,7 +293,7 @@ impl Pending {
         })
     }
 
-    /// Does something with a result that comes in chunks, if there is one of this part.
+    /// Calls `work` with the result of this part that is arriving in chunks, if there is one.
     pub(crate) fn with_assembly<T>(
         &self,
         part: u32,
@@ -306,7 +308,7 @@ impl Pending {
         }
     }
 
-    /// It did not run and is to be sent again: what has come of a result, if anything, is none of it.
+    /// Prepares a call that did not run for being sent again: whatever has arrived of a result is discarded.
     pub(crate) fn begin_again(&self) {
         if let Some(Gathering::One(assembly)) = &mut *self.gathering.lock() {
             *assembly = None;
@@ -314,7 +316,7 @@ impl Pending {
         self.set_sent(false);
     }
 
-    /// Takes more of a result, of `limit` bytes at most; `add` adds it to what has come.
+    /// Takes more of a result of at most `limit` bytes; `add` adds it to what has arrived.
     pub(crate) fn chunk(
         &self,
         part: u32,
@@ -360,7 +362,7 @@ impl Pending {
     /// Takes the nodes that a broadcast goes to.
     ///
     /// # Errors
-    /// They have come before, or it is no broadcast.
+    /// If they have come before, or this is no broadcast.
     pub(crate) fn targets(&self, frame: &Targets<'_>) -> Result<Progress, OutOfTurn> {
         let mut out_of_turn = false;
         let progress = self.advance(|gathering| {
@@ -380,8 +382,8 @@ impl Pending {
         if out_of_turn { Err(OutOfTurn) } else { Ok(progress) }
     }
 
-    /// Ends the call with `error`. A broadcast that knows its targets ends with what has come, and `error` for each
-    /// node that has not answered.
+    /// Ends the call with `error`. A broadcast that knows its targets ends with what has arrived, and `error`
+    /// for each node that has not answered.
     pub(crate) fn fail(&self, error: Error) {
         self.advance(|gathering| {
             let Gathering::Broadcast { targets: Some(parts), .. } = gathering else {
@@ -394,7 +396,7 @@ impl Pending {
         });
     }
 
-    /// What running out of time is called here.
+    /// Returns the error for running out of time.
     pub(crate) fn timed_out(&self, after: Duration) -> Error {
         Error::Timeout { callback: self.callback.to_string(), after, sent: self.is_sent() }
     }
@@ -411,17 +413,17 @@ impl Pending {
         Error::from_fault(fault, &self.callback, self.signature.map_or("", Signature::text))
     }
 
-    /// Takes a step with the lock held, and finishes without: that wakes whoever waits and may log, both other
-    /// people's code.
+    /// Takes a step with the lock held, and finishes without it: finishing wakes waiters and may log, both
+    /// foreign code.
     fn advance(&self, step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
         self.advance_with(wake, step)
     }
 
-    /// The same, with the wakers of tasks given to `wake`.
+    /// Like [`advance`](Self::advance), with the wakers of tasks passed to `wake`.
     fn advance_with(&self, wake: impl FnMut(Waker), step: impl FnOnce(&mut Gathering) -> Step) -> Progress {
         let step = {
             let mut gathering = self.gathering.lock();
-            // Whatever still comes is not wanted any more.
+            // Whatever still arrives is no longer wanted.
             let Some(open) = &mut *gathering else { return Progress::Done };
             let step = step(open);
             let over = if matches!(step, Step::Wait(_)) { None } else { gathering.take() };
@@ -439,13 +441,14 @@ impl Pending {
         }
     }
 
-    /// Whether the first frame of a result ends it, if it is the only one.
+    /// Returns whether the first frame of a result ends it, provided it is the only one.
     pub(crate) fn is_single(&self) -> bool {
         self.single
     }
 
-    /// The whole result is there, and `wake` is given the wakers of tasks that wait for it. It has left the table of calls,
-    /// so nothing else comes for it. `payload` is called with a lock, as [`Latch::set_with`] says.
+    /// Ends the call with its whole result, and passes the wakers of waiting tasks to `wake`. The call has
+    /// left the table, so nothing else arrives for it. `payload` is called with a lock held, see
+    /// [`Latch::set_with`].
     pub(crate) fn succeed(&self, payload: impl FnOnce() -> Payload, wake: impl FnMut(Waker)) {
         self.outcome.set_with(|| Ok(Answer::One(payload())), wake);
     }
@@ -459,7 +462,7 @@ impl Pending {
     }
 }
 
-/// The value that a result stands for.
+/// Decodes a result.
 ///
 /// # Errors
 /// [`Error::Decode`].
@@ -473,7 +476,7 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(callback: &str, payload: &Pa
 }
 
 impl Parts {
-    /// One node has answered.
+    /// Takes one node's answer.
     fn answered(&mut self, part: u32, answer: Result<Payload>) -> Step {
         let Some(place @ None) = self.answers.get_mut(part as usize) else {
             return Step::Wait(Progress::Open);
@@ -483,7 +486,7 @@ impl Parts {
         if self.missing > 0 { Step::Wait(Progress::Open) } else { Step::Finish(Ok(self.take())) }
     }
 
-    /// The answers by node name.
+    /// Takes out the answers by node name.
     fn take(&mut self) -> Answer {
         let nodes = std::mem::take(&mut self.nodes).into_iter();
         let answers = std::mem::take(&mut self.answers).into_iter().flatten();

@@ -1,9 +1,10 @@
-//! What expansions of `#[callback]` and `#[fetcher]` name. No public API: it changes with the macros.
+//! What expansions of `#[callback]` and `#[fetcher]` refer to. Not public API: it changes with the macros.
 //!
-//! Several questions here are asked of a type that the macro sees only as tokens: can it be deserialized, is it a
-//! `Result`, is its error one of `std`. The answer comes from method resolution: a method is looked for on a
-//! [`Probe`] behind some references, the implementation for the most references is found first, and where its
-//! bounds do not hold, the next one is taken. That works where the type is written out, which it is in an expansion.
+//! Several traits here answer questions about a type that the macro sees only as tokens: can it be
+//! deserialized, is it a `Result`, is its error one of `std`. The answer comes from method resolution: a
+//! method is called on a [`Probe`] behind some references, the implementation for the most references is
+//! found first, and if its bounds do not hold, the next one is taken. That works where the type is written
+//! out, as it is in an expansion.
 
 use std::{convert::Infallible, error::Error, fmt, marker::PhantomData};
 
@@ -41,17 +42,17 @@ pub use crate::{
     singleton::{Cell, Instance, Singleton, instance},
 };
 
-/// The arguments of a call, in a tuple.
+/// Decodes the arguments of a call, as a tuple.
 ///
 /// # Errors
 /// [`FaultKind::BadArguments`].
-// What is wanted comes as values, since the compiler points at the one element of a tuple that does not fit, and does
-// not do that with types.
+// What is wanted is passed as values, since then the compiler points at the tuple element that does not fit.
+// With types it does not.
 pub fn decode<W: Wants>(invocation: &Invocation, _: W) -> Result<W::Arguments, Box<Fault>> {
     arguments(invocation).map(W::arguments)
 }
 
-/// The arguments of a call, as one type.
+/// Decodes the arguments of a call, as one type.
 pub(crate) fn arguments<A: DeserializeOwned>(invocation: &Invocation) -> Result<A, Box<Fault>> {
     invocation
         .codec
@@ -59,11 +60,11 @@ pub(crate) fn arguments<A: DeserializeOwned>(invocation: &Invocation) -> Result<
         .map_err(|error| Box::new(Fault::new(FaultKind::BadArguments, error.to_string())))
 }
 
-/// An argument of type `T` is wanted.
+/// Asks for an argument of type `T`.
 #[derive(Debug)]
 pub struct Want<T>(PhantomData<fn() -> T>);
 
-/// An argument of type `T` is wanted.
+/// Asks for an argument of type `T`.
 pub const fn want<T>() -> Want<T> {
     Want(PhantomData)
 }
@@ -72,10 +73,10 @@ pub const fn want<T>() -> Want<T> {
 pub trait Wants {
     /// The tuple of what is wanted.
     type Arguments;
-    /// As it is decoded.
+    /// The form in which it is decoded.
     type Decoded: DeserializeOwned;
 
-    /// The tuple of what was decoded.
+    /// Unwraps what was decoded.
     fn arguments(decoded: Self::Decoded) -> Self::Arguments;
 }
 
@@ -120,7 +121,7 @@ wants!(A B C D E F G H I J K L M N);
 wants!(A B C D E F G H I J K L M N O);
 wants!(A B C D E F G H I J K L M N O P);
 
-/// The result of a call.
+/// Encodes the result of a call.
 ///
 /// # Errors
 /// [`FaultKind::BadResult`].
@@ -128,7 +129,7 @@ pub fn encode<R: Serialize + ?Sized>(codec: Codec, result: &R) -> Outcome {
     codec.encode_apart(result).map_err(|error| Box::new(Fault::new(FaultKind::BadResult, error.to_string())))
 }
 
-/// The fault of a callback that returned this error.
+/// Returns the fault of a callback that returned this error.
 pub fn failed<E: fmt::Display>(error: &E, sources: Vec<String>, payload: Bytes) -> Box<Fault> {
     let mut fault = Fault::new(FaultKind::Failed, error.to_string()).details(sources);
     fault.type_name = type_name::<E>();
@@ -136,12 +137,12 @@ pub fn failed<E: fmt::Display>(error: &E, sources: Vec<String>, payload: Bytes) 
     Box::new(fault)
 }
 
-/// The future of an `async fn`, as the executor takes it.
+/// Boxes the future of an `async fn` for the executor.
 pub fn boxed(future: impl Future<Output = Outcome> + Send + 'static) -> BoxFuture<Outcome> {
     Box::pin(future)
 }
 
-/// The result type of a fetcher.
+/// Returns the result type of a fetcher.
 pub fn result<R: for<'de> Deserialize<'de>>() -> WireType {
     WireType::traced::<R>()
 }
@@ -152,7 +153,7 @@ pub struct NoArguments;
 
 impl<'de> Deserialize<'de> for NoArguments {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // JSON has two ways to say nothing, and callers use both.
+        // JSON has two ways to express nothing, and callers use both.
         if deserializer.is_human_readable() {
             deserializer.deserialize_any(Nothing)
         } else {
@@ -182,16 +183,16 @@ impl<'de> Visitor<'de> for Nothing {
     }
 }
 
-/// Asks questions of the type `T`, without a value of it.
+/// Answers questions about the type `T`, without a value of it.
 pub struct Probe<T: ?Sized>(PhantomData<fn(*const T)>);
 
 impl<T: ?Sized> Probe<T> {
-    /// A probe of the type.
+    /// Returns a probe for the type.
     pub const fn new() -> Self {
         Self(PhantomData)
     }
 
-    /// A probe of the value's type.
+    /// Returns a probe for the value's type.
     pub const fn of(_: &T) -> Self {
         Self(PhantomData)
     }
@@ -227,7 +228,8 @@ impl<T: ?Sized> WireTypeOf for &Probe<T> {
     }
 }
 
-/// `(&&&&Probe::<R>::new()).result_type()`: what travels of a result, the `T` of a `Result<T, E>`.
+/// `(&&&&Probe::<R>::new()).result_type()`: the part of a result that travels, which of a `Result<T, E>` is
+/// the `T`.
 pub trait ResultTypeOf {
     /// The type in a signature.
     fn result_type(&self) -> WireType;
@@ -257,8 +259,10 @@ impl<T: ?Sized> ResultTypeOf for Probe<T> {
     }
 }
 
-/// `(&Probe::<R>::new()).named_result_type()`: the same for a type with lifetimes, which must not be asked whether it can
-/// be deserialized: the answer would leave the lifetimes out, and be wrong.
+/// `(&Probe::<R>::new()).named_result_type()`: the same for a type with lifetimes.
+///
+/// Such a type must not be asked whether it can be deserialized: the answer would ignore the lifetimes, and
+/// be wrong.
 pub trait NamedResultTypeOf {
     /// The type in a signature.
     fn named_result_type(&self) -> WireType;
@@ -305,9 +309,9 @@ impl<T> Split<T> for &Probe<T> {
     }
 }
 
-/// `(&&&&Probe::of(&error)).sources(&error)`: what the error's sources say, nearest first.
+/// `(&&&&Probe::of(&error)).sources(&error)`: the texts of the error's sources, nearest first.
 pub trait SourcesOf<E: ?Sized> {
-    /// The texts of the chain, without the error itself.
+    /// Returns the texts of the chain, without the error itself.
     fn sources(&self, error: &E) -> Vec<String>;
 }
 
@@ -317,7 +321,7 @@ impl<E: Error> SourcesOf<E> for &&&Probe<E> {
     }
 }
 
-// `Box<dyn Error>` and errors such as anyhow's are no `Error` themselves and have one inside.
+// `Box<dyn Error>`, and errors such as anyhow's, do not implement `Error` themselves but contain one.
 impl<E: AsRef<dyn Error + Send + Sync>> SourcesOf<E> for &&Probe<E> {
     fn sources(&self, error: &E) -> Vec<String> {
         chain(error.as_ref().source())
@@ -336,7 +340,7 @@ impl<E> SourcesOf<E> for Probe<E> {
     }
 }
 
-/// The texts of an error and its sources. A chain that has no end is cut.
+/// Returns the texts of an error and its sources. An endless chain is cut off.
 pub(crate) fn chain(first: Option<&(dyn Error + 'static)>) -> Vec<String> {
     const LINKS_MAX: usize = 32;
     std::iter::successors(first, |&error| error.source()).take(LINKS_MAX).map(ToString::to_string).collect()
@@ -344,7 +348,7 @@ pub(crate) fn chain(first: Option<&(dyn Error + 'static)>) -> Vec<String> {
 
 /// `(&Probe::of(&error)).payload(&error)`: the error itself, if it can travel.
 pub trait PayloadOf<E: ?Sized> {
-    /// The error in bincode, or nothing.
+    /// Returns the error in bincode, or nothing.
     fn payload(&self, error: &E) -> Bytes;
 }
 

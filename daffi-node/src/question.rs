@@ -20,7 +20,7 @@ pub(crate) struct Inquiry {
     node: Arc<Node>,
     ask: Ask,
     name: String,
-    /// What it is called in errors.
+    /// Its name in errors.
     what: &'static str,
 }
 
@@ -37,7 +37,7 @@ impl Inquiry {
             let flight =
                 block(self.what, twin, || Flight::run(self.node.clone(), pending, &outgoing, deadline))?;
             match flight.answer() {
-                // Asking again harms nobody, and waits for the next link.
+                // Asking again does no harm, and waits for the next link.
                 Err(Error::ControllerLost { .. }) => {}
                 answer => return Self::answered(answer),
             }
@@ -58,7 +58,8 @@ impl Inquiry {
         }
     }
 
-    /// Nobody can cancel a question whose answer is waited for: it ends early only with the whole `Global`.
+    /// Unwraps an answer. Nobody can cancel a question that is still being waited for: it ends early only
+    /// with the whole `Global`.
     fn answered(answer: Result<&Answer>) -> Result<Payload> {
         match answer {
             Err(Error::Cancelled { callback, .. }) => Err(Error::Stopped { callback }),
@@ -66,7 +67,7 @@ impl Inquiry {
         }
     }
 
-    /// The value that an answer stands for.
+    /// Decodes an answer.
     pub(crate) fn decode<T: DeserializeOwned + 'static>(&self, payload: &Payload) -> Result<T> {
         decode(self.what, payload)
     }

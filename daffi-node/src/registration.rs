@@ -1,15 +1,16 @@
-//! Callbacks that `#[callback]` leaves in the program, wherever they are written.
+//! The callbacks that `#[callback]` registers in the program, wherever they are written.
 
 use crate::callback::Callback;
 
-/// What one `#[callback]` leaves: a function that makes its callbacks, one for a function, several for an `impl`.
+/// What one `#[callback]` registers: a function that makes its callbacks, one for a function, several for an
+/// `impl`.
 #[derive(Debug)]
 pub struct Registration {
     fill: fn(&mut Vec<Callback>),
 }
 
 impl Registration {
-    /// A registration of what `fill` appends.
+    /// Returns a registration of the callbacks that `fill` appends.
     pub const fn new(fill: fn(&mut Vec<Callback>)) -> Self {
         Self { fill }
     }
@@ -17,9 +18,9 @@ impl Registration {
 
 inventory::collect!(Registration);
 
-/// All callbacks of the program, in no fixed order.
+/// Returns all callbacks registered in the program, in no fixed order.
 ///
-/// Each use makes them anew, with their signatures: use it once for each `Global`.
+/// Each call makes them anew, with their signatures: call it once per `Global`.
 pub fn linked() -> impl Iterator<Item = Callback> {
     let mut callbacks = Vec::new();
     for registration in inventory::iter::<Registration> {

@@ -14,13 +14,13 @@ use crate::{
     executor::{Gate, Pace, Run},
 };
 
-/// The callbacks of one node. Their order is their numbering, and stays as it is.
+/// The callbacks of one node. Their order is their numbering, and does not change.
 #[derive(Debug)]
 pub(crate) struct Registry {
     entries: Vec<Entry>,
 }
 
-/// A callback with what it takes to run it here.
+/// A callback, with what is needed to run it here.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) callback: Callback,
@@ -28,26 +28,28 @@ pub(crate) struct Entry {
     pub(crate) pace: Pace,
 }
 
-/// For how long a callback may hold a thread that it should not hold before the log says so.
+/// How long a callback may hold a thread that it should not hold before this is logged.
 const LONG: Duration = Duration::from_secs(1);
 
-/// The most bytes of a signature on the wire. A longer one is cut: it is for people, the fingerprint is compared.
+/// The most bytes of a signature on the wire. A longer one is cut off: it is for people; the fingerprint is
+/// what is compared.
 const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
 
 impl Entry {
-    /// Whether the callback runs on the I/O thread, where its calls arrive, with arguments of so many bytes. Decoding large
-    /// ones alone would hold up everybody else's calls there, however quick the callback is with others.
+    /// Returns whether the callback runs on the I/O thread, where its calls arrive, with arguments of this
+    /// many bytes. Merely decoding large ones would hold up everybody else's calls there, however quick the
+    /// callback is with others.
     pub(crate) fn is_quick(&self, arguments: usize) -> bool {
         self.callback.options().inline || (arguments <= CHUNK_BYTES && self.pace.is_quick())
     }
 
-    /// The callback has held a thread for so long that others count on, between two `.await`s or inline. Nothing else is held
-    /// up by it, but another one had to be found for the others, and there are not many.
+    /// Logs if the callback held a thread that others rely on for too long, between two `.await`s or inline.
+    /// Others are not held up by that, but they had to be given another thread, and there are not many.
     pub(crate) fn held_its_thread(&self, time: Duration) {
         let kind = match self.callback.handler() {
             _ if self.callback.options().inline => "inline",
             Handler::Async(_) => "async fn",
-            // Whatever takes long or blocks is for these.
+            // These are for whatever takes long or blocks.
             Handler::Sync(_) => return,
         };
         if time >= LONG {
@@ -63,10 +65,10 @@ impl Entry {
 }
 
 impl Registry {
-    /// A registry of these callbacks, sorted by name so that every start numbers them alike.
+    /// Returns a registry of these callbacks, sorted by name so that every start numbers them alike.
     ///
     /// # Errors
-    /// [`Error::DuplicateCallback`] if two have one name, [`Error::InvalidName`].
+    /// [`Error::DuplicateCallback`] if two have the same name, [`Error::InvalidName`].
     pub(crate) fn new(mut callbacks: Vec<Callback>) -> Result<Self> {
         callbacks.sort_by(|a, b| (a.name(), a.source()).cmp(&(b.name(), b.source())));
         let mut places: HashMap<&str, &str> = HashMap::with_capacity(callbacks.len());
@@ -104,7 +106,7 @@ impl Registry {
         self.entries.len()
     }
 
-    /// How many callbacks can be called now. They never become fewer.
+    /// Returns how many callbacks can be called now. The number never falls.
     pub(crate) fn callable(&self) -> usize {
         self.entries.iter().filter(|entry| entry.callback.is_callable()).count()
     }
@@ -113,8 +115,8 @@ impl Registry {
         self.entries.iter().any(|entry| matches!(entry.callback.handler(), Handler::Async(_)))
     }
 
-    /// All callbacks as they are offered now, encoded, in pieces that each fit a frame. There is at least one piece,
-    /// since a node without callbacks registers too.
+    /// Returns all callbacks as currently offered, encoded, in pieces that each fit a frame. There is at
+    /// least one piece, since a node without callbacks registers too.
     pub(crate) fn offers(&self) -> Vec<Vec<u8>> {
         let mut pieces = vec![Vec::new()];
         for (index, entry) in self.entries.iter().enumerate() {

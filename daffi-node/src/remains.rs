@@ -1,11 +1,13 @@
-//! What is left of calls that are over, until nobody holds a lock.
+//! What is left of calls that are over, until no lock is held.
 //!
-//! Arguments and results may be the user's own memory (`bytes::Bytes::from_owner`), and dropping the last of it runs the
-//! user's code, which may well call something here. So whoever takes a call out of a table gives back what it finds there.
+//! Arguments and results may be user memory (`bytes::Bytes::from_owner`), and dropping the last reference
+//! runs user code, which may well call something here. So whoever takes a call out of a table returns what it
+//! finds there.
 
 use daffi_core::{payload::Encoded, survive::survive};
 
-/// Payloads that are dropped with this, where no lock of ours is held. Mostly there are none, which costs nothing.
+/// Payloads dropped along with this, where none of our locks is held. Mostly there are none, which costs
+/// nothing.
 #[derive(Debug, Default)]
 #[must_use = "it is to be dropped without a lock"]
 pub(crate) struct Remains(Option<Box<Payloads>>);

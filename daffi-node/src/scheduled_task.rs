@@ -1,4 +1,4 @@
-//! A call that the controller makes at certain times.
+//! Calls that the controller makes at given times.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::{blocking::block, flight::Flight, outgoing::Ask, pending::decode, que
 
 pub use daffi_core::answer::TaskState;
 
-/// A call that the controller makes at certain times: what `& PERIOD…` gives.
+/// A call that the controller makes at given times, as returned by `& PERIOD…`.
 ///
-/// The task lives in the controller. It outlives this handle, this process, and the nodes that run the callback; it
-/// ends when it is cancelled, when its times have come, or with the controller.
+/// The task lives in the controller. It outlives this handle, this process, and the nodes that run the
+/// callback; it ends when it is cancelled, after the last of its times, or with the controller.
 ///
 /// ```no_run
 /// # use daffi_node as daffi;
@@ -37,18 +37,18 @@ pub struct ScheduledTask {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskStatus {
-    /// Whether it goes on.
+    /// Whether it is still going on.
     pub state: TaskState,
     /// How many calls it has made.
     pub runs: u64,
     /// How many of them failed.
     pub failures: u64,
-    /// How many times it did not call, because the call before was still running, nobody offered the callback, or
-    /// the controller did not run at the time.
+    /// How many calls it skipped, because the previous one was still running, nobody offered the callback, or
+    /// the controller was not running at the time.
     pub skipped: u64,
-    /// What the last failure said, if there was one.
+    /// The last failure's message, if there was one.
     pub last_error: Option<String>,
-    /// How long it is until the next call, if there is one.
+    /// The time until the next call, if there is one.
     pub next_in: Option<Duration>,
 }
 
@@ -57,30 +57,35 @@ impl ScheduledTask {
         Self { flight }
     }
 
-    /// The controller's number of the task. Waits until the controller has the task, blocking this thread.
+    /// Returns the controller's number for the task.
+    ///
+    /// Waits until the controller has accepted the task, blocking this thread.
     ///
     /// # Errors
-    /// Why the controller does not take it; [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
+    /// The reason why the controller did not accept it;
+    /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
     pub fn id(&self) -> Result<u64> {
         self.wait_id("ScheduledTask::id", "`id_async`")
     }
 
-    /// As [`id`](Self::id), without blocking.
+    /// Like [`id`](Self::id), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn id_async(&self) -> Result<u64> {
         decode("PERIOD", self.flight.outcome().await?.one())
     }
 
-    /// Ends the task, blocking this thread until the controller says so: after that no call begins. One that runs is
-    /// not ended.
+    /// Ends the task, blocking this thread until the controller confirms it.
+    ///
+    /// After that no call begins. A running one is not ended.
     ///
     /// # Errors
-    /// As [`id`](Self::id); [`Error::NoTask`](crate::Error::NoTask) if the controller does not know it any more.
+    /// Same as [`id`](Self::id); [`Error::NoTask`](crate::Error::NoTask) if the controller no longer knows
+    /// it.
     pub fn cancel(&self) -> Result<()> {
         let (blocking, twin) = ("ScheduledTask::cancel", "`cancel_async`");
         let id = self.wait_id(blocking, twin)?;
@@ -88,22 +93,22 @@ impl ScheduledTask {
         Ok(())
     }
 
-    /// As [`cancel`](Self::cancel), without blocking.
+    /// Like [`cancel`](Self::cancel), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// The task may or may not have ended when the future is dropped.
+    /// When the future is dropped, the task may or may not have ended.
     pub async fn cancel_async(&self) -> Result<()> {
         self.inquire(self.id_async().await?, Ask::CancelTask, "ScheduledTask::cancel").answer(None).await?;
         Ok(())
     }
 
-    /// How it is doing, blocking this thread until the controller says so.
+    /// Returns how the task is doing, blocking this thread until the controller answers.
     ///
     /// # Errors
-    /// As [`cancel`](Self::cancel).
+    /// Same as [`cancel`](Self::cancel).
     pub fn status(&self) -> Result<TaskStatus> {
         let (blocking, twin) = ("ScheduledTask::status", "`status_async`");
         let id = self.wait_id(blocking, twin)?;
@@ -112,20 +117,20 @@ impl ScheduledTask {
         Ok(TaskStatus::new(inquiry.decode(&payload)?))
     }
 
-    /// As [`status`](Self::status), without blocking.
+    /// Like [`status`](Self::status), without blocking.
     ///
     /// # Errors
-    /// As there.
+    /// Same as for the blocking form.
     ///
     /// # Cancel safety
-    /// May be dropped and called again.
+    /// The future can be dropped and the method called again.
     pub async fn status_async(&self) -> Result<TaskStatus> {
         let inquiry = self.inquire(self.id_async().await?, Ask::TaskStatus, "ScheduledTask::status");
         let payload = inquiry.answer(None).await?;
         Ok(TaskStatus::new(inquiry.decode(&payload)?))
     }
 
-    /// The id, for the blocking form of this name and its async twin.
+    /// Waits for the id, on behalf of the blocking method `blocking` with the async twin `twin`.
     fn wait_id(&self, blocking: &'static str, twin: &'static str) -> Result<u64> {
         if !self.flight.pending.outcome.is_set() {
             block(blocking, twin, || self.flight.wait_until(None))?;

@@ -1,7 +1,7 @@
-//! The time after a controller came back, in which the nodes come back to it one by one.
+//! The time after a controller has come back, while the nodes return to it one by one.
 //!
-//! A call that nobody offers then is not refused yet: its callee may be on its way. It did not run, so it can be sent
-//! again, until everybody has had the time to return.
+//! A call to a callback that no node offers then is not refused yet: its callee may be on its way. It did not
+//! run, so it can be sent again, until every node has had time to return.
 
 use std::{
     collections::HashMap,
@@ -21,10 +21,10 @@ use crate::{
     remains::Remains,
 };
 
-/// Calls that may have to be sent again, while the nodes return.
+/// Calls that may have to be sent again while the nodes return.
 #[derive(Default)]
 pub(crate) struct Settling {
-    /// Looked at for each call, so that all others pay nothing.
+    /// Whether this is going on; checked for each call, so that it costs nothing at other times.
     active: AtomicBool,
     state: Mutex<State>,
 }
@@ -35,15 +35,15 @@ struct State {
     calls: HashMap<CallId, Outgoing>,
 }
 
-/// How long it takes: the longest that a node waits before it tries again, and some time for doing so.
+/// How long it lasts: the longest that a node waits before it tries again, and some time to do so.
 const TIME: Duration = backoff::LONGEST.saturating_add(Duration::from_millis(500));
 
-/// How long a call waits before it is sent again: half of the time that has passed since the controller came back, within these
-/// bounds. Most nodes return at once, and many calls that wait for one that does not are not to keep the controller busy.
+/// How long a call waits before it is sent again: half the time since the controller came back, within these
+/// bounds. Most nodes return at once, and many calls to one that does not must not keep the controller busy.
 const PAUSE: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_millis(500);
 
 impl Settling {
-    /// The controller is back; says when the time is over.
+    /// Begins when the controller is back; returns when the time is over.
     pub(crate) fn begin(&self, now: Instant) -> Instant {
         let until = now + TIME;
         self.state.lock().until = Some(until);
@@ -69,7 +69,7 @@ impl Settling {
         }
     }
 
-    /// Gives back a call that failed, if it is to be sent again, and says how long that waits.
+    /// Returns a call that failed, if it is to be sent again, and how long it must wait for that.
     pub(crate) fn again(&self, id: CallId, fault: &Fault, now: Instant) -> Option<(Outgoing, Duration)> {
         let absent = matches!(fault.kind, FaultKind::NoCandidate | FaultKind::NoProcess);
         if !absent || !self.active.load(Ordering::SeqCst) {
@@ -84,7 +84,7 @@ impl Settling {
         Some((call, (TIME.saturating_sub(left) / 2).clamp(*PAUSE.start(), *PAUSE.end())))
     }
 
-    /// Ends it when the time is over; says when that will be.
+    /// Ends it when the time is over; returns when that will be.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         if !self.active.load(Ordering::SeqCst) {
             return None;

@@ -1,4 +1,4 @@
-//! What a simulated world needs of a node beyond its API. For `daffi-sim` alone.
+//! What a simulated world needs from a node beyond its API. For `daffi-sim` only.
 
 use std::{
     any::Any,
@@ -15,49 +15,49 @@ use crate::{global::Global, outgoing::Ask, question::Inquiry};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Sizes {
-    /// Calls that have no outcome.
+    /// Calls without an outcome yet.
     pub calls: usize,
-    /// Requests that run or wait to.
+    /// Requests that run or wait to run.
     pub requests: usize,
-    /// Whether large payloads are on their way out.
+    /// Whether large payloads are being sent.
     pub streams: bool,
     /// Calls that count against the limit of those in flight.
     pub places: usize,
-    /// Calls that wait for their time.
+    /// Calls that wait for their `eta`.
     pub delayed: usize,
-    /// Bytes of arguments that wait to be sent, and that are held for requests.
+    /// Bytes of arguments that wait to be sent, or are held for requests.
     pub argument_bytes: usize,
-    /// Answers to calls that were over.
+    /// Answers to calls that were already over.
     pub late_replies: u64,
 }
 
-/// How much the node of `global` remembers.
+/// Returns how much the node of `global` remembers.
 pub fn sizes(global: &Global) -> Sizes {
     global.node().map_or_else(Sizes::default, |node| node.sizes())
 }
 
-/// How much the controller in the process of `global` remembers, as its crate says it.
+/// Returns how much the controller in the process of `global` remembers, as a type of its crate.
 pub fn controller_sizes(global: &Global) -> Option<Box<dyn Any>> {
     global.controller()?.sizes()
 }
 
-/// Ends a scheduled task of anybody's.
+/// Ends a scheduled task, no matter whose.
 ///
 /// # Errors
-/// The controller does not know it.
+/// If the controller does not know it.
 pub async fn end_task(global: &Global, task: u64) -> Result<()> {
     let Some(node) = global.node() else { return Ok(()) };
     Inquiry::new(node, Ask::CancelTask(task), "", "simulation::end_task").answer(None).await.map(drop)
 }
 
-/// Has the world do what the threads of `workers` would.
+/// Makes the simulated world do what the threads of `workers` would do.
 pub(crate) fn lend(workers: &Arc<Mutex<Option<Runtime>>>) {
     let workers = Arc::downgrade(workers);
     let poll = move || poll(&workers);
     simulation::with(|world| world.runtime(Box::new(poll)));
 }
 
-/// Polls each task that wants it once or more; says whether there can be more.
+/// Polls each task that wants it at least once; returns whether there can be more.
 fn poll(workers: &Weak<Mutex<Option<Runtime>>>) -> bool {
     let Some(workers) = workers.upgrade() else { return false };
     let mut workers = workers.lock();

@@ -1,4 +1,4 @@
-//! Structs of which a process has one instance, and whose methods are callbacks.
+//! Structs with one instance per process, whose methods are callbacks.
 
 use std::{
     any::{Any, type_name},
@@ -21,7 +21,7 @@ use crate::callback::InstanceState;
     note = "write `#[callback]` on the struct too: its methods with `&self` are called on its one instance"
 )]
 pub trait Singleton: Any + Send + Sync {
-    /// Where the instance is kept.
+    /// Returns where the instance is kept.
     fn cell() -> &'static Cell;
 }
 
@@ -29,17 +29,17 @@ pub trait Singleton: Any + Send + Sync {
 #[derive(Debug)]
 pub struct Cell {
     name: &'static str,
-    // Without its type, so that a struct that cannot be shared is refused once, where it says `#[callback]`.
+    // Type-erased, so that a struct that cannot be shared is refused once, where it says `#[callback]`.
     instance: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Cell {
-    /// The empty place of the struct `name`.
+    /// Returns the empty place of the struct `name`.
     pub const fn new(name: &'static str) -> Self {
         Self { name, instance: OnceLock::new() }
     }
 
-    /// Makes `instance` the instance, and tells the running nodes.
+    /// Makes `instance` the instance, and notifies the running nodes.
     ///
     /// # Errors
     /// [`Error::SingletonExists`] if there is one already.
@@ -52,31 +52,31 @@ impl Cell {
         Ok(instance)
     }
 
-    /// The instance, if it is registered.
+    /// Returns the instance, if it is registered.
     pub fn instance<T: Singleton>(&self) -> Option<Arc<T>> {
         self.instance.get()?.clone().downcast().ok()
     }
 }
 
-/// A singleton's instance, there or not yet, as its methods' handlers reach it.
+/// A singleton's instance, registered or not yet, as its methods' handlers access it.
 pub struct Instance<T> {
     cell: fn() -> &'static Cell,
     get: fn() -> Option<Arc<T>>,
     exists: fn() -> bool,
 }
 
-/// The instance of `T`, there or not yet.
-// The one place that asks for `Singleton`, so that a struct without `#[callback]` is one error, not one for each
-// method.
+/// Returns the instance of `T`, registered or not yet.
+// The only place that requires `Singleton`, so that a struct without `#[callback]` causes one error, not one
+// per method.
 pub fn instance<T: Singleton>() -> Instance<T> {
     Instance { cell: T::cell, get: || T::cell().instance(), exists: || T::cell().instance.get().is_some() }
 }
 
 impl<T> Instance<T> {
-    /// The instance.
+    /// Returns the instance.
     ///
     /// # Errors
-    /// [`FaultKind::NoInstance`] while there is none.
+    /// [`FaultKind::NoInstance`] if there is none yet.
     pub fn get(self) -> Result<Arc<T>, Box<Fault>> {
         (self.get)().ok_or_else(|| {
             let name = (self.cell)().name;
@@ -103,13 +103,13 @@ impl<T> fmt::Debug for Instance<T> {
     }
 }
 
-/// What is to be told of new instances.
+/// A function that is called when an instance is registered.
 pub(crate) type Listener = dyn Fn() + Send + Sync;
 
-/// Has `listener` called after each registration of an instance, as long as it is alive.
+/// Calls `listener` after each registration of an instance, as long as it is alive.
 ///
-/// Listen first and then look which callbacks are callable: an instance that is registered between the two is told
-/// or seen, or both. A listener is called on the thread that registers, without any lock held.
+/// First listen, and then look which callbacks are callable: an instance registered in between is notified,
+/// or seen, or both. A listener is called on the registering thread, with no lock held.
 pub(crate) fn on_register(listener: Weak<Listener>) {
     let mut listeners = LISTENERS.lock();
     listeners.retain(|listener| listener.strong_count() > 0);
@@ -123,7 +123,8 @@ fn notify() {
     }
 }
 
-/// Of all nodes of the process. Bounded by their number, since the dead are removed when another one comes.
+/// The listeners of all nodes of the process. Bounded by their number, since dead ones are removed when
+/// another is added.
 static LISTENERS: Mutex<Vec<Weak<Listener>>> = Mutex::new(Vec::new());
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! Tasks whose calls are over and that are still to be woken, and answers that are left to them unread.
+//! Tasks still to be woken, whose calls are over, and answers left unread for them.
 //!
-//! The answers to many calls come in one batch. Waking a task from another thread than its runtime's costs a system call
-//! with some runtimes, and with tokio's for one thread each time; and whatever belongs to a call moves from the cache of one
-//! processor to that of another one and back, if one thread takes its answer and another one looks at it. So the I/O thread
-//! takes the first answer of a batch that a task waits for, wakes that task alone, and leaves the answers behind it unread.
-//! Whoever looks after a call next reads them and wakes the others: most likely that task, on the thread of their runtime.
-//! Should nobody do so soon, the I/O thread does.
+//! The answers to many calls come in one batch. With some runtimes, waking a task from a thread outside its
+//! runtime costs a system call; tokio's wakes one thread each time. And if one thread takes a call's answer
+//! and another looks at it, all that belongs to the call moves from one processor's cache to another's and
+//! back. So the I/O thread takes the first answer of a batch for which a task waits, wakes that task alone,
+//! and leaves the answers behind it unread. The next thread to check on a call reads them and wakes the
+//! others: most likely that task, on a thread of their runtime. If nobody does so soon, the I/O thread does.
 
 use std::{
     fmt, mem,
@@ -24,24 +24,24 @@ use crate::{
     },
 };
 
-/// Tasks that are still to be woken, and answers that are still to be read.
+/// Tasks still to be woken, and answers still to be read.
 #[derive(Default)]
 pub(crate) struct Sleepers {
-    /// Whether anything is left, for whoever just looks. Written under the lock. A task that was woken on their behalf sees
-    /// it, as they were here before; whoever else does not leaves them to that one. For the turn it is `SeqCst`, which a
-    /// reactor's bell asks for.
+    /// Whether anything is left, as a quick check. Written under the lock. A task that was woken on behalf of
+    /// the others sees it, as they were added before; anyone else who misses it leaves them to that task. For
+    /// the turn it is `SeqCst`, as a reactor's bell requires.
     any: AtomicBool,
     state: Mutex<State>,
-    /// Held while somebody reads answers.
+    /// Held while a thread reads answers.
     reading: Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     left: Left,
-    /// When the I/O thread wakes them, from the first turn on in which it sees them.
+    /// When the I/O thread wakes them, counted from the first turn that sees them.
     due: Option<Instant>,
-    /// There are no more turns.
+    /// Whether there are no more turns.
     ended: bool,
 }
 
@@ -49,20 +49,20 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     pub(crate) wakers: Vec<Waker>,
-    /// Answers, one frame behind the other.
+    /// Answers, as consecutive frames.
     pub(crate) unread: Vec<Bytes>,
 }
 
-/// What follows from answers, for when there is no lock any more.
+/// What is left to do for answers, once no lock is held any more.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    /// Of the tasks that wait for them.
+    /// The wakers of the tasks that wait for them.
     pub(crate) wakers: Vec<Waker>,
-    /// Of their calls.
+    /// The remains of their calls.
     pub(crate) remains: Remains,
 }
 
-/// Reads answers, and gives what follows from them. It calls nobody else's code.
+/// Reads answers, and returns what is left to do. It runs no foreign code.
 pub(crate) trait Read: Fn(Vec<Bytes>) -> Answers {}
 
 impl<F: Fn(Vec<Bytes>) -> Answers> Read for F {}
@@ -74,11 +74,11 @@ pub(crate) enum Turn {
     Nothing,
     /// Something is left to others until then.
     At(Instant),
-    /// It was time, and all is done.
+    /// It was time, and everything is done.
     Done,
 }
 
-/// How long all that is left to the task that was woken. It may be busy, or not come back to its call at all.
+/// How long everything is left to the task that was woken. It may be busy, or never come back to its call.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 impl Left {
@@ -93,7 +93,7 @@ impl Left {
 }
 
 impl Answers {
-    /// Wakes the tasks. Who held a lock meanwhile has released it.
+    /// Wakes the tasks. Any lock held while reading must have been released.
     fn finish(self) {
         wake_all(self.wakers);
         drop(self.remains);
@@ -101,8 +101,9 @@ impl Answers {
 }
 
 impl Sleepers {
-    /// Wakes the first of these tasks and leaves the others to it, and the answers as well; says whether there are any, so
-    /// that a [`turn`](Self::turn) has to follow. After the [`end`](Self::end) nothing is left to anybody.
+    /// Wakes the first of these tasks, and leaves the others and the answers to it. Returns whether there are
+    /// any, so that a [`turn`](Self::turn) must follow. After the [`end`](Self::end) nothing is left to
+    /// anybody.
     pub(crate) fn wake_first(&self, mut left: Left, read: impl Read) -> bool {
         let wakers = mem::take(&mut left.wakers);
         let mut first = None;
@@ -119,23 +120,24 @@ impl Sleepers {
                 left.wakers.push(waker);
             }
         }
-        // Before the first one is woken, which looks for them.
+        // Before the first one is woken, since it looks for them.
         let follows = !left.is_empty() && self.leave(&mut left);
         wake_all(first);
         if !left.is_empty() {
-            // It could not be left.
+            // It could not be left to others.
             wake_all(left.wakers);
             read(left.unread).finish();
         }
         follows
     }
 
-    /// Whoever looks after a call, or gives one up, does what is left, if it may; says whether it did.
+    /// Does what is left, if `may` allows it; returns whether it did. Called by anyone who checks on a call,
+    /// or gives one up.
     pub(crate) fn wake_others(&self, may: impl FnOnce() -> bool, read: impl Read) -> bool {
         self.any.load(Ordering::Relaxed) && may() && self.try_finish(read)
     }
 
-    /// Does what nobody has done for a while; says when there will be something, or whether it did.
+    /// Does what nobody has done for a while; returns what it found.
     pub(crate) fn turn(&self, now: Instant, read: impl Read) -> Turn {
         if !self.any.load(Ordering::SeqCst) {
             return Turn::Nothing;
@@ -150,14 +152,14 @@ impl Sleepers {
                 return Turn::At(due);
             }
         }
-        // Whoever reads just now has most of it.
+        // Otherwise another thread is reading, and has most of it.
         if self.try_finish(read) { Turn::Done } else { Turn::At(now + PATIENCE) }
     }
 
-    /// Does what is left, unless somebody is at it, maybe this thread; says whether it did. Then no answer that was left before is
-    /// unread, nor is anybody reading one.
+    /// Does what is left, unless a thread, maybe this one, is already doing so; returns whether it did. If
+    /// so, no answer left before is unread, or still being read.
     pub(crate) fn try_finish(&self, read: impl Read) -> bool {
-        // Once more for those who came meanwhile and found this thread at it.
+        // Twice, for those who came in the meantime and found this thread reading.
         for round in 0..2 {
             let Some(reading) = self.reading.try_lock() else { return round > 0 };
             self.finish_with(reading, &read);
@@ -168,18 +170,19 @@ impl Sleepers {
         true
     }
 
-    /// As [`try_finish`](Self::try_finish), and waits until whoever is at it is done.
+    /// Like [`try_finish`](Self::try_finish), but waits until any other thread doing so is done.
     pub(crate) fn finish(&self, read: impl Read) {
         self.finish_with(self.reading.lock(), &read);
     }
 
-    /// As [`finish`](Self::finish), and from now on nothing is left to anybody, since there are no more turns.
+    /// Like [`finish`](Self::finish); from then on nothing is left to anybody, since there are no more turns.
     pub(crate) fn end(&self, read: impl Read) {
         self.state.lock().ended = true;
         self.finish(read);
     }
 
-    /// With the lock, which is taken before what is left is: nobody is past this with answers that are still unread.
+    /// The lock is taken before what is left is: nobody gets past this while another thread still has answers
+    /// unread.
     fn finish_with(&self, reading: MutexGuard<'_, ()>, read: &impl Read) {
         let Left { wakers, unread } = self.take();
         let answers = if unread.is_empty() { Answers::default() } else { read(unread) };
@@ -188,7 +191,7 @@ impl Sleepers {
         answers.finish();
     }
 
-    /// Leaves these to others; says whether it could.
+    /// Leaves these to others; returns whether it could.
     fn leave(&self, left: &mut Left) -> bool {
         let mut state = self.state.lock();
         if state.ended {
@@ -207,7 +210,7 @@ impl Sleepers {
     }
 }
 
-/// Wakers are other people's code: none is called under a lock, and the panic of one is not the end of the others.
+/// Wakers are foreign code: none is called under a lock, and a panic in one does not affect the others.
 fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     let mut wakers = wakers.into_iter().peekable();
     while let Some(waker) = wakers.next() {
@@ -262,7 +265,7 @@ mod tests {
         tasks.iter().map(|task| task.clone().into()).collect()
     }
 
-    /// These are over, and nothing is left unread.
+    /// The calls of these tasks are over, and nothing is left unread.
     fn over(tasks: &[Arc<Task>]) -> Left {
         Left { wakers: wakers(tasks), unread: Vec::new() }
     }
@@ -297,7 +300,7 @@ mod tests {
         assert_eq!(sleepers.turn(start, nothing), Turn::Nothing);
         assert!(sleepers.wake_first(over(&tasks[..2]), nothing));
         assert_eq!(sleepers.turn(start, nothing), Turn::At(start + PATIENCE));
-        // Those that come later do not put it off.
+        // Later ones do not postpone it.
         assert!(sleepers.wake_first(over(&tasks[2..]), nothing));
         assert_eq!(sleepers.turn(start + PATIENCE / 2, nothing), Turn::At(start + PATIENCE));
         assert_eq!(woken(&tasks), [1, 0, 1, 0]);
@@ -349,7 +352,7 @@ mod tests {
         assert_eq!(woken(&tasks), [1; 4]);
     }
 
-    /// Answers that were left unread have the tasks woken that wait for them, and are read once.
+    /// When answers left unread are read, which happens once, the tasks that wait for them are woken.
     #[test]
     fn whoever_looks_first_reads_what_was_left_unread() {
         let tasks = tasks::<4>();

@@ -1,4 +1,4 @@
-//! Large payloads on their way out: which chunk goes next, and how much the receivers take.
+//! Large outgoing payloads: which chunk goes next, and how much the receivers take.
 
 mod on_its_way;
 
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::{held_bytes::Hold, remains::Remains};
 
-/// Which call a payload belongs to, and which of its two.
+/// The call that a payload belongs to, and which of its two payloads it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct StreamId {
     pub(crate) call: u64,
@@ -38,7 +38,7 @@ pub(crate) enum Receiver<'a> {
     Offering(&'a str),
 }
 
-/// A receiver. Nobody outside can choose a name that is taken for another one's.
+/// A receiver, as a keyed hash: outsiders cannot choose a name that would be mistaken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct ReceiverId(u64);
 
@@ -47,9 +47,9 @@ struct ReceiverId(u64);
 pub(crate) struct Streams {
     /// How many there are, so that calls without large payloads pay nothing.
     count: AtomicUsize,
-    /// How many bytes may be on their way to prompt receivers, unless other calls use the link.
+    /// How many bytes may be on their way to prompt receivers while other calls do not use the link.
     wide: AtomicUsize,
-    /// How many bytes of them may still be sent before the window is as wide as it can be again.
+    /// How many bytes of large payloads are still to be sent before the window is wide again.
     narrow: AtomicUsize,
     receiver_ids: RandomState,
     state: Mutex<State>,
@@ -59,16 +59,17 @@ pub(crate) struct Streams {
 struct State {
     streams: HashMap<StreamId, Stream>,
     receivers: HashMap<ReceiverId, Queue>,
-    /// Receivers of payloads that may go on, the one whose turn it is first.
+    /// Receivers of payloads that may go on, with the one whose turn it is first.
     turns: VecDeque<ReceiverId>,
     on_their_way: Sums,
-    /// When it was last looked at which receivers are late.
+    /// When it was last checked which receivers are late.
     looked: Option<Instant>,
     /// When a chunk was last sent while other calls used the link.
     sent: Option<Instant>,
-    /// Receivers that have no turns because enough is on its way to them, unless something of it has arrived since.
+    /// Receivers that have no turns because enough is on its way to them, unless some of it has arrived
+    /// since.
     capped: Vec<ReceiverId>,
-    /// The I/O thread comes again in time.
+    /// Whether the I/O thread will come again in time.
     is_watched: bool,
 }
 
@@ -78,12 +79,13 @@ struct Stream {
     rest: Encoded,
     credit: usize,
     on_its_way: OnItsWay,
-    /// How much more of it goes before it is another one's turn.
+    /// How much more of it goes before it is another payload's turn.
     turn_left: usize,
-    /// Its receiver has credit for the last of it as well, so that it counts until it has arrived. That of a result, or of
-    /// a request without one, has not: the controller forgets those when they are whole.
+    /// Whether its receiver gives credit even for the last of it, so that it counts until it has arrived. For
+    /// results, and for requests without a result, it does not: the controller forgets those when they are
+    /// whole.
     to_the_end: bool,
-    /// Counts it until then.
+    /// Keeps it counted until then.
     _hold: Option<Hold>,
 }
 
@@ -91,46 +93,47 @@ struct Stream {
 #[derive(Debug, Default)]
 struct Queue {
     streams: usize,
-    /// Those that may go on, the one whose turn it is first.
+    /// Those that may go on, with the one whose turn it is first.
     ready: VecDeque<StreamId>,
     on_their_way: usize,
-    /// It is among those that have turns.
+    /// Whether it is among those that have turns.
     has_turns: bool,
-    /// It is among those that enough is on its way to.
+    /// Whether it is among those with enough on their way.
     is_capped: bool,
 }
 
-/// How many bytes may be on their way to prompt receivers, unless other calls use the link.
+/// How many bytes may be on their way to prompt receivers while other calls do not use the link.
 const WIDE_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
-/// The same by way of a UNIX socket: as much as its buffers and the processors' caches hold. More would be written to memory and read from
-/// it again, and be there no sooner. TCP has buffers that grow.
+/// The same for a UNIX socket: as much as its buffers and the processors' caches hold. More would be written
+/// to memory and read back, and arrive no sooner. TCP's buffers grow.
 const LOCAL_WINDOW_BYTES: usize = STREAM_WINDOW_BYTES;
 
-/// How many bytes may be on their way to all receivers that are not stuck while other calls use the link. Theirs wait behind what is
-/// in sockets and buffers, whatever goes first in queues: at 1 GiB a second for an eighth of a millisecond. Enough to keep two hops
-/// busy on one machine or in one rack; it is long ways that need more.
+/// How many bytes may be on their way, while other calls use the link, to all receivers that are not stuck.
+/// Those calls wait behind what is in sockets and buffers, whatever goes first in queues: at 1 GiB per
+/// second, for an eighth of a millisecond. This keeps two hops busy on one machine or in one rack; only long
+/// distances need more.
 const NARROW_WINDOW_BYTES: usize = 2 * PIECE_BYTES;
 
-/// How many bytes may be on their way to all receivers, however late they are, so that they fit the queue of a peer behind the link: several of
-/// them may be that one, if they are told apart by their callbacks. Beyond that each may have a narrow window, so that nobody keeps
-/// the others from going on.
+/// How many bytes may be on their way to all receivers, however late, so that they fit the queue of a peer
+/// behind the link: several receivers may be that one peer, if they are told apart by their callbacks. Beyond
+/// that each may have a narrow window, so that none keeps the others from going on.
 pub(crate) const RECEIVERS_WINDOW_BYTES: usize = 4 * STREAM_WINDOW_BYTES;
 
-/// How many bytes of large payloads go after another call before the window is wide again.
+/// How many bytes of large payloads are sent after another call before the window is wide again.
 const NARROW_FOR_BYTES: usize = 16 * STREAM_WINDOW_BYTES;
 
-/// Or after how long without either.
+/// Or how long after the last of either.
 const NARROW_FOR: Duration = Duration::from_secs(1);
 
-/// How much of one payload goes before it is another one's turn: with a chunk at a time all payloads would be in memory at
-/// both ends from first to last, and in no cache. One of 1 MiB has a turn of its own.
+/// How much of one payload goes before it is another one's turn. With one chunk at a time, all payloads would
+/// be in memory at both ends from first to last, and in no cache. One of 1 MiB has a turn to itself.
 const TURN_BYTES: usize = STREAM_WINDOW_BYTES;
 
 /// How much may be on its way.
 #[derive(Debug, Clone, Copy)]
 enum Window {
-    /// So much to prompt receivers.
+    /// This much to prompt receivers.
     Wide(usize),
     Narrow,
 }
@@ -148,15 +151,16 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// There is a new link, by way of a UNIX socket or not.
+    /// Sets whether the new link is a UNIX socket.
     pub(crate) fn set_link(&self, is_local: bool) {
         let wide = if is_local { LOCAL_WINDOW_BYTES } else { WIDE_WINDOW_BYTES };
         self.wide.store(wide, Ordering::Relaxed);
         self.narrow.store(0, Ordering::Relaxed);
     }
 
-    /// Counts a large payload before its first frame is sent, for its receiver may take that before the sender comes back
-    /// here. Says how many bytes go with that frame: none while as many of others are on their way as may be.
+    /// Counts a large payload before its first frame is sent, since its receiver may take that before the
+    /// sender returns here. Returns how many bytes go with that frame: none while the others already have as
+    /// much on their way as allowed.
     pub(crate) fn begin(
         &self,
         id: StreamId,
@@ -168,7 +172,7 @@ impl Streams {
         let mut rest = body.clone();
         let (to, window) = (ReceiverId(self.receiver_ids.hash_one(to)), self.window());
         let mut state = self.state.lock();
-        // Dropped after the lock is released, and so is what such an id had before.
+        // Dropped after the lock is released, like any previous payload with this id.
         let replaced = state.remove(id);
         let queue = state.receivers.entry(to).or_default();
         queue.streams += 1;
@@ -196,7 +200,7 @@ impl Streams {
         first
     }
 
-    /// The first frame of a payload is sent: the rest may follow, if it is wanted still.
+    /// Called when the first frame of a payload is sent: the rest may follow, if it is still wanted.
     pub(crate) fn go_on(&self, id: StreamId) {
         let mut state = self.state.lock();
         let State { streams, receivers, .. } = &mut *state;
@@ -209,7 +213,7 @@ impl Streams {
         }
     }
 
-    /// The receiver takes `bytes` more.
+    /// Called when the receiver takes `bytes` more.
     pub(crate) fn credit(&self, id: StreamId, bytes: u32) {
         let mut state = self.state.lock();
         let State { streams, receivers, on_their_way, .. } = &mut *state;
@@ -218,10 +222,11 @@ impl Streams {
         let Some(queue) = receivers.get_mut(&to) else { return };
         let waited = stream.credit == 0;
         let was_full = on_their_way.is_full();
-        // A receiver that takes more than was sent is wrong; it gets no more than a window.
+        // A receiver that claims more than was sent is wrong; it gets no more than a window.
         stream.credit = stream.credit.saturating_add(bytes as usize).min(STREAM_WINDOW_BYTES);
         queue.on_their_way -= stream.on_its_way.arrives(bytes as usize, on_their_way);
-        // A receiver may also take nothing, and then there is nothing to send: a chunk is never empty.
+        // A receiver may also give credit for nothing, and then there is nothing to send: a chunk is never
+        // empty.
         let goes_on = waited && stream.credit > 0 && !stream.rest.is_empty();
         let is_over = stream.rest.is_empty() && stream.on_its_way.bytes() == 0;
         if goes_on {
@@ -238,7 +243,7 @@ impl Streams {
         drop(over);
     }
 
-    /// A call that is not large goes over the link, or its result: large payloads keep their distance for a while.
+    /// Called when a small call or result goes over the link: large payloads keep their distance for a while.
     #[inline]
     pub(crate) fn make_way(&self) {
         if self.is_active() {
@@ -253,7 +258,7 @@ impl Streams {
         }
     }
 
-    /// Nobody wants the rest of it, which is added to `remains`. Says whether others may go on now.
+    /// Forgets the rest of a payload, which is added to `remains`. Returns whether others may go on now.
     #[inline]
     pub(crate) fn cancel(&self, id: StreamId, remains: &mut Remains) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
@@ -265,7 +270,7 @@ impl Streams {
         !state.turns.is_empty()
     }
 
-    /// The link is gone, and with it whatever was on its way. It is given back, to be dropped without a lock.
+    /// Forgets everything, since the link is gone. Returns it, to be dropped without a lock.
     #[must_use = "it is to be dropped without a lock"]
     pub(crate) fn clear(&self) -> impl Sized + use<> {
         let lost = mem::take(&mut *self.state.lock());
@@ -273,12 +278,13 @@ impl Streams {
         lost
     }
 
-    /// Whether any payload is being sent.
+    /// Returns whether any payload is being sent.
     pub(crate) fn is_active(&self) -> bool {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// When the I/O thread is to send on at the latest, if payloads wait for others, whose receivers may turn out to be late.
+    /// Returns when the I/O thread must resume sending at the latest, if payloads wait for others, whose
+    /// receivers may turn out to be late.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
         if !self.is_active() {
             return None;
@@ -306,7 +312,7 @@ impl Streams {
         due
     }
 
-    /// Whether payloads wait for others, and the I/O thread does not know.
+    /// Returns whether payloads wait for others without the I/O thread knowing.
     pub(crate) fn are_unwatched(&self) -> bool {
         self.is_active() && {
             let state = self.state.lock();
@@ -314,15 +320,15 @@ impl Streams {
         }
     }
 
-    /// Other calls have not used the link for a while.
+    /// Widens the window: other calls have not used the link for a while.
     fn widen(&self, state: &mut State) {
         self.narrow.store(0, Ordering::Relaxed);
         state.sent = None;
         state.uncap();
     }
 
-    /// Sends chunks, some of each payload in turn, while `has_room` says so and receivers take them. Gives back what has been
-    /// sent: it may be all that is left of a payload, if it was copied.
+    /// Sends chunks, some of each payload in turn, as far as `has_room` and the receivers allow. Returns what
+    /// has been sent: it may be all that is left of a payload, if it was copied.
     pub(crate) fn pump(
         &self,
         has_room: impl Fn() -> bool,
@@ -333,7 +339,8 @@ impl Streams {
         while has_room()
             && let Some((id, body, more)) = state.next(self.window())
         {
-            // Only this counts down, under the lock; that a call may come in between and be counted for less is no harm.
+            // Only this code counts down, under the lock; if a call comes in between and counts for less, no
+            // harm is done.
             let narrow = self.narrow.load(Ordering::Relaxed);
             if narrow > body.len() {
                 self.narrow.store(narrow - body.len(), Ordering::Relaxed);
@@ -345,7 +352,7 @@ impl Streams {
             let pushed = send(&Frame::Chunk(chunk));
             sent.add(body);
             if pushed.is_err() {
-                // The link is gone; whoever notices it ends the call.
+                // The link is gone; whoever notices ends the call.
                 break;
             }
             sent.add(state.sent(id).map(|stream| stream.rest));
@@ -356,7 +363,9 @@ impl Streams {
 }
 
 impl State {
-    /// The chunk that goes next, and whether more of its payload follows. [`sent`](Self::sent) is to follow.
+    /// Takes the next chunk; returns it and whether more of its payload follows.
+    ///
+    /// The caller must call [`sent`](Self::sent) afterwards.
     fn next(&mut self, window: Window) -> Option<(StreamId, Encoded, bool)> {
         loop {
             let to = *self.turns.front()?;
@@ -383,7 +392,7 @@ impl State {
         }
     }
 
-    /// So many bytes of a payload leave.
+    /// Notes that `bytes` of a payload leave.
     fn leaves(&mut self, id: StreamId, bytes: usize) {
         let Self { streams, receivers, on_their_way, .. } = self;
         if let Some(stream) = streams.get_mut(&id)
@@ -396,7 +405,8 @@ impl State {
         }
     }
 
-    /// A chunk was sent: its payload goes on, or another one has its turn. Gives back one that is over.
+    /// Called when a chunk was sent: its payload goes on, or another has its turn. Returns the payload if it
+    /// is over.
     #[must_use = "it is to be dropped without the lock"]
     fn sent(&mut self, id: StreamId) -> Option<Stream> {
         let stream = self.streams.get_mut(&id)?;
@@ -415,7 +425,7 @@ impl State {
         if is_over { self.remove(id) } else { None }
     }
 
-    /// Has payloads for a receiver go on in their turn, if there are any.
+    /// Gives turns to the payloads for a receiver, if there are any.
     fn give_turns(&mut self, to: ReceiverId) {
         if let Some(queue) = self.receivers.get_mut(&to)
             && !queue.has_turns
@@ -426,7 +436,7 @@ impl State {
         }
     }
 
-    /// Looks again who has enough on its way.
+    /// Checks again which receivers have enough on their way.
     fn uncap(&mut self) {
         for to in mem::take(&mut self.capped) {
             self.receivers.entry(to).and_modify(|queue| queue.is_capped = false);
@@ -434,7 +444,7 @@ impl State {
         }
     }
 
-    /// From how many bytes on that are on their way to a receiver no more leave for it.
+    /// Returns how many bytes on their way to a receiver are enough, so that no more leave for it.
     fn enough(&self, window: Window) -> usize {
         match window {
             Window::Wide(_) if self.on_their_way.is_full() => NARROW_WINDOW_BYTES,
@@ -444,7 +454,7 @@ impl State {
         }
     }
 
-    /// Whether more may leave, now that it has been looked at who is late.
+    /// Returns whether more may leave, after checking who is late if necessary.
     fn has_room(&mut self, window: Window) -> bool {
         if !self.fits(window) {
             self.look(host::now());
@@ -455,12 +465,12 @@ impl State {
     fn fits(&self, window: Window) -> bool {
         match window {
             Window::Wide(wide) => self.on_their_way.prompt() < wide,
-            // If the link itself is slow everybody is late, and nobody else is to be held up by that.
+            // If the link itself is slow, everybody is late, and that must not hold up anyone else.
             Window::Narrow => self.on_their_way.moving() < NARROW_WINDOW_BYTES,
         }
     }
 
-    /// Whether payloads wait for others, and nothing has to come that would have them go on.
+    /// Returns whether payloads wait for others, with nothing expected to arrive that would make them go on.
     fn waits(&self, window: Window) -> bool {
         let goes_on_wide = |to: &ReceiverId| {
             self.receivers.get(to).is_some_and(|queue| !queue.has_turns && !queue.ready.is_empty())
@@ -469,7 +479,7 @@ impl State {
             || matches!(window, Window::Narrow) && self.capped.iter().any(goes_on_wide)
     }
 
-    /// Looks which receivers are late, unless that was just now.
+    /// Checks which receivers are late, unless that was done just now.
     fn look(&mut self, now: Instant) {
         if self.looked.is_none_or(|looked| now >= looked + LATE_AFTER) {
             self.looked = Some(now);
@@ -486,7 +496,7 @@ impl State {
         let to = stream.to;
         if let Some(queue) = self.receivers.get_mut(&to) {
             queue.on_their_way -= on_its_way;
-            // A call that is sent again has the same id, and two turns for it would be one too many.
+            // A call that is sent again has the same id, and must not get two turns.
             queue.ready.retain(|ready| *ready != id);
             queue.streams -= 1;
             if queue.streams == 0 {
@@ -498,7 +508,7 @@ impl State {
             }
         }
         if was_full && !self.on_their_way.is_full() || is_last_of_two {
-            // The others may have more on their way.
+            // The others may now have more on their way.
             self.uncap();
         }
         self.give_turns(to);

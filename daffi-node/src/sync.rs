@@ -1,5 +1,6 @@
-//! Locks, atomics and threads of the parts in which threads hand something over to each other. They take them from here, so
-//! that [shuttle](https://docs.rs/shuttle) can put the threads in every order in tests.
+//! Locks, atomics and threads for the parts in which threads hand something over to each other. They take
+//! them from here so that, in tests, [shuttle](https://docs.rs/shuttle) can interleave the threads in every
+//! order.
 
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use {

@@ -1,7 +1,8 @@
-//! Threads whose calls are let in, in orders that shuttle picks; see `tests/sync`.
+//! Threads whose calls are let in, in orders picked by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `go_on` does not look again at the end; `queue` does
-//! not look whether a call is over that it has queued; `reserve` looks at the number before it changes it.
+//! These were seen to catch each of the following planted mistakes: `go_on` does not look again at the end;
+//! `queue` does not check whether a call that it has queued is over; `reserve` reads the number before it
+//! changes it.
 
 use std::sync::atomic::{AtomicUsize as Count, Ordering::SeqCst};
 
@@ -12,11 +13,11 @@ use crate::outgoing::Ask;
 
 const RUNS: usize = 3_000;
 
-/// A node's side of it: as many calls as there are threads, one place.
+/// The node's side: as many calls as there are threads, one place.
 #[derive(Debug)]
 struct Calls {
     admission: Admission,
-    /// Whether a call that is in ends only here, so that no other one is in with it.
+    /// Whether a call that is in ends only here, so that no other is in with it.
     exclusive: bool,
     inside: Count,
     /// How many have been let in.
@@ -29,7 +30,7 @@ impl Calls {
         Arc::new(Self { admission: Admission::new(1), exclusive, inside, begun })
     }
 
-    /// A call wants in. Where it gets in, it is over soon.
+    /// A call wants in. If it gets in, it is soon over.
     fn call(&self, pending: &Arc<Pending>) {
         if self.admission.enter().is_some() {
             self.send(pending);
@@ -51,7 +52,7 @@ impl Calls {
             thread::yield_now();
             self.inside.fetch_sub(1, SeqCst);
         }
-        // Its answer comes on another thread in truth, which then does the same.
+        // In reality its answer comes on another thread, which then does the same.
         self.end(pending);
     }
 

@@ -1,8 +1,8 @@
-//! Threads that add calls with deadlines while another one looks for those that are due, in orders that shuttle picks; see
-//! `tests/sync`.
+//! Threads that add calls with deadlines while another looks for those that are due, in orders picked by
+//! shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `unset` does nothing; the bit of a shard with deadlines is not
-//! noted.
+//! These were seen to catch each of the following planted mistakes: `unset` does nothing; the bit of a shard
+//! with deadlines is not set.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
 
 const RUNS: usize = 3_000;
 
-/// A node without anything but calls and time.
+/// A node with nothing but calls and time.
 struct Node {
     calls: InFlight,
     alarm: Alarm,
     epoch: Instant,
-    /// The I/O thread was woken.
+    /// Whether the I/O thread was woken.
     woken: Mutex<bool>,
     wakes: Condvar,
 }
@@ -34,7 +34,7 @@ impl Node {
         Arc::new(Self { calls, alarm, epoch, woken: Mutex::new(false), wakes: Condvar::new() })
     }
 
-    /// A call with a deadline so many seconds from the beginning.
+    /// Makes a call with a deadline `seconds` from the start.
     fn call(&self, seconds: u64) {
         let after = Duration::from_secs(seconds);
         let deadline = Deadline { at: self.epoch + after, after };
@@ -45,7 +45,8 @@ impl Node {
         }
     }
 
-    /// What the I/O thread does until so many calls have expired. Whenever it sleeps until some time, that comes.
+    /// Does what the I/O thread does until `count` calls have expired. Whenever it sleeps until some time,
+    /// that time comes.
     fn expire(&self, count: usize) {
         let (mut now, mut expired) = (self.epoch, 0);
         while expired < count {
@@ -56,7 +57,7 @@ impl Node {
             let mut woken = self.woken.lock();
             match next {
                 Some(next) if !*woken => now = next,
-                // Shuttle tells of a thread that sleeps for ever.
+                // Shuttle reports a thread that sleeps forever.
                 None if expired < count => {
                     while !*woken {
                         self.wakes.wait(&mut woken);
@@ -86,7 +87,7 @@ fn no_deadline_is_overlooked() {
     shuttle::check_pct(run, RUNS, 3);
 }
 
-/// An earlier deadline than all that the thread sleeps for is not late.
+/// A deadline earlier than all that the thread sleeps for is not missed.
 #[test]
 fn an_earlier_deadline_is_not_late() {
     let run = || {
@@ -96,7 +97,7 @@ fn an_earlier_deadline_is_not_late() {
             let node = node.clone();
             thread::spawn(move || node.call(1))
         };
-        // One turn, whose end says until when the thread would sleep.
+        // One turn, at whose end the thread would sleep until `next`.
         *node.woken.lock() = false;
         node.alarm.unset();
         node.calls.expired(node.epoch);

@@ -1,4 +1,4 @@
-//! `max_concurrency`: how many calls of one callback run at once, the others waiting in line.
+//! `max_concurrency`: how many calls of one callback run at once, while the others wait in line.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -10,10 +10,11 @@ use daffi_core::survive::survive;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Lets so many through at once, in the order in which they came.
+/// Lets at most `limit` through at once, in order of arrival.
 ///
-/// One whose payload is still coming may reserve its place in the line of a gate that lets one through at a time, where
-/// order can be relied on. Those of the same caller stay behind it then; those of others pass.
+/// If a gate lets one through at a time, its order can be relied on. So work whose payload is still coming in
+/// may reserve a place in line there: work of the same caller then stays behind it, while that of others
+/// passes.
 pub(crate) struct Gate<T> {
     limit: usize,
     state: Mutex<State<T>>,
@@ -22,9 +23,9 @@ pub(crate) struct Gate<T> {
 struct State<T> {
     running: usize,
     line: VecDeque<Place<T>>,
-    /// How many in line are not there yet.
+    /// How many places in line are still reserved.
     reserved: usize,
-    /// Somebody is placing what may run.
+    /// Whether a thread is placing what may run.
     placing: bool,
 }
 
@@ -35,10 +36,10 @@ struct Place<T> {
     work: Option<T>,
 }
 
-/// Whose place in line it is.
+/// Identifies a place in line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    /// The node that calls, as a number.
+    /// The calling node, as a number.
     pub(crate) caller: u64,
     pub(crate) request: u64,
 }
@@ -58,7 +59,7 @@ impl<T> Gate<T> {
         }
     }
 
-    /// The work that a place was reserved for never comes. Others may run now, see [`place`](Self::place).
+    /// Gives up a reserved place, whose work never comes. Others may run now, see [`place`](Self::place).
     pub(crate) fn forgo(&self, ticket: Ticket) {
         let mut state = self.state.lock();
         if let Some(at) = state.reserved(ticket) {
@@ -67,7 +68,8 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Puts work into its reserved place, or else at the end. What may run then is what [`place`](Self::place) gives.
+    /// Puts work into its reserved place, or else at the end. [`place`](Self::place) runs whatever may run
+    /// then.
     pub(crate) fn enter(&self, ticket: Ticket, work: T) {
         let mut state = self.state.lock();
         match state.reserved(ticket) {
@@ -79,7 +81,8 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Takes work out of the line that `is_over` before its turn. It does not [`leave`](Self::leave), as it was never in.
+    /// Takes work that `is_over` before its turn out of the line. It does not [`leave`](Self::leave), as it
+    /// was never in.
     #[must_use = "it is to be dropped without the lock"]
     pub(crate) fn take_out(&self, is_over: impl Fn(&T) -> bool) -> Vec<T> {
         let mut over = Vec::new();
@@ -92,22 +95,22 @@ impl<T> Gate<T> {
         over
     }
 
-    /// One is done. What may run then is what [`place`](Self::place) gives.
+    /// Notes that one is done. [`place`](Self::place) runs whatever may run then.
     pub(crate) fn leave(&self) {
         self.state.lock().running -= 1;
     }
 
-    /// Gives what may run now to `run`, one after the other; each counts as running from here on.
+    /// Passes what may run now to `run`, one after the other; each counts as running from here on.
     ///
-    /// What is dropped by `run`, since it was cancelled or everything stops, leaves at once and comes back here. It
-    /// finds this at work and returns, or a long line would overflow the stack.
+    /// Work that `run` drops, because it was cancelled or everything stops, leaves at once and comes back
+    /// here. It finds this in progress and returns; otherwise a long line would overflow the stack.
     pub(crate) fn place(&self, mut run: impl FnMut(T)) {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.placing, true) {
             return;
         }
         while let Some(work) = state.next(self.limit) {
-            // Whatever it panics with, the others get their turn.
+            // Even if it panics, the others get their turn.
             MutexGuard::unlocked(&mut state, || survive(|| run(work)));
         }
         state.placing = false;
@@ -132,7 +135,7 @@ impl<T> State<T> {
         self.line.iter().position(|place| place.work.is_none() && place.ticket == ticket)
     }
 
-    /// The first in line that is there and not behind a reserved place of the same caller.
+    /// Returns the first in line that is there and not behind a reserved place of the same caller.
     fn first(&self) -> Option<usize> {
         let mut late = HashSet::new();
         for (at, place) in self.line.iter().enumerate() {

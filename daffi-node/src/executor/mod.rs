@@ -1,4 +1,4 @@
-//! Runs callbacks: where, how many at once, and what becomes of their outcome.
+//! Runs callbacks: where, how many at once, and what becomes of their outcomes.
 
 #![allow(clippy::result_large_err, reason = "a fault is rare, and an `Outcome` is moved once")]
 
@@ -73,11 +73,12 @@ pub(crate) struct Executor {
     worker_handle: Option<Handle>,
     reactor: reactor::Handle,
     requests: Mutex<Requests>,
-    /// How many requests are there, running or waiting.
+    /// How many requests there are, running or waiting.
     occupancy: Occupancy,
-    /// How many were cancelled while they waited, and are still where they did. One may leave before it is counted.
+    /// How many husks there are: requests that were cancelled while they waited, and are still in place. One
+    /// may leave before it is counted.
     husks: AtomicIsize,
-    /// From how many on they are looked for.
+    /// The number of husks from which on they are looked for.
     sweep_at: AtomicIsize,
     held_max: usize,
     payload_bytes_max: u64,
@@ -93,59 +94,60 @@ pub(crate) struct Job {
     pub(crate) hops: u8,
     pub(crate) fingerprint: u64,
     pub(crate) deadline: Option<Instant>,
-    /// How much time that was when the request came, in microseconds; 0 for no deadline.
+    /// The time to the deadline when the request came, in microseconds; 0 for no deadline.
     pub(crate) timeout_us: u64,
     pub(crate) origin: Arc<Origin>,
     pub(crate) body: Bytes,
     /// Counts its arguments among those that are held.
     pub(crate) hold: Option<Hold>,
-    /// Which one it is of all that have come; 0 until it has.
+    /// Its number among all that have come; 0 until it is assigned.
     pub(crate) number: u64,
 }
 
-/// Keeps the place of a request among those of its caller, while its payload is coming.
+/// Keeps the place of a request among those of its caller, while its payload is coming in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reservation {
     callback: u32,
     ticket: Ticket,
 }
 
-/// Where outcomes go, and where callbacks call onwards from: the node.
+/// Where outcomes go, and where callbacks make nested calls from: the node.
 pub(crate) trait Home: Send + Sync + 'static {
-    /// What runs the callbacks.
+    /// Returns what runs the callbacks.
     fn executor(&self) -> &Arc<Executor>;
 
-    /// A request from there that wants an answer has its outcome.
+    /// Takes the outcome of a request from `origin` that wants an answer.
     fn outcome(&self, origin: &Origin, id: u64, codec: Codec, outcome: Outcome);
 
-    /// Nobody wants the rest of an outcome.
+    /// Forgets the rest of an outcome.
     fn forget(&self, origin: &Origin, id: u64);
 
-    /// Makes calls for a callback that is nested so deep and has so much time.
+    /// Returns a caller for a callback with this nesting depth and deadline.
     fn caller(self: Arc<Self>, hops: u8, deadline: Option<Instant>) -> Caller;
 }
 
 /// How many callbacks run on the I/O thread before replies leave.
 const RUNS_BETWEEN_FLUSHES: usize = 64;
 
-/// How many callbacks run on the I/O thread before it looks after everything else.
+/// How many callbacks run on the I/O thread before it attends to everything else.
 const RUNS_IN_A_ROW: usize = 1024;
 
-/// A body up to this size is copied when its request has to wait. What it came with, up to a whole read, would be
-/// kept for it otherwise.
+/// A body up to this size is copied when its request has to wait. Otherwise everything read along with it
+/// would be kept.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
-/// So few husks are left where they are.
+/// This few husks are left where they are.
 const SWEEP_MIN: isize = 64;
 
-/// Threads for `async fn` callbacks: at least this many, so that one that wrongly blocks does not stop the others.
+/// Threads for `async fn` callbacks: at least this many, so that one that wrongly blocks does not stop the
+/// others.
 const WORKERS_MIN: usize = 4;
 
 impl Executor {
-    /// An executor of these callbacks, with threads named after `name`.
+    /// Returns an executor for these callbacks, with threads named after `name`.
     ///
     /// # Errors
-    /// No threads are to be had.
+    /// If no threads are available.
     pub(crate) fn new(
         registry: Registry,
         limits: &Limits,
@@ -169,7 +171,7 @@ impl Executor {
         })
     }
 
-    /// What tells this executor from the others of the process.
+    /// Returns what identifies this executor within the process.
     pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self) as usize
     }
@@ -178,32 +180,34 @@ impl Executor {
         &self.registry
     }
 
-    /// Something has come for the executor. It is looked at once all that came with it is here, see
-    /// [`work`](Self::work): a process that was frozen finds requests that expired meanwhile, and behind them that
-    /// they were cancelled.
+    /// Takes something that has come for the executor.
+    ///
+    /// It is looked at once everything that came with it is here, see [`work`](Self::work): after a freeze, a
+    /// process finds requests that have expired, and behind them their cancellations.
     pub(crate) fn arrived(&self, arrival: Arrival) {
-        // Whoever leads while it waits for its own answer is not to run what others ask for.
+        // A thread that leads while it waits for its own answer must not run what others ask for.
         self.reactor.welcome_guests(false);
         let in_order = matches!(&arrival, Arrival::Whole(job) if self.keeps_order(job));
         let refused = self.requests.lock().push(arrival, in_order);
         drop(refused);
     }
 
-    /// These requests have come, for callbacks that keep no order.
+    /// Takes requests that have come for callbacks that keep no order.
     pub(crate) fn all_arrived(&self, jobs: &mut VecDeque<Job>) {
         self.reactor.welcome_guests(false);
         self.requests.lock().push_all(jobs);
-        // If no more is taken.
+        // In case no more are taken.
         jobs.clear();
     }
 
-    /// Runs what has come, as far as it runs on the I/O thread, which this is; has the rest run elsewhere. Replies leave
-    /// through `flush` now and then, and with the turn that follows.
+    /// Runs whatever has come and belongs on this thread, the I/O thread; dispatches the rest elsewhere.
+    /// Replies leave through `flush` now and then, and with the turn that follows.
     pub(crate) fn work(&self, flush: impl Fn()) {
         if !self.requests.lock().has_work() {
             return;
         }
-        // Before any work that another thread may take over, or that might overtake what this one has in hand.
+        // Before any work during which another thread may take over, or that might overtake what this one has
+        // in hand.
         self.line_up();
         let role = Role::InPlace(self.reactor.clone());
         with_role(role, || {
@@ -218,7 +222,7 @@ impl Executor {
                             self.placed(key);
                             continue;
                         }
-                        // What is dropped may be the user's memory, and that may wait for something.
+                        // What is dropped may be user memory, whose drop may wait for something.
                         Some(Next::Drop(run)) => {
                             survive(|| drop(run));
                             if step.again() { continue } else { return }
@@ -235,7 +239,7 @@ impl Executor {
                     };
                     let Some(entry) = self.registry.get(run.callback()) else { continue };
                     match entry.callback.handler() {
-                        // A runtime is something that an `fn` has only if it brings one.
+                        // An `fn` has a runtime only if it brings its own.
                         Handler::Sync(_) => entered = None,
                         Handler::Async(_) if entered.is_some() => {}
                         Handler::Async(_) => entered = self.worker_handle.as_ref().map(Handle::enter),
@@ -250,7 +254,7 @@ impl Executor {
                     entry.pace.ran(clock, leads);
                     if !leads {
                         entry.held_its_thread(step.held_up().unwrap_or_default());
-                        // Another thread leads by now, and goes on with the rest.
+                        // By now another thread leads, and goes on with the rest.
                         return;
                     }
                     if done % RUNS_BETWEEN_FLUSHES == 0 {
@@ -265,10 +269,10 @@ impl Executor {
         });
     }
 
-    /// Puts what has come for callbacks that keep an order in line.
+    /// Lines up whatever has come for callbacks that keep an order.
     fn line_up(&self) {
         loop {
-            // Not in the condition, where the lock would be held on.
+            // Not in the condition, which would keep the lock held.
             let next = self.requests.lock().next_in_order();
             let Some(arrival) = next else { return };
             let key = arrival.key();
@@ -281,7 +285,7 @@ impl Executor {
         }
     }
 
-    /// What was taken to be placed is where it belongs.
+    /// Notes that what was taken to be placed is where it belongs.
     fn placed(&self, key: Option<Key>) {
         let was_last = self.requests.lock().placed(key);
         if was_last {
@@ -289,7 +293,7 @@ impl Executor {
         }
     }
 
-    /// What the I/O thread is to do next.
+    /// Returns what the I/O thread is to do next.
     fn next(&self) -> Option<Next> {
         let is_quick = |job: &Job| {
             let quick = self.check(job).is_ok_and(|entry| entry.is_quick(job.body.len()));
@@ -305,7 +309,7 @@ impl Executor {
         next
     }
 
-    /// Has a request run where it belongs. Called on the I/O thread, and returns at once.
+    /// Dispatches a request to where it belongs. Called on the I/O thread; returns at once.
     pub(crate) fn run(&self, mut job: Job) {
         let entry = match self.check(&job) {
             Ok(entry) => entry,
@@ -343,14 +347,14 @@ impl Executor {
         }
     }
 
-    /// Keeps a place for a request whose payload is still coming.
+    /// Keeps a place for a request whose payload is still coming in.
     pub(crate) fn reserve(&self, reservation: Reservation) {
         if let Some(gate) = self.registry.get(reservation.callback).and_then(|entry| entry.gate.as_ref()) {
             gate.reserve(reservation.ticket);
         }
     }
 
-    /// A request will not be run: if a place was kept for it, that is free.
+    /// Called when a request will not be run: frees the place that was kept for it, if any.
     pub(crate) fn forgo(&self, job: &Job) {
         if let Some(entry) = self.registry.get(job.callback)
             && let Some(gate) = &entry.gate
@@ -360,27 +364,28 @@ impl Executor {
         }
     }
 
-    /// Whether the calls of its callback are to run in the order in which they come.
+    /// Returns whether calls of its callback must run in the order in which they come.
     pub(crate) fn keeps_order(&self, job: &Job) -> bool {
         self.registry.get(job.callback).is_some_and(|entry| entry.gate.is_some())
     }
 
-    /// What keeps the place of a request whose payload is still coming, if its callback has an order to keep.
+    /// Returns what keeps the place of a request whose payload is still coming in, if its callback keeps an
+    /// order.
     pub(crate) fn reservation(&self, job: &Job) -> Option<Reservation> {
         self.keeps_order(job).then(|| Reservation { callback: job.callback, ticket: job.ticket() })
     }
 
-    /// Nobody waits for this request any more.
+    /// Cancels a request.
     pub(crate) fn cancel(&self, id: u64) {
-        // Cancelling wakes whoever waits for it, which is the user's code: the lock is released by then.
+        // Cancelling wakes whoever waits for it, which is user code: the lock is released by then.
         let held = self.requests.lock().cancel(id);
         if let Some(held) = held {
             self.end(held);
         }
     }
 
-    /// Ends a request that was started. One that waits for its turn gives back its place and its arguments, and what is left of it
-    /// where it waits is an empty husk.
+    /// Ends a request that was started. One that still waits for its turn gives back its place and its
+    /// arguments, and leaves an empty husk where it waits.
     fn end(&self, held: Held) {
         let waits = held.waits();
         survive(|| held.cancel());
@@ -394,19 +399,20 @@ impl Executor {
         }
     }
 
-    /// Takes out husks where they wait. There are as many as requests, at least, so that it costs each of them little.
+    /// Takes husks out of where they wait. There are at least as many as requests, so the cost for each is
+    /// small.
     #[cold]
     fn sweep(&self) {
         for gate in self.registry.gates() {
             gate.take_out(Run::is_husk).into_iter().for_each(Run::drop_outside);
         }
         drop(self.pool.take_out_over());
-        // Those that are elsewhere are no reason to look again and again.
+        // Husks elsewhere are no reason to look again and again.
         let left = self.husks.load(Ordering::Relaxed).max(0);
         self.sweep_at.store(SWEEP_MIN.max(2 * left), Ordering::Relaxed);
     }
 
-    /// The link is gone, and nobody waits for anything any more. What nobody waited for anyway still runs.
+    /// Cancels everything, since the link is gone. One-way requests still run.
     pub(crate) fn cancel_all(&self) {
         let (all, dropped) = self.requests.lock().cancel_all();
         for held in all {
@@ -415,24 +421,27 @@ impl Executor {
         drop(dropped);
     }
 
-    /// How many requests are there, running or waiting.
+    /// How many requests there are, running or waiting.
     pub(crate) fn held(&self) -> usize {
         self.occupancy.held()
     }
 
-    /// Gives the pool more threads if it needs them; says when to look again.
+    /// Gives the pool more threads if it needs them; returns when to look again.
     pub(crate) fn turn(&self, now: Instant) -> Option<Instant> {
         self.pool.turn(now)
     }
 
-    /// Waits until `but` requests are left, or until `deadline`; says whether it came to that. What comes afterwards is not
-    /// run, since what runs it is about to end: its caller hears that the node has stopped.
+    /// Waits until at most `but` requests are left, or until `deadline`; returns whether the former came
+    /// about.
+    ///
+    /// Whatever comes afterwards is not run, since what would run it is about to end: its caller hears that
+    /// the node has stopped.
     pub(crate) fn drain(&self, but: usize, deadline: Instant) -> bool {
-        // What has come is as good as running: nobody else gets it any more.
+        // What has come is as good as running: nobody else will get it.
         self.occupancy.drain(&self.requests, but, deadline, Requests::has_unplaced, Requests::close)
     }
 
-    /// Ends what can be ended: tasks at their next `.await`, threads after their job.
+    /// Ends what can be ended: tasks at their next `.await`, threads after their current job.
     pub(crate) fn stop(&self) {
         self.cancel_all();
         self.pool.stop();
@@ -440,7 +449,7 @@ impl Executor {
         if let Some(workers) = workers {
             workers.shutdown_background();
         }
-        // Each that is dropped may let another one in, which comes here too.
+        // Each one dropped may let another in, which comes here too.
         loop {
             let dropped = self.requests.lock().clear();
             if dropped.is_empty() {
@@ -449,7 +458,7 @@ impl Executor {
         }
     }
 
-    /// Whether a request can be run, and what runs it.
+    /// Returns what runs a request, if it can be run.
     fn check(&self, job: &Job) -> Result<&Entry, Box<Fault>> {
         let Some(entry) = self.registry.get(job.callback) else {
             return Err(Fault::new(FaultKind::NoCandidate, "the callback is not registered").into());
@@ -468,7 +477,8 @@ impl Executor {
         Ok(entry)
     }
 
-    /// Has a callback run where it belongs: on the I/O thread if it is quick, else where it may take its time.
+    /// Hands a run over to where it belongs: to the I/O thread if the callback is quick, else to where it may
+    /// take its time.
     fn place(&self, entry: &Entry, run: Run) {
         if entry.is_quick(run.body_len()) {
             self.requests.lock().release(run);
@@ -481,7 +491,7 @@ impl Executor {
         match entry.callback.handler() {
             Handler::Sync(_) => {
                 self.pool.submit(Box::new(OnPool(run)));
-                // The I/O thread looks after more threads for what waits, if it knows of it.
+                // The I/O thread adds threads for what waits, if it knows about it.
                 if !self.reactor.is_current() {
                     self.reactor.wake();
                 }
@@ -490,7 +500,7 @@ impl Executor {
         }
     }
 
-    /// Has done what may be done now of what waits at a gate.
+    /// Places whatever may now run of what waits at a gate.
     fn place_next(&self, entry: &Entry, gate: &Gate<Run>) {
         gate.place(|run| {
             if self.husks.load(Ordering::Relaxed) > 0 && run.is_husk() {
@@ -500,7 +510,8 @@ impl Executor {
         });
     }
 
-    /// A request is over, one way or another, that `has_place` still and `is_in` at its gate.
+    /// Called when a request is over, one way or another. `has_place`: it still counts as held; `is_in`: its
+    /// gate had let it in.
     fn leave(&self, callback: u32, has_place: bool, is_in: bool) {
         if has_place {
             self.occupancy.leave(&self.requests);
@@ -561,12 +572,12 @@ fn shared(workers: Option<Runtime>) -> Arc<Mutex<Option<Runtime>>> {
 
 impl Job {
     fn ticket(&self) -> Ticket {
-        // Two callers of one number would wait for each other now and then, and no more.
+        // Two callers with the same number would merely wait for each other now and then.
         let caller = foldhash::fast::FixedState::default().hash_one(&self.origin.caller);
         Ticket { caller, request: self.id }
     }
 
-    /// By what it can be cancelled, if anybody waits for it.
+    /// Returns the key for cancelling it, if anybody waits for it.
     fn key(&self) -> Option<Key> {
         (!self.one_way).then_some(Key { id: self.id, number: self.number })
     }

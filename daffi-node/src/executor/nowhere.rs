@@ -7,11 +7,11 @@ use daffi_core::payload::Codec;
 use super::{Executor, Home, Origin};
 use crate::{callback::Outcome, caller::Caller};
 
-/// Nothing runs here, and outcomes go nowhere.
+/// A home in which nothing runs, and outcomes go nowhere.
 pub(crate) struct Nowhere;
 
 impl Nowhere {
-    /// Where a request comes from that came here on this connection.
+    /// Returns the origin of a request that came on this connection.
     pub(crate) fn origin(connection: u64) -> Arc<Origin> {
         Arc::new(Origin { home: Arc::new(Self), caller: "caller".into(), connection })
     }

@@ -7,46 +7,49 @@ use crate::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-/// How many requests are held, running or waiting to run. Others may be still to be looked at; those are elsewhere, under a lock.
+/// How many requests are held, running or waiting to run. Others may still have to be looked at; those are
+/// elsewhere, under a lock.
 #[derive(Debug, Default)]
 pub(super) struct Occupancy {
     held: AtomicUsize,
-    /// Somebody waits for the last request.
+    /// Whether somebody waits for the last request.
     draining: AtomicBool,
     drained: Condvar,
 }
 
 impl Occupancy {
-    /// A request is held from now on. Called with the lock, or before what the lock protects says that it was looked at.
+    /// Counts a request as held. Called with the lock held, or before what the lock protects says that it was
+    /// looked at.
     pub(super) fn enter(&self) {
         self.held.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How many are held.
+    /// Returns how many are held.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// One that was held is over.
+    /// Notes that a held request is over.
     pub(super) fn leave<T>(&self, lock: &Mutex<T>) {
-        // Together with `draining` in one order: either this is seen there, or that is seen here.
+        // In one order with `draining`: either the drain sees this, or this sees the drain.
         self.held.fetch_sub(1, Ordering::SeqCst);
         if self.draining.load(Ordering::SeqCst) {
-            // The lock orders this after the look at `held` that found it too large.
+            // The lock orders this after the check of `held` that found it too large.
             drop(lock.lock());
             self.drained.notify_all();
         }
     }
 
-    /// Nothing is left to be looked at, which was found with the lock.
+    /// Notes that nothing is left to be looked at, as found with the lock held.
     pub(super) fn looked(&self) {
         if self.draining.load(Ordering::SeqCst) {
             self.drained.notify_all();
         }
     }
 
-    /// Waits until `but` are left and nothing is still to be looked at, as `waits` says, or until `deadline`; says whether it
-    /// came to that. Before anything can begin again, `close` sees to it that nothing does.
+    /// Waits until at most `but` are left and nothing is still to be looked at, which `waits` tells, or until
+    /// `deadline`; returns whether the former came about. Before the lock is released, `close` sees to it
+    /// that nothing more begins.
     pub(super) fn drain<T>(
         &self,
         lock: &Mutex<T>,

@@ -6,22 +6,23 @@ use foldhash::fast::FixedState;
 
 use super::Home;
 
-/// Where a request came from, shared by those of one caller.
+/// Where a request came from, shared by the requests of one caller.
 pub(crate) struct Origin {
     /// The node that it came to.
     pub(crate) home: Arc<dyn Home>,
-    /// The name of the node that calls.
+    /// The name of the calling node.
     pub(crate) caller: Arc<str>,
-    /// The connection that it came on, and that its answer goes back on: ids mean something else on another one.
+    /// The connection that it came on, and that its answer goes back on: on another one the ids mean
+    /// something else.
     pub(crate) connection: u64,
 }
 
-/// Who has called lately, so that not every request needs memory for its origin.
+/// The recent callers, so that not every request has to allocate its origin.
 #[derive(Debug, Default)]
 pub(crate) struct Origins {
-    /// Each at the place that its name gives it. Another one that has the same place takes it.
+    /// Each is at the place determined by its name, from which it displaces any other.
     recent: Box<[Option<Arc<Origin>>; RECENT]>,
-    /// The place of whoever called last: most likely who calls next.
+    /// The place of the last caller, who is most likely the next one, too.
     last: usize,
     connection: u64,
 }
@@ -29,12 +30,12 @@ pub(crate) struct Origins {
 const RECENT: usize = 32;
 
 impl Origins {
-    /// Of requests that come on this connection.
+    /// Returns the origins of requests that come on this connection.
     pub(crate) fn new(connection: u64) -> Self {
         Self { connection, ..Self::default() }
     }
 
-    /// Where a request by `caller` to `home`, which is always the same, comes from.
+    /// Returns the origin of a request by `caller` to `home`, which is always the same.
     pub(crate) fn of<H: Home>(&mut self, caller: &str, home: &Arc<H>) -> Arc<Origin> {
         let is_of = |origin: &&Arc<Origin>| *origin.caller == *caller;
         if let Some(origin) = self.recent[self.last].as_ref().filter(is_of) {

@@ -1,6 +1,7 @@
-//! How quick a callback is, as far as its runs have shown: quick ones run on the I/O thread, where their calls arrive.
+//! How quick a callback is, going by its runs so far: quick ones run on the I/O thread, where their calls
+//! arrive.
 //!
-//! Handing a call to another thread costs two wake-ups, which is more than most callbacks take. So a callback that is
+//! Handing a call to another thread costs two wake-ups, more than most callbacks take. So a callback that is
 //! quick time after time is spared them, until it is not.
 
 use std::{
@@ -13,41 +14,43 @@ use daffi_core::host;
 /// How quick one callback is.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// How many quick runs in a row there were, up to [`QUICK_RUNS`]; below zero after one that was slow.
+    /// How many quick runs in a row there were, up to [`QUICK_RUNS`]; negative after a run that held up the
+    /// I/O thread.
     quick_runs: AtomicI32,
     /// Runs on the I/O thread, of which only some are timed.
     runs: AtomicU32,
 }
 
-/// After so many quick runs in a row a callback runs on the I/O thread.
+/// After this many quick runs in a row, a callback runs on the I/O thread.
 const QUICK_RUNS: i32 = 16;
-/// What counts as quick: about what handing it over would cost.
+/// What counts as quick: about what handing the call over would cost.
 const QUICK: Duration = Duration::from_micros(50);
-/// So many quick runs more are needed after one that held up the I/O thread.
+/// This many extra quick runs are needed after one that held up the I/O thread.
 const HELD_UP_RUNS: i32 = 200;
-/// One run in so many is timed, since looking at the clock takes time too.
+/// One run in this many is timed, since reading the clock takes time too.
 const TIMED_RUNS: u32 = 8;
 
 impl Pace {
-    /// Of a callback that has not run yet. An `async fn` is not expected to block, and counts as quick at first.
+    /// Returns the pace of a callback that has not run yet. An `async fn` is not expected to block, and
+    /// counts as quick at first.
     pub(crate) fn new(is_async: bool) -> Self {
         Self { quick_runs: AtomicI32::new(if is_async { QUICK_RUNS } else { 0 }), runs: AtomicU32::new(0) }
     }
 
-    /// Whether the callback is to run on the I/O thread.
+    /// Returns whether the callback is to run on the I/O thread.
     pub(crate) fn is_quick(&self) -> bool {
         self.quick_runs.load(Ordering::Relaxed) >= QUICK_RUNS
     }
 
-    /// When a run on the I/O thread begins, if it is timed.
+    /// Returns when a run on the I/O thread begins, if it is timed.
     pub(crate) fn clock(&self) -> Option<Instant> {
-        // One thread counts at a time.
+        // Only one thread counts at a time.
         let runs = self.runs.load(Ordering::Relaxed);
         self.runs.store(runs.wrapping_add(1), Ordering::Relaxed);
         runs.is_multiple_of(TIMED_RUNS).then(host::now)
     }
 
-    /// A run that began at `clock` is over; it has held up the I/O thread unless that went on in `time`.
+    /// Notes that a run that began at `clock` is over; it has held up the I/O thread unless it is `in_time`.
     pub(crate) fn ran(&self, clock: Option<Instant>, in_time: bool) {
         if !in_time {
             self.quick_runs.store(-HELD_UP_RUNS, Ordering::Relaxed);
@@ -56,10 +59,10 @@ impl Pace {
         }
     }
 
-    /// A run elsewhere took so long.
+    /// Notes that a run took this long.
     pub(crate) fn took(&self, time: Duration) {
         let quick_runs = self.quick_runs.load(Ordering::Relaxed);
-        // Two runs at once may count as one; it is a matter of degree.
+        // Two simultaneous runs may count as one; precision does not matter here.
         if time > QUICK {
             self.quick_runs.store(quick_runs.min(0), Ordering::Relaxed);
         } else if quick_runs < QUICK_RUNS {
@@ -99,7 +102,7 @@ mod tests {
             pace.took(Duration::ZERO);
         }
         assert!(pace.is_quick());
-        // One slow run does not count for more than it did.
+        // A slow run on top of that does not change the count.
         pace.ran(None, false);
         pace.took(SLOW);
         assert_eq!(pace.quick_runs.load(Ordering::Relaxed), -HELD_UP_RUNS);

@@ -1,7 +1,7 @@
 //! The threads that run `fn` callbacks.
 //!
-//! They may block, so there are more of them when it takes more: at once when a callback waits inside daffi (then its
-//! thread does not count), and soon when work waits while all threads are busy with something unknown.
+//! They may block, so more are added when needed: at once when a callback waits inside daffi (its thread does
+//! not count then), and soon when work waits while all threads are busy with something unknown.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) trait Work: Send {
     fn run(self: Box<Self>);
 
-    /// Whether there is nothing to run any more.
+    /// Returns whether there is nothing to run any more.
     fn is_over(&self) -> bool {
         false
     }
@@ -44,36 +44,36 @@ pub(crate) struct Pool {
     name: String,
     /// How many threads may be busy; those that wait inside daffi do not count.
     busy_max: usize,
-    /// How long a thread stays without work.
+    /// How long an idle thread is kept.
     keep_alive: Duration,
     state: Mutex<State>,
-    /// Threads that count as busy and never came to work, since the system had nothing left for them.
+    /// Threads that count as busy but never started to work, since the system had no resources left for them.
     lost: AtomicUsize,
 }
 
-/// A thread that counts as busy. Whoever drops this before it came to work has lost it.
+/// A thread that counts as busy. If this is dropped before the thread starts to work, the thread is lost.
 struct Begins(Option<Arc<Pool>>);
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Box<dyn Work>>,
-    /// Threads that have nothing to do, by what wakes each. The last to come is the first to go: with any other order a
-    /// little work keeps all threads that there ever were, since each has some of it now and then.
+    /// Idle threads, each as what wakes it. The last to come is the first to go: in any other order, a little
+    /// work would keep every thread there ever was, since each gets some of it now and then.
     idle: Vec<Arc<Condvar>>,
-    /// Threads that were woken for a job and are not there yet.
+    /// Threads that were woken for a job and have not picked one up yet.
     waking: usize,
     /// Threads that run a job and do not wait inside daffi.
     busy: usize,
-    /// When a job was last taken, or began to wait in an empty queue.
+    /// When a job was last taken, or started to wait in an empty queue.
     moved: Option<Instant>,
     stopped: bool,
 }
 
-/// How many threads start at once, without waiting to see whether the others become free.
+/// How many threads are started at once, without waiting to see whether others become free.
 const THREADS_AT_ONCE: usize = 2;
-/// How long the first job in the queue waits before there are more threads.
+/// How long the first job in the queue waits before threads are added.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// How long a thread stays without work.
+/// How long an idle thread is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 impl Pool {
@@ -86,9 +86,9 @@ impl Pool {
         Arc::new(Self { name, busy_max, keep_alive, state: Mutex::default(), lost })
     }
 
-    /// Runs `job` on a thread of the pool, in the order of submission as far as there are threads.
+    /// Runs `job` on a thread of the pool; jobs start in the order of submission as far as there are threads.
     ///
-    /// A pool that is stopped drops it.
+    /// A stopped pool drops it.
     pub(crate) fn submit(self: &Arc<Self>, job: Box<dyn Work>) {
         let mut failed = None;
         let mut state = self.lock();
@@ -114,7 +114,7 @@ impl Pool {
         log(failed);
     }
 
-    /// Takes out the jobs that are over before their turn.
+    /// Takes out the jobs that were over before their turn.
     #[must_use = "they are to be dropped without the lock"]
     pub(crate) fn take_out_over(&self) -> VecDeque<Box<dyn Work>> {
         let mut state = self.state.lock();
@@ -123,7 +123,7 @@ impl Pool {
         over
     }
 
-    /// Adds threads if work has waited for too long; says when to look again.
+    /// Adds threads if work has waited for too long; returns when to look again.
     pub(crate) fn turn(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
         if state.queue.is_empty() || state.busy >= self.busy_max {
@@ -133,7 +133,7 @@ impl Pool {
         if due > now {
             return Some(due);
         }
-        // Twice as many as now, so that a burst of long jobs has its threads within milliseconds.
+        // Doubles the threads, so that a burst of long jobs has them within milliseconds.
         let more = state.queue.len().min(state.busy.max(1)).min(self.busy_max - state.busy);
         let mut failed = None;
         for _ in 0..more {
@@ -145,7 +145,7 @@ impl Pool {
         Some(now + PATIENCE)
     }
 
-    /// Runs `wait` on a thread of the pool, while another thread may work in its place.
+    /// Runs `wait` on this thread of the pool, while another thread may work in its place.
     pub(crate) fn while_blocked<T>(self: &Arc<Self>, wait: impl FnOnce() -> T) -> T {
         struct Blocked<'a>(&'a Pool);
         impl Drop for Blocked<'_> {
@@ -156,7 +156,7 @@ impl Pool {
         let failed = {
             let mut state = self.lock();
             state.busy -= 1;
-            // Whoever is idle was not needed, and whoever wakes has its job already.
+            // An idle thread was not needed, and a waking one already has its job.
             let adds = state.queue.len() > state.waking && state.idle.is_empty();
             if adds { self.add_thread(&mut state).err() } else { None }
         };
@@ -165,7 +165,7 @@ impl Pool {
         wait()
     }
 
-    /// Takes no more jobs, drops those that wait, and lets the threads end with what they run.
+    /// Takes no more jobs, drops those that wait, and lets the threads end after their current jobs.
     pub(crate) fn stop(&self) {
         let queue = {
             let mut state = self.state.lock();
@@ -190,14 +190,14 @@ impl Pool {
         spawned.map(drop)
     }
 
-    /// The state, without the threads that were lost.
+    /// Locks the state, and subtracts the threads that were lost.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         state.busy -= self.lost.swap(0, Ordering::Relaxed);
         state
     }
 
-    /// What a thread does; it counts as busy when it comes here.
+    /// The main loop of a thread, which counts as busy when it gets here.
     fn work(&self) {
         let work = Arc::new(Condvar::new());
         let mut state = self.state.lock();
@@ -205,7 +205,8 @@ impl Pool {
             if let Some(job) = state.queue.pop_front() {
                 state.moved = Some(host::now());
                 drop(state);
-                // The callback's own panics end in its run. Any other must not take the thread along, which is counted.
+                // The callback's own panics end in its run. No other panic may end the thread, which is
+                // counted.
                 if catch_unwind(AssertUnwindSafe(|| job.run())).is_err() {
                     tracing::error!("a panic beside a callback; its thread goes on");
                 }
@@ -224,7 +225,7 @@ impl Pool {
                     state.idle.remove(at);
                     return;
                 }
-                // It was woken, perhaps as its time was over.
+                // It was woken, perhaps just as its time was up.
                 None => state.waking -= 1,
             }
             state.busy += 1;
@@ -232,7 +233,7 @@ impl Pool {
     }
 }
 
-/// Without the lock: the log may be the user's code.
+/// Called without the lock: logging may run user code.
 fn log(failed: Option<io::Error>) {
     if let Some(error) = failed {
         tracing::error!(%error, "cannot start a thread for callbacks; the others go on");
@@ -241,7 +242,8 @@ fn log(failed: Option<io::Error>) {
 
 impl Drop for Begins {
     fn drop(&mut self) {
-        // Not under the lock, which whoever starts a thread has: a thread that cannot be started is dropped there.
+        // Without the lock, which whoever starts a thread holds: a thread that cannot be started is dropped
+        // there.
         if let Some(pool) = &self.0 {
             pool.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -268,7 +270,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives the pool its turns until `done` says so, as the I/O thread does.
+    /// Gives the pool its turns until `done` returns true, as the I/O thread does.
     fn turn_until(pool: &Arc<Pool>, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !done() {
@@ -279,7 +281,7 @@ mod tests {
         }
     }
 
-    /// A thread that the system has nothing left for ends before it begins, and counts no more.
+    /// A thread that the system has no resources for ends before it begins, and counts no more.
     #[test]
     fn a_thread_that_does_not_begin_is_not_busy() {
         let pool = Pool::new("test".into(), 1);
@@ -337,7 +339,7 @@ mod tests {
         let keep_alive = Duration::from_millis(200);
         let pool = Pool::with_keep_alive("test".into(), 64, keep_alive);
         burst(&pool);
-        // More often than each of twenty would have to work to stay.
+        // More often than each of twenty threads would have to work to stay.
         turn_until(&pool, || {
             let (done_in, done) = channel();
             pool.submit(Box::new(move || done_in.send(()).unwrap()));

@@ -1,4 +1,5 @@
-//! The requests of one node, from their arrival until nobody waits for them any more. Pure: running is elsewhere.
+//! The requests of one node, from arrival until nobody waits for them any more. Pure: running them is done
+//! elsewhere.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,50 +18,50 @@ use crate::{context::Incoming, held_bytes::Hold};
 pub(super) struct Requests {
     /// How many have come.
     come: u64,
-    /// No more is taken.
+    /// Whether no more are taken.
     closed: bool,
     /// What has come for callbacks that keep an order.
     in_order: VecDeque<Arrival>,
-    /// Requests that have come for others.
+    /// Requests that have come for other callbacks.
     ready: VecDeque<Job>,
-    /// The ids among those that nobody waits for any more, and how many had come by then.
+    /// The ids of cancelled requests among those, and how many requests had come by then.
     cancelled: HashMap<u64, u64, FixedState>,
-    /// What threads have taken, and not yet placed; by what it can be cancelled. It may be more than one: a thread that was held up
-    /// with one in hand is not the I/O thread any more, and still places it.
+    /// What threads have taken and not yet placed, by the keys for cancelling it. It may be more than one: a
+    /// thread that was held up with a request in hand is no longer the I/O thread, but still places it.
     in_hand: Vec<Option<Key>>,
-    /// How many had come when everything that had was cancelled.
+    /// How many had come when everything was last cancelled.
     lost: Option<u64>,
-    /// What may run on the I/O thread now, after it has waited for others.
+    /// What may now run on the I/O thread, after it has waited for others.
     released: VecDeque<Run>,
-    /// What the I/O thread runs at the moment. It is not among `held`, which would cost it twice as much as most of them
-    /// take.
+    /// What the I/O thread is running. It is not in `held`, which would cost twice as much as running most of
+    /// them.
     current: Option<(Key, Held)>,
-    /// What else runs or waits to, and can be cancelled, by id.
+    /// What else runs or waits to run, and can be cancelled, by id.
     held: HashMap<u64, Held, FixedState>,
 }
 
-/// What the I/O thread has for the executor, in the order in which it came.
+/// What the I/O thread has for the executor, in order of arrival.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// A request that can run.
     Whole(Job),
     /// The first part of one.
     Begun(Reservation),
-    /// One that has begun comes no further.
+    /// A request that has begun, of which no more will come.
     Dropped(Job),
 }
 
 /// What the I/O thread does next.
 pub(super) enum Next {
-    /// Have a request run where it belongs.
+    /// Dispatch a request to where it belongs.
     Place(Job),
     /// Run a request here.
     Run(Run),
     /// Drop a request that was cancelled while it waited.
     Drop(Run),
-    /// Drop one that was cancelled before it was looked at.
+    /// Drop a request that was cancelled before it was looked at.
     Forget(Job),
-    /// End one whose id another one has now, which no well-behaved controller brings about.
+    /// End a request whose id another one now has, which no well-behaved controller causes.
     End(Held),
 }
 
@@ -68,27 +69,27 @@ pub(super) enum Next {
 pub(super) enum Continued {
     /// It can be cancelled from now on.
     Held,
-    /// The same, and another one of its id is to end.
+    /// The same, and another request with its id is to end.
     Instead(Held),
-    /// Nobody waits for it any more: the task is to end.
+    /// Nobody waits for it any more: the task must end.
     Unwanted(AbortHandle),
 }
 
-/// Which request it is. Its id alone does not say, since ids begin anew after the link was lost and found again.
+/// Identifies a request. Its id alone does not, since ids start over after the link is lost and found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) id: u64,
     pub(super) number: u64,
 }
 
-/// A request that runs or waits to.
+/// A request that runs or waits to run.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     number: u64,
-    /// Its arguments, until it is its turn. Nothing else of it takes up much where it waits, so that one that is cancelled gives
-    /// its room back at once, wherever that is.
+    /// Its arguments, until its turn. Nothing else about a waiting request takes up much memory, so a
+    /// cancelled one gives its room back at once, wherever it is.
     arguments: Option<Arguments>,
-    /// What its callback knows of it, if that has asked.
+    /// What its callback knows about it, if it has asked.
     incoming: Option<Arc<Incoming>>,
     /// Ends the task of an `async fn`.
     abort: Option<AbortHandle>,
@@ -111,7 +112,7 @@ pub(super) struct Rest {
 }
 
 impl Arrival {
-    /// By what it can be cancelled.
+    /// Returns the key for cancelling it.
     pub(super) fn key(&self) -> Option<Key> {
         match self {
             Self::Whole(job) | Self::Dropped(job) => job.key(),
@@ -127,7 +128,8 @@ impl Rest {
 }
 
 impl Requests {
-    /// Something has come, for a callback that keeps an order or for one that does not. It is given back if no more is taken.
+    /// Takes something that has come, for a callback that keeps an order or for one that does not. Returns it
+    /// if no more are taken.
     #[must_use = "it is to be dropped without the lock"]
     pub(super) fn push(&mut self, arrival: Arrival, in_order: bool) -> Option<Arrival> {
         if self.closed {
@@ -145,7 +147,8 @@ impl Requests {
         None
     }
 
-    /// The same for requests whose callbacks keep no order. They are left where they are if no more is taken.
+    /// Like [`push`](Self::push), for requests whose callbacks keep no order. If no more are taken, they are
+    /// left in `jobs`.
     pub(super) fn push_all(&mut self, jobs: &mut VecDeque<Job>) {
         if self.closed {
             return;
@@ -162,7 +165,7 @@ impl Requests {
         }
     }
 
-    /// What was cancelled by now is none of those that come.
+    /// Forgets the cancellations so far, which are for none of the requests to come.
     fn forget_cancelled(&mut self) {
         if self.has_none() && !self.cancelled.is_empty() {
             let Self { cancelled, in_hand, .. } = self;
@@ -170,7 +173,7 @@ impl Requests {
         }
     }
 
-    /// Something may run on the I/O thread, after it has waited for others.
+    /// Lets a request that has waited for others run on the I/O thread.
     pub(super) fn release(&mut self, run: Run) {
         self.released.push_back(run);
     }
@@ -179,12 +182,12 @@ impl Requests {
         !(self.has_none() && self.released.is_empty())
     }
 
-    /// Whether anything that has come is still to be held, or refused.
+    /// Returns whether anything that has come is still to be held, or refused.
     pub(super) fn has_unplaced(&self) -> bool {
         !self.in_hand.is_empty() || !self.has_none()
     }
 
-    /// What was taken to be placed is where it belongs. Says whether that was the last there is.
+    /// Notes that what was taken to be placed is where it belongs. Returns whether that was the last.
     pub(super) fn placed(&mut self, key: Option<Key>) -> bool {
         if let Some(at) = self.in_hand.iter().position(|taken| *taken == key) {
             self.in_hand.swap_remove(at);
@@ -192,8 +195,8 @@ impl Requests {
         !self.has_unplaced()
     }
 
-    /// What has come next for a callback that keeps an order, to be [`placed`](Self::placed). A request that is cancelled by now is
-    /// dropped.
+    /// Takes what has come next for a callback that keeps an order, to be [`placed`](Self::placed). A request
+    /// that has been cancelled is to be dropped.
     pub(super) fn next_in_order(&mut self) -> Option<Arrival> {
         let arrival = self.in_order.pop_front()?;
         self.in_hand.push(arrival.key());
@@ -203,10 +206,11 @@ impl Requests {
         })
     }
 
-    /// What the I/O thread does next. A request that `is_quick` runs there, another one is to be [`placed`](Self::placed).
+    /// Returns what the I/O thread does next. A request that `is_quick` runs there; any other is to be
+    /// [`placed`](Self::placed).
     pub(super) fn next(&mut self, is_quick: impl Fn(&Job) -> bool) -> Option<Next> {
         if let Some((key, held)) = self.current.take()
-            // Another thread was the I/O thread when that began, and is still at it.
+            // Another thread was the I/O thread when that began, and is still running it.
             && let Some(replaced) = self.held.insert(key.id, held)
         {
             return Some(Next::End(replaced));
@@ -226,38 +230,39 @@ impl Requests {
         Some(Next::Run(Run::new(job)))
     }
 
-    /// Whether the request that was taken just now is cancelled. A later one may have its id.
+    /// Returns whether the request that was just taken is cancelled. A later one may have its id.
     fn is_cancelled(&mut self, job: &Job) -> bool {
         job.key().is_some_and(|key| self.is_unwanted(key))
     }
 
-    /// Whether nobody waits for it any more: its connection is lost, or it is cancelled.
+    /// Returns whether nobody waits for it any more: its connection is lost, or it is cancelled.
     fn is_unwanted(&mut self, key: Key) -> bool {
-        // One of an earlier connection does not take the cancellation of another one with its id.
+        // A request of an earlier connection must not take the cancellation meant for another one with its
+        // id.
         self.lost.is_some_and(|come| key.number <= come)
             || !self.cancelled.is_empty()
                 && self.cancelled.remove(&key.id).is_some_and(|come| key.number <= come)
     }
 
-    /// Whether everything that has come has been looked at.
+    /// Returns whether everything that has come has been looked at.
     fn has_none(&self) -> bool {
         self.in_order.is_empty() && self.ready.is_empty()
     }
 
-    /// Keeps a request that waits where it can be cancelled. Gives back what is to end: this one, if it was cancelled since it was
-    /// taken, or another one of its id.
+    /// Keeps a waiting request where it can be cancelled. Returns what is to end: this request, if it was
+    /// cancelled since it was taken, or another one with its id.
     #[must_use = "it is to end, without the lock"]
     pub(super) fn hold(&mut self, key: Key, arguments: Arguments) -> Option<Held> {
         let held = Held { arguments: Some(arguments), ..Held::new(key) };
         if self.is_unwanted(key) { Some(held) } else { self.held.insert(key.id, held) }
     }
 
-    /// It is the turn of a request that has waited: gives its arguments, unless it was cancelled.
+    /// Returns the arguments of a waiting request whose turn it is, unless it was cancelled.
     pub(super) fn begin(&mut self, key: Key) -> Option<Arguments> {
         self.find(key)?.arguments.take()
     }
 
-    /// The callback asks for what tells it that it is cancelled. Says whether it is not so already.
+    /// Registers what tells the callback that it is cancelled. Returns whether it is not cancelled already.
     pub(super) fn tell(&mut self, key: Key, incoming: &Arc<Incoming>) -> bool {
         let held = self.find(key);
         let is_there = held.is_some();
@@ -265,7 +270,7 @@ impl Requests {
         is_there
     }
 
-    /// A request goes on as a task, unless it is over already.
+    /// Turns a request into a task, unless it is already over.
     #[must_use = "what it has is to be dropped without the lock"]
     pub(super) fn continues(&mut self, key: Key, abort: AbortHandle) -> Continued {
         let current = self.current.take_if(|(current, _)| *current == key);
@@ -275,7 +280,7 @@ impl Requests {
         replaced.map_or(Continued::Held, Continued::Instead)
     }
 
-    /// Whether a request can still be cancelled.
+    /// Returns whether a request can still be cancelled.
     pub(super) fn has(&self, key: Key) -> bool {
         self.current.as_ref().is_some_and(|(current, _)| *current == key)
             || self.held.get(&key.id).is_some_and(|held| held.number == key.number)
@@ -297,7 +302,7 @@ impl Requests {
         }
     }
 
-    /// Nobody waits for this request any more. Gives what ends it, if it was started.
+    /// Cancels a request. Returns what ends it, if it was started.
     pub(super) fn cancel(&mut self, id: u64) -> Option<Held> {
         if let Some((_, held)) = self.current.take_if(|(current, _)| current.id == id) {
             return Some(held);
@@ -310,12 +315,13 @@ impl Requests {
         held
     }
 
-    /// Nobody waits for anything any more. Gives what ends those that were started, and the others.
+    /// Cancels everything that somebody waits for. Returns what ends the requests that were started, and the
+    /// others.
     #[must_use = "they are to be dropped without the lock"]
     pub(super) fn cancel_all(&mut self) -> (Vec<Held>, VecDeque<Job>) {
         let current = self.current.take().map(|(_, held)| held);
         let started = current.into_iter().chain(self.held.drain().map(|(_, held)| held)).collect();
-        // Those that nobody waits for may run.
+        // One-way requests may run.
         let (kept, dropped) = std::mem::take(&mut self.ready).into_iter().partition(|job| job.one_way);
         self.ready = kept;
         for arrival in &mut self.in_order {
@@ -330,12 +336,12 @@ impl Requests {
         (started, dropped)
     }
 
-    /// What comes from now on is not taken.
+    /// Takes nothing from now on.
     pub(super) fn close(&mut self) {
         self.closed = true;
     }
 
-    /// Nothing that waits here is to run, nor anything that comes.
+    /// Takes out what waits here, none of which is to run, and takes nothing from now on.
     pub(super) fn clear(&mut self) -> Rest {
         self.close();
         self.cancelled.clear();
@@ -352,7 +358,7 @@ impl Held {
         Self { number: key.number, ..Self::default() }
     }
 
-    /// Whether it has not had its turn.
+    /// Returns whether it is still waiting for its turn.
     pub(super) fn waits(&self) -> bool {
         self.arguments.is_some()
     }
@@ -394,7 +400,7 @@ mod tests {
         }
     }
 
-    /// The ids of all requests that are to run, none of which is quick.
+    /// Returns the ids of all requests that are to run, none of which is quick.
     fn placed(requests: &mut Requests) -> Vec<u64> {
         let mut ids = Vec::new();
         while let Some(next) = requests.next(|_| false) {
@@ -415,7 +421,7 @@ mod tests {
         assert!(requests.cancel(2).is_none());
         assert!(requests.cancel(9).is_none());
         assert_eq!(placed(&mut requests), [1, 3, 4]);
-        // Nothing of it is left for those that come later.
+        // Nothing of it affects those that come later.
         let _ = requests.push(request(9), false);
         let _ = requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [9, 2]);
@@ -426,13 +432,14 @@ mod tests {
     fn a_cancellation_is_not_for_a_later_request_of_its_id() {
         let mut requests = Requests::default();
         let _ = requests.push(request(1), false);
-        // This one had been answered already.
+        // This one had already been answered.
         assert!(requests.cancel(2).is_none());
         let _ = requests.push(request(2), false);
         assert_eq!(placed(&mut requests), [1, 2]);
     }
 
-    /// Another thread leads while one is held up with a request in hand: what comes for that meanwhile is for it all the same.
+    /// Another thread leads while one is held up with a request in hand; a cancellation that arrives
+    /// meanwhile still counts.
     #[test]
     fn what_is_cancelled_while_it_is_in_hand_is_not_held() {
         let mut requests = Requests::default();
@@ -443,7 +450,7 @@ mod tests {
         };
         let cancelled = take(&mut requests, 1);
         assert!(requests.next(|_| false).is_none() && requests.cancel(1).is_none());
-        // One that comes now has nothing to do with it.
+        // A request that comes now is not affected.
         assert!(requests.push(request(2), false).is_none());
         let held = requests.hold(cancelled, Arguments::default()).expect("it ends");
         assert!(held.waits() && !requests.has(cancelled));
@@ -451,7 +458,7 @@ mod tests {
         assert_eq!(placed(&mut requests), [2]);
         assert!(requests.cancelled.is_empty());
 
-        // The link is lost, and on the next one another request has its id.
+        // The link is lost, and on the next one another request has the same id.
         let stale = take(&mut requests, 3);
         drop(requests.cancel_all());
         let other = take(&mut requests, 3);
@@ -470,7 +477,7 @@ mod tests {
             requests.push_all(&mut jobs);
             assert!(jobs.is_empty());
             assert!(requests.cancel(3).is_none());
-            // Another one of its id, after the link was lost.
+            // Another request with the same id, after the link was lost.
             requests.push_all(&mut [job(3)].into());
             assert_eq!(placed(&mut requests), [1, 2, 4, 3]);
         }
@@ -479,7 +486,7 @@ mod tests {
         assert!(!requests.has_work());
     }
 
-    /// As only a controller that is mistaken brings about. The first one has to give its place back.
+    /// Only a faulty controller causes this. The first request must give its place back.
     #[test]
     fn another_request_of_an_id_that_is_in_use_ends_the_first() {
         let mut requests = Requests::default();
@@ -489,7 +496,7 @@ mod tests {
         let begin = |requests: &mut Requests| {
             requests.push_all(&mut [job(1)].into());
             match requests.next(|_| true) {
-                // Dropping it is for executors.
+                // Only executors may drop it.
                 Some(Next::Run(run)) => std::mem::ManuallyDrop::new(run).key().unwrap(),
                 _ => unreachable!("it is quick"),
             }
@@ -509,11 +516,11 @@ mod tests {
         let mut requests = Requests::default();
         requests.push_all(&mut [job(1), job(2)].into());
         let mut begin = || match requests.next(|_| true) {
-            // Dropping it is for executors.
+            // Only executors may drop it.
             Some(Next::Run(run)) => std::mem::ManuallyDrop::new(run).key().unwrap(),
             _ => unreachable!(),
         };
-        // The first goes on where another thread was the I/O thread.
+        // The first continues on what was the I/O thread before.
         let (first, second) = (begin(), begin());
         let incoming = Incoming::new("caller".into(), None);
         assert!(requests.tell(first, &incoming));

@@ -25,16 +25,16 @@ use crate::{
     registry::Entry,
 };
 
-/// One run of one callback. Dropping it before its outcome counts as cancelled.
+/// One run of one callback. Dropping it before its outcome counts as cancelling it.
 pub(crate) struct Run {
     job: Job,
-    /// By what it can be cancelled, until it no longer can.
+    /// The key for cancelling it, until it no longer can be.
     key: Option<Key>,
-    /// Its arguments are where they can be dropped without it, until its turn.
+    /// Whether its arguments are kept where they can be dropped separately, until its turn.
     waits: bool,
-    /// How many bytes the arguments have.
+    /// The size of the arguments in bytes.
     body_len: usize,
-    /// It counts as running at its gate, if there is one.
+    /// Whether it counts as running at its gate, if there is one.
     is_in: bool,
 }
 
@@ -43,7 +43,8 @@ impl Run {
         Self { key: job.key(), waits: false, body_len: job.body.len(), is_in: true, job }
     }
 
-    /// One that has to wait for its turn. Gives its arguments as well, which are to be held for it if it can be cancelled.
+    /// Returns a run that has to wait for its turn, and its arguments, which are to be held for it if it can
+    /// be cancelled.
     pub(super) fn waiting(job: Job) -> (Self, Option<(Key, Arguments)>) {
         let mut run = Self::new(job);
         let Some(key) = run.key else { return (run, None) };
@@ -53,7 +54,7 @@ impl Run {
         (run, Some((key, Arguments { body, hold })))
     }
 
-    /// It is its turn: takes its arguments, unless it was cancelled.
+    /// Takes its arguments, as it is its turn; returns `false` if it was cancelled.
     pub(super) fn begin(&mut self, requests: &mut Requests) -> bool {
         if !self.waits {
             return true;
@@ -64,12 +65,13 @@ impl Run {
         true
     }
 
-    /// Whether it was cancelled while it waited: it has given its place back already, and there is nothing to run.
+    /// Returns whether it was cancelled while it waited: it has already given its place back, and there is
+    /// nothing to run.
     pub(super) fn is_husk(&self) -> bool {
         self.waits && !self.is_there()
     }
 
-    /// Drops one that its gate has never let in.
+    /// Drops a run that its gate has never let in.
     pub(super) fn drop_outside(mut self) {
         self.is_in = false;
     }
@@ -91,19 +93,19 @@ impl Run {
         self.job.callback
     }
 
-    /// How many bytes the arguments have.
+    /// The size of the arguments in bytes.
     pub(super) fn body_len(&self) -> usize {
         self.body_len
     }
 
-    /// Whether this run shows how quick the callback is. With large arguments it never runs on the I/O thread, so how
-    /// long it takes with them is no reason not to with others.
+    /// Returns whether this run shows how quick the callback is. With large arguments it never runs on the
+    /// I/O thread, so slowness with those is no reason to keep it away from there with others.
     pub(super) fn says_how_quick(&self) -> bool {
         self.body_len <= CHUNK_BYTES
     }
 
-    /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits. The thread has
-    /// its role, and is in the runtime of the workers, already.
+    /// Runs the callback on the I/O thread, where its call arrived: an `async fn` until it first waits. The
+    /// thread already has its role, and is in the workers' runtime.
     pub(super) fn in_place(self, entry: &Entry) {
         if self.is_expired() {
             return self.refuse();
@@ -114,7 +116,8 @@ impl Run {
         }
     }
 
-    /// Runs an `fn` callback on a thread of the pool, which this is, unless nobody waits for it any more; says whether it did.
+    /// Runs an `fn` callback on this thread of the pool, unless nobody waits for it any more; returns whether
+    /// it did.
     pub(super) fn on_pool(self, entry: &Entry) -> bool {
         let Handler::Sync(function) = entry.callback.handler() else { return false };
         let Some(run) = self.after_waiting() else { return false };
@@ -135,10 +138,10 @@ impl Run {
         self.finish(outcome);
     }
 
-    /// Begins an `async fn` callback here; the workers go on with it if it waits.
+    /// Begins an `async fn` callback here; if it waits, the workers go on with it.
     fn first_poll(mut self, function: &Function<BoxFuture<Outcome>>) {
         let place = self.place();
-        // Whatever wakes it meanwhile is seen in the first poll on the workers.
+        // The first poll on the workers sees whatever would wake it in the meantime.
         let mut context = TaskContext::from_waker(Waker::noop());
         let begin = || {
             let mut future = self.call(function);
@@ -157,7 +160,7 @@ impl Run {
         }
     }
 
-    /// This run, unless it was cancelled while it waited, or its time ran out.
+    /// Returns this run, unless it was cancelled while it waited, or its time ran out.
     fn after_waiting(mut self) -> Option<Self> {
         let origin = self.origin().clone();
         if !self.begin(&mut origin.home.executor().requests.lock()) {
@@ -170,13 +173,13 @@ impl Run {
         Some(self)
     }
 
-    /// Calls what gives the outcome, or a future of it.
+    /// Calls the function, which returns the outcome or a future of it.
     fn call<T>(&mut self, function: &Function<T>) -> T {
         let invocation = Invocation { body: std::mem::take(&mut self.job.body), codec: self.codec() };
         function.call(invocation, || self.context())
     }
 
-    /// What the callback may ask about its call.
+    /// Returns what the callback may ask about its call.
     fn context(&self) -> Context {
         let Job { hops, deadline, origin, .. } = &self.job;
         let incoming = Incoming::new(origin.caller.clone(), *deadline);
@@ -196,7 +199,7 @@ impl Run {
         Codec::from_byte(self.job.codec).expect("it was checked before the run was made")
     }
 
-    /// The callback does not run, since its caller's time is up.
+    /// Refuses to run the callback, since its caller's time is up.
     fn refuse(mut self) {
         let fault = Fault::new(FaultKind::Expired, "the call's time ran out before it ran");
         if self.job.one_way {
@@ -212,7 +215,7 @@ impl Run {
     }
 
     fn finish(mut self, mut outcome: Outcome) {
-        // Before its caller can know that it is over, who may send the next one then.
+        // Before its caller, which may then send the next one, can know that it is over.
         self.job.hold = None;
         let (size, limit) = (outcome.as_ref().map_or(0, Encoded::len), self.executor().payload_bytes_max);
         if size as u64 > limit {
@@ -226,8 +229,8 @@ impl Run {
                 tracing::warn!(callback, error = fault.message, "a callback failed that nobody waits for");
             }
         } else if outcome.as_ref().is_ok_and(|body| body.len() > CHUNK_BYTES) {
-            // The rest leaves in chunks later on. A cancellation that comes before the rest is known to the link has
-            // to find the request, or the rest would wait for ever.
+            // The rest leaves in chunks later. A cancellation that comes before the link knows about the rest
+            // must find the request, or the rest would wait forever.
             if self.is_there() && !self.is_expired() {
                 self.answer(outcome);
                 if !self.withdraw() {
@@ -239,21 +242,22 @@ impl Run {
         }
     }
 
-    /// Whether the caller's time is up. Its own clock tells it so, and began to run before this one: an answer sent now would arrive too
-    /// late, or would pass off partial work, given up because `is_cancelled()` was true, as a result.
+    /// Returns whether the caller's time is up. The caller knows this from its own clock, which started
+    /// before this one. An answer sent now would arrive too late, or pass off partial work, abandoned because
+    /// `is_cancelled()` was true, as a result.
     fn is_expired(&self) -> bool {
         self.job.deadline.is_some_and(|deadline| deadline <= host::now())
     }
 
-    /// Takes this run out of the requests that can be cancelled, and says whether it was there: otherwise its caller
-    /// must not get an outcome.
+    /// Takes this run out of the requests that can be cancelled; returns whether it was among them. If not,
+    /// its caller must not get an outcome.
     fn withdraw(&mut self) -> bool {
-        // What it holds may be the user's, and is dropped without the lock.
+        // What it holds may be user memory, and is dropped without the lock.
         let held = self.key.take().and_then(|key| self.executor().requests.lock().remove(key));
         held.is_some()
     }
 
-    /// Whether this run is among the requests that can be cancelled.
+    /// Returns whether this run is among the requests that can be cancelled.
     fn is_there(&self) -> bool {
         self.key.is_some_and(|key| self.executor().requests.lock().has(key))
     }
@@ -262,23 +266,24 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         let was_there = self.withdraw();
-        // Who cancels one that waits gives its place back.
+        // Whoever cancels a waiting run gives its place back.
         let has_place = !self.waits || was_there;
         self.executor().leave(self.job.callback, has_place, self.is_in);
     }
 }
 
-/// An `async fn` callback as a task. Dropping it drops the callback at the `.await` where it is.
+/// An `async fn` callback as a task. Dropping it drops the callback at its current `.await`.
 struct Task {
     run: Option<Run>,
-    /// Made in the first poll, since that is where the arguments are decoded.
+    /// Made in the first poll, which is where the arguments are decoded.
     future: Option<AtPlace<BoxFuture<Outcome>>>,
-    /// Whether the first poll is timed, so that a callback that has become quick can return to the I/O thread.
+    /// Whether the first poll is timed, so that a callback that has become quick can return to the I/O
+    /// thread.
     timed: bool,
 }
 
 impl Task {
-    /// Has the workers go on with it.
+    /// Spawns it on the workers.
     fn spawn(self) {
         let Some(run) = &self.run else { return };
         let (origin, key) = (run.origin().clone(), run.key);
@@ -286,7 +291,7 @@ impl Task {
         let Some(workers) = &executor.worker_handle else { return };
         let abort = workers.spawn(self).abort_handle();
         let Some(key) = key else { return };
-        // Not in the condition, where the lock would be held on.
+        // Not in the condition, which would keep the lock held.
         let continued = executor.requests.lock().continues(key, abort);
         match continued {
             Continued::Unwanted(task) => task.abort(),
@@ -332,7 +337,7 @@ impl Future for Task {
             Ok(Poll::Ready(outcome)) => outcome,
             Err(panic) => Err(panics::fault(panic)),
         };
-        // The callback's own values are gone before its caller hears of the outcome.
+        // The callback's own values are dropped before its caller learns the outcome.
         *future = None;
         if let Some(run) = run.take() {
             run.finish(outcome);
@@ -367,7 +372,7 @@ mod tests {
         registry::Registry,
     };
 
-    /// Where each result is cancelled just as it leaves.
+    /// A home that cancels each result just as it leaves.
     struct Hasty {
         executor: Arc<Executor>,
         forgotten: mpsc::Sender<u64>,
@@ -423,7 +428,7 @@ mod tests {
         executor.stop();
     }
 
-    /// The controller may have been too slow to say that nothing more comes.
+    /// The controller may have been too slow to say that nothing more is coming.
     #[test]
     fn what_comes_after_the_last_request_is_not_run() {
         let callback = Callback::new(
@@ -444,7 +449,7 @@ mod tests {
         executor.stop();
     }
 
-    /// Counts when it is dropped.
+    /// Counts its drops.
     struct Counted(Arc<AtomicUsize>);
 
     impl AsRef<[u8]> for Counted {
@@ -459,7 +464,7 @@ mod tests {
         }
     }
 
-    /// At a gate, or where there are no more threads.
+    /// Both at a gate and where no threads are left.
     #[test]
     fn requests_that_are_cancelled_while_they_wait_give_their_room_back_at_once() {
         const WAITING: u64 = 7;
@@ -510,7 +515,7 @@ mod tests {
                 let husks = executor.husks.load(Ordering::SeqCst);
                 assert!(husks <= 2 * 64, "{husks} are left where they waited");
             }
-            // Whoever comes now does not wait for those that were cancelled.
+            // A request that comes now does not wait for those that were cancelled.
             run(id + 1);
             drop(go_on);
             assert_eq!(begun.recv_timeout(Duration::from_secs(10)), Ok(10_000));

@@ -1,7 +1,7 @@
-//! Tasks that leave frames and write those of others, in orders that shuttle picks; see `tests/sync`.
+//! Tasks that leave frames and write those of others, in orders picked by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `begin` passes over a task that is found; `leave` says that one
-//! is found already.
+//! These were seen to catch each of the following planted mistakes: `begin` skips a task that is found;
+//! `leave` says that one is already found.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::*;
 
 const RUNS: usize = 3_000;
 
-/// A link's side of it.
+/// The link's side.
 #[derive(Default)]
 struct Link {
     flusher: Flusher,
@@ -26,7 +26,7 @@ impl Link {
         self.written.lock().extend(queued);
     }
 
-    /// A task calls, waits, and is polled again if it has itself woken.
+    /// A task calls, waits, and is polled again if it arranged to be woken.
     fn call(&self, frame: u32) {
         self.queue.lock().push(frame);
         self.flusher.leave();
@@ -64,7 +64,7 @@ fn nothing_that_is_left_is_forgotten() {
     shuttle::check_pct(run, RUNS, 3);
 }
 
-/// A task that does not come back has the I/O thread write, also what others have left to it.
+/// If a task does not come back, the I/O thread writes, including what others have left to it.
 #[test]
 fn what_is_left_to_a_task_that_does_not_come_back_is_written_in_a_turn() {
     let run = || {

@@ -1,8 +1,8 @@
-//! Threads and tasks at a latch, in orders that shuttle picks; see `tests/sync`.
+//! Threads and tasks at a latch, in orders picked by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `set` looks for
-//! waiting threads before it takes the lock; `poll` lets go of the lock between looking and leaving its waker; `leave`
-//! takes the first waker whosoever it is; `wait` looks before it takes the lock.
+//! These were seen to catch each of the following planted mistakes: `set` looks for waiting threads before it
+//! takes the lock; `poll` releases the lock between looking and leaving its waker; `leave` takes the first
+//! waker, no matter whose; `wait` looks before it takes the lock.
 
 use std::{sync::Arc, time::Instant};
 

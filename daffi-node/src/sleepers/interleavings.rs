@@ -1,8 +1,9 @@
-//! Tasks that wake each other, in orders that shuttle picks; see `tests/sync`.
+//! Tasks that wake each other, in orders picked by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: the first task is woken before the others are there to be
-//! found; `take` says that there are none after it has let go of the lock; `turn` takes nothing; `wake_first` does not
-//! look whether there are turns still; answers are taken before the lock under which they are read, or without it.
+//! These were seen to catch each of the following planted mistakes: the first task is woken before the others
+//! can be found; `take` says that there are none after it has released the lock; `turn` takes nothing;
+//! `wake_first` does not check whether there are still turns; answers are taken before the lock under which
+//! they are read, or without it.
 
 use std::{
     ops::Range,
@@ -17,7 +18,7 @@ use crate::{latch::Latch, sync::Condvar};
 
 const RUNS: usize = 3_000;
 
-/// A task that is polled when it was woken and at no other time, as opposed to shuttle's own.
+/// A task that is polled only when it was woken, unlike shuttle's own.
 #[derive(Default)]
 struct Task {
     woken: Mutex<bool>,
@@ -40,7 +41,7 @@ impl Wake for Task {
     }
 }
 
-/// A node's side of it.
+/// The node's side.
 struct Calls<const N: usize> {
     sleepers: Sleepers,
     answers: [Latch<()>; N],
@@ -51,7 +52,7 @@ impl<const N: usize> Calls<N> {
         Arc::new(Self { sleepers: Sleepers::default(), answers: std::array::from_fn(|_| Latch::new()) })
     }
 
-    /// A task on a thread of its own, which awaits a call.
+    /// A task on its own thread, which awaits a call.
     fn awaited(self: &Arc<Self>, call: usize) -> thread::JoinHandle<()> {
         let calls = self.clone();
         thread::spawn(move || {
@@ -69,13 +70,13 @@ impl<const N: usize> Calls<N> {
         })
     }
 
-    /// A task looks after a call once, and never again.
+    /// A task checks on a call once, and never again.
     fn neglected(&self, call: usize) {
         let polled = self.answers[call].poll(&Context::from_waker(Waker::noop()), &mut None);
         assert_eq!(polled, Poll::Pending);
     }
 
-    /// A batch of answers comes.
+    /// A batch of answers arrives.
     fn answered(&self, calls: Range<usize>) {
         let wakers = self.set(calls);
         self.sleepers.wake_first(Left { wakers, unread: Vec::new() }, |unread| self.read(unread));
@@ -106,7 +107,7 @@ impl<const N: usize> Calls<N> {
         wakers
     }
 
-    /// Looks after it as the I/O thread does, for longer than it has patience.
+    /// Takes turns as the I/O thread does, for longer than its patience.
     fn turns(&self) {
         let mut now = Instant::now();
         for _ in 0..4 {
@@ -126,7 +127,7 @@ fn tasks_that_come_back_wake_all_others() {
         let tasks = [0, 1, 2, 3].map(|call| calls.awaited(call));
         calls.answered(0..2);
         calls.answered(2..4);
-        // Shuttle tells of a thread that waits for ever.
+        // Shuttle reports a thread that waits forever.
         tasks.into_iter().for_each(|task| task.join().unwrap());
     };
     shuttle::check_random(run, RUNS);
@@ -165,7 +166,7 @@ fn the_end_leaves_nobody_asleep() {
     shuttle::check_pct(run, RUNS, 3);
 }
 
-/// A task reads what was left unread before it looks after its own call, and so nobody waits for ever.
+/// A task reads what was left unread before it checks on its own call, so nobody waits forever.
 #[test]
 fn tasks_that_come_back_read_what_was_left_unread() {
     let run = || {
@@ -173,7 +174,8 @@ fn tasks_that_come_back_read_what_was_left_unread() {
         let tasks = [0, 1, 2, 3, 4].map(|call| calls.awaited(call));
         calls.left_unread(0..3);
         calls.left_unread(3..5);
-        // As the I/O thread does: whoever came while another one was reading left it to that one, which may have looked already.
+        // As the I/O thread does: anyone who came while another was reading left it to that one, which may
+        // already have looked.
         calls.turns();
         tasks.into_iter().for_each(|task| task.join().unwrap());
     };
@@ -195,7 +197,7 @@ fn turns_read_what_a_task_leaves_which_does_not_come_back() {
     shuttle::check_pct(run, RUNS, 3);
 }
 
-/// Before calls fail with their link, all that has come is read, whoever is at it.
+/// Before calls fail along with their link, everything that has arrived is read, no matter by whom.
 #[test]
 fn nothing_is_unread_that_was_left_before() {
     let run = || {

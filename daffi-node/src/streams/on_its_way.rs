@@ -6,21 +6,22 @@ use daffi_core::host;
 
 use super::RECEIVERS_WINDOW_BYTES;
 
-/// A byte that is on its way for so long is late: its receiver is far away or slow, or takes nothing at all.
+/// A byte that has been on its way for this long is late: its receiver is far away or slow, or takes nothing
+/// at all.
 pub(super) const LATE_AFTER: Duration = Duration::from_millis(20);
 
-/// What is on its way for so long is stuck, however slow the link is.
+/// What has been on its way for this long is stuck, however slow the link.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// What is on its way of one payload.
 #[derive(Debug)]
 pub(super) struct OnItsWay {
     bytes: usize,
-    /// One of these bytes, as the number of those that arrive up to it, and since when it has been on its way.
+    /// One of these bytes: how many arrive up to and including it, and since when it has been on its way.
     timed: Option<(usize, Instant)>,
-    /// The last one that was timed was late.
+    /// Whether the last timed byte was late.
     was_late: bool,
-    /// As what these bytes count.
+    /// What these bytes count as.
     pace: Pace,
 }
 
@@ -41,7 +42,7 @@ pub(super) struct Sums {
 }
 
 impl OnItsWay {
-    /// Nothing.
+    /// Returns a count with nothing on its way.
     pub(super) fn new() -> Self {
         Self { bytes: 0, timed: None, was_late: false, pace: Pace::Prompt }
     }
@@ -50,7 +51,7 @@ impl OnItsWay {
         self.bytes
     }
 
-    /// So many more leave.
+    /// Notes that this many more bytes leave.
     pub(super) fn leaves(&mut self, bytes: usize, sums: &mut Sums) {
         self.bytes += bytes;
         *sums.of(self.pace) += bytes;
@@ -59,7 +60,7 @@ impl OnItsWay {
         }
     }
 
-    /// So many have arrived. Says how many of them were on their way.
+    /// Notes that this many bytes have arrived. Returns how many of them were on their way.
     pub(super) fn arrives(&mut self, bytes: usize, sums: &mut Sums) -> usize {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -68,7 +69,7 @@ impl OnItsWay {
             Some((left, since)) if bytes >= *left => {
                 let now = host::now();
                 self.was_late = now >= *since + LATE_AFTER;
-                // The last one that is on its way now, as nothing may follow it.
+                // The last byte now on its way, as nothing may follow it.
                 self.timed = (self.bytes > 0).then_some((self.bytes, now));
                 self.look(now, sums);
             }
@@ -78,7 +79,7 @@ impl OnItsWay {
         bytes
     }
 
-    /// Looks how soon its receiver takes it.
+    /// Checks how soon its receiver takes it.
     pub(super) fn look(&mut self, now: Instant, sums: &mut Sums) {
         let is_on_its_way_for = |time| self.timed.is_some_and(|(_, since)| now >= since + time);
         let pace = if is_on_its_way_for(STUCK_AFTER) {
@@ -93,7 +94,7 @@ impl OnItsWay {
         self.pace = pace;
     }
 
-    /// So much time passes.
+    /// Lets this much time pass.
     #[cfg(test)]
     pub(super) fn passes(&mut self, time: Duration) {
         if let Some((_, since)) = &mut self.timed {
@@ -103,17 +104,17 @@ impl OnItsWay {
 }
 
 impl Sums {
-    /// To receivers that take what they are sent at once.
+    /// Returns how many are on their way to receivers that take what they are sent at once.
     pub(super) fn prompt(&self) -> usize {
         self.prompt
     }
 
-    /// To those that take it at all.
+    /// Returns how many are on their way to receivers that take anything at all.
     pub(super) fn moving(&self) -> usize {
         self.prompt + self.late
     }
 
-    /// To all together as many as may be.
+    /// Returns whether all receivers together have as much on their way as is allowed.
     pub(super) fn is_full(&self) -> bool {
         self.prompt + self.late + self.stuck >= RECEIVERS_WINDOW_BYTES
     }

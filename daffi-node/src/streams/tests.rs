@@ -12,7 +12,7 @@ fn zeros(size: usize) -> Encoded {
     Bytes::from(vec![0; size]).into()
 }
 
-/// Everything that goes out now: which call, how many bytes, whether more follows.
+/// Returns everything that goes out now: which call, how many bytes, whether more follows.
 fn pump(streams: &Streams) -> Vec<(u64, usize, bool)> {
     let sent = RefCell::new(Vec::new());
     let send = |frame: &Frame<'_>| {
@@ -30,7 +30,7 @@ fn local() -> Streams {
     streams
 }
 
-/// All of one kind are for one receiver.
+/// Begins a payload; all requests are for one receiver, and all results for another.
 fn begin(streams: &Streams, id: StreamId, body: &Encoded) -> usize {
     let to = if id.reply { Receiver::Node("a") } else { Receiver::Offering("a") };
     let first = streams.begin(id, to, body, !id.reply, None);
@@ -62,7 +62,7 @@ fn what_is_taken_before_its_sender_is_back_counts() {
     streams.credit(FIRST, PIECE_BYTES as u32);
     assert!(!streams.is_active());
     assert_eq!(on_their_way(&streams), 0);
-    // Nor does one go on that was cancelled meanwhile.
+    // Nor does a payload go on that was cancelled in the meantime.
     streams.begin(FIRST, TO, &zeros(2 * PIECE_BYTES), true, None);
     streams.cancel(FIRST, &mut Remains::default());
     streams.go_on(FIRST);
@@ -84,7 +84,7 @@ fn payloads_take_turns_and_end_with_their_last_byte() {
         }
         for (call, bytes, more) in sent {
             let id = if call == 1 { FIRST } else { SECOND };
-            // What begins the payload has arrived with the first of these.
+            // The start of the payload has arrived with the first of these.
             let begun = if calls.contains(&(call, true)) { 0 } else { PIECE_BYTES };
             calls.push((call, more));
             streams.credit(id, (begun + bytes) as u32);
@@ -153,7 +153,7 @@ fn all_payloads_of_a_link_share_a_window() {
         }
         pump(&streams);
         let sum = on_their_way(&streams);
-        // On a machine that stood still meanwhile they are late, and those do not count.
+        // On a machine that stalled they are late, and late ones do not count.
         if host::now() < begun + LATE_AFTER {
             assert!(sum <= LOCAL_WINDOW_BYTES + PIECE_BYTES, "{sum} bytes");
             return;
@@ -166,14 +166,14 @@ fn total(sent: Vec<(u64, usize, bool)>) -> usize {
     sent.iter().map(|(_, bytes, _)| bytes).sum()
 }
 
-/// So much time passes.
+/// Lets this much time pass.
 fn after(streams: &Streams, time: Duration) {
     let mut state = streams.state.lock();
     state.streams.values_mut().for_each(|stream| stream.on_its_way.passes(time));
     state.looked = None;
 }
 
-/// The I/O thread comes again and again for so long, and nothing arrives.
+/// The I/O thread comes again and again for this long, and nothing arrives.
 fn go_on_for(streams: &Streams, time: Duration, every: Duration) {
     let mut passed = Duration::ZERO;
     while passed < time {
@@ -183,7 +183,7 @@ fn go_on_for(streams: &Streams, time: Duration, every: Duration) {
     }
 }
 
-/// Payloads for one that takes nothing, or nothing any more, and what it takes for others to go on.
+/// Starts payloads for a receiver that takes nothing, or no more than `takes` pieces of each.
 fn hold_up(streams: &Streams, body: &Encoded, narrow: bool, takes: usize) {
     for call in 10..16 {
         let id = StreamId { call, reply: false };
@@ -226,7 +226,7 @@ fn payloads_wait_for_no_other_receiver_that_takes_nothing() {
     }
 }
 
-/// Where nothing comes that has them go on, the I/O thread comes by itself.
+/// If nothing arrives that makes them go on, the I/O thread comes by itself.
 #[test]
 fn payloads_that_wait_for_others_are_watched() {
     for narrow in [false, true] {
@@ -264,7 +264,7 @@ fn all_receivers_together_have_little_more_on_their_way_than_one() {
     }
 }
 
-/// Several of them may be one node, with a queue of 8 MiB, however they come one after the other.
+/// Several of them may be one node, with a queue of 8 MiB, however they follow each other.
 #[test]
 fn a_few_receivers_do_not_fill_a_queue() {
     let streams = local();
@@ -281,7 +281,7 @@ fn a_few_receivers_do_not_fill_a_queue() {
     assert!(all <= RECEIVERS_WINDOW_BYTES + 8 * NARROW_WINDOW_BYTES + LOCAL_WINDOW_BYTES, "{all}");
 }
 
-/// However often it looks: with a slow link they would fill it.
+/// However often the I/O thread looks: on a slow link they would fill it.
 #[test]
 fn payloads_keep_their_distance_while_calls_go_on_however_slowly() {
     let streams = local();
@@ -329,7 +329,7 @@ fn payloads_for_one_receiver_take_turns() {
         }
         for (call, bytes, _) in sent {
             order.push((call, bytes));
-            // It takes them before they can know that they have no more credit.
+            // The receiver takes them before the payloads run out of credit.
             streams.credit(ids[call as usize - 1], bytes as u32);
         }
     }
@@ -369,7 +369,7 @@ fn a_receiver_that_was_late_counts_again_once_it_is_prompt() {
     assert_eq!(prompt(), window);
     after(&streams, LATE_AFTER);
     assert_eq!(prompt(), 0);
-    // The first that arrives was late.
+    // The first to arrive was late.
     for then in [0, window, window] {
         streams.credit(FIRST, window as u32);
         assert_eq!(total(pump(&streams)), window);
@@ -378,7 +378,7 @@ fn a_receiver_that_was_late_counts_again_once_it_is_prompt() {
     }
 }
 
-/// However far away its receiver is, all of a receiver's own window is on its way.
+/// However far away a receiver is, its whole window is on its way.
 #[test]
 fn a_long_way_has_a_wide_window() {
     let streams = local();
@@ -398,7 +398,7 @@ fn a_long_way_has_a_wide_window() {
     assert!(on_their_way < RECEIVERS_WINDOW_BYTES + PIECE_BYTES, "{on_their_way}");
 }
 
-/// Receivers give credit for what came, and nothing else: however many payloads there are, all of them arrive.
+/// Receivers give credit only for what arrived: however many payloads there are, all of them arrive.
 #[test]
 fn any_number_of_payloads_arrives_whole() {
     let streams = local();
@@ -436,7 +436,7 @@ fn payloads_keep_their_distance_while_other_calls_use_the_link() {
     assert_eq!(on_its_way, STREAM_WINDOW_BYTES - PIECE_BYTES, "the call before it is no reason");
     streams.make_way();
     streams.credit(FIRST, (PIECE_BYTES + on_its_way) as u32);
-    // As much as that arrives now, and is sent anew, again and again.
+    // Now as much as that arrives, and is sent anew, again and again.
     let mut sent = total(pump(&streams));
     assert_eq!(sent, NARROW_WINDOW_BYTES);
     let mut last = sent;

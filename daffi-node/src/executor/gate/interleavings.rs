@@ -1,7 +1,8 @@
-//! Threads that enter, run and leave, in orders that shuttle picks; see `tests/sync`.
+//! Threads that enter, run and leave, in orders picked by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `place` lets go of the lock before it says that it is done; one
-//! more runs than may; what is behind a reserved place passes it; one that is given up is counted still.
+//! These were seen to catch each of the following planted mistakes: `place` releases the lock before it says
+//! that it is done; one more runs than is allowed; work behind a reserved place passes it; a place that is
+//! given up still counts.
 
 use std::sync::{
     Arc,
@@ -14,7 +15,7 @@ use super::*;
 
 const RUNS: usize = 3_000;
 
-/// Where the executor has put what may run, and how many do.
+/// Where the executor has put what may run, and how many are running.
 struct Hall {
     gate: Gate<u64>,
     limit: usize,
@@ -57,7 +58,7 @@ impl Hall {
         }
     }
 
-    /// All of these have run, and nothing is left.
+    /// Checks that all of these have run, and nothing is left.
     fn assert_done(&self, mut requests: Vec<u64>) {
         let state = self.gate.state.lock();
         assert_eq!(
@@ -103,14 +104,14 @@ fn all_get_through_and_no_more_than_the_limit_at_once() {
             for thread in threads {
                 thread.join().unwrap();
             }
-            // Whoever placed something last may have ended before it came.
+            // Whoever last placed something may have ended before it came.
             hall.run();
             hall.assert_done(vec![1, 2, 3, 4, 5, 6]);
         });
     }
 }
 
-/// A place is kept for one whose payload is still coming: those behind it wait, whether it comes or not.
+/// A place is kept for work whose payload is still coming in: those behind it wait, whether it comes or not.
 #[test]
 fn a_reserved_place_keeps_the_order_whether_its_request_comes_or_not() {
     for comes in [true, false] {

@@ -1,8 +1,8 @@
-//! Requests that are looked at, run and end while somebody waits for the last of them, in orders that shuttle picks; see
-//! `tests/sync`.
+//! Requests that are looked at, run and end while a thread waits for the last of them, in orders picked by
+//! shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: `leave` does not take the lock; `looked` notifies nobody; `drain`
-//! lets go of the lock before it closes.
+//! These were seen to catch each of the following planted mistakes: `leave` does not take the lock; `looked`
+//! notifies nobody; `drain` releases the lock before it closes.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use super::*;
 
 const RUNS: usize = 3_000;
 
-/// What has come and was not looked at, as a node's requests.
+/// What has come and was not looked at yet, in place of a node's requests.
 #[derive(Debug, Default)]
 struct Requests {
     come: VecDeque<u32>,
@@ -26,7 +26,7 @@ struct Requests {
     closed: bool,
 }
 
-/// A node's executor: one thread looks at what has come, another one runs it.
+/// A node's executor: one thread looks at what has come, another runs it.
 #[derive(Debug, Default)]
 struct Executor {
     occupancy: Occupancy,
@@ -35,7 +35,7 @@ struct Executor {
     /// How many came in time, and have run.
     taken: Count,
     ran: Count,
-    /// The I/O thread has looked at all.
+    /// Whether the I/O thread has looked at everything.
     has_looked: Flag,
 }
 
@@ -48,7 +48,7 @@ impl Executor {
         }
     }
 
-    /// As the I/O thread does, until nothing is left.
+    /// Looks at what has come, as the I/O thread does, until nothing is left.
     fn look(&self) {
         loop {
             let next = {
@@ -64,7 +64,7 @@ impl Executor {
         }
     }
 
-    /// As a thread of the pool does, until nothing is left.
+    /// Runs what was looked at, as a thread of the pool does, until nothing is left.
     fn run(&self) {
         loop {
             let next = self.running.lock().pop_front();
@@ -83,7 +83,8 @@ impl Executor {
     }
 }
 
-/// Whoever waits sees the end of all that came in time, and nothing runs after it. Shuttle tells if it waits for ever.
+/// The waiting thread sees the end of everything that came in time, and nothing runs after that. Shuttle
+/// reports if it waits forever.
 #[test]
 fn all_that_came_in_time_has_run_when_it_is_drained() {
     let run = || {

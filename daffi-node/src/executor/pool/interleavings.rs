@@ -1,8 +1,8 @@
-//! Jobs that come while threads begin, wait, wake and go, in orders that shuttle picks; see `tests/sync`.
+//! Jobs that come while threads begin, wait, wake and go, in orders picked by shuttle; see `tests/sync`.
 //!
-//! That these find mistakes was seen with each of these planted: a thread whose wait is over stays among those that are idle; one
-//! that was woken counts as waking for ever; `while_blocked` and `turn` add no thread; `stop` wakes nobody, or those that
-//! it wakes look for work again.
+//! These were seen to catch each of the following planted mistakes: a thread whose wait is over stays among
+//! the idle ones; one that was woken counts as waking forever; `while_blocked` and `turn` add no thread;
+//! `stop` wakes nobody, or the threads that it wakes look for work again.
 
 use std::sync::atomic::{AtomicUsize as Count, Ordering::SeqCst};
 
@@ -12,7 +12,7 @@ use super::*;
 
 const RUNS: usize = 1_000;
 
-/// Counts jobs that have run, for whoever waits for them.
+/// Counts jobs that have run, for a thread that waits for them.
 #[derive(Default)]
 struct Jobs {
     done: Mutex<usize>,
@@ -37,13 +37,13 @@ fn pool(busy_max: usize) -> Arc<Pool> {
     Pool::with_keep_alive("test".into(), busy_max, Duration::from_secs(1))
 }
 
-/// When every job has waited for long enough.
+/// A time at which every job has waited long enough.
 fn late() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-/// With waits that end at any time, and with none that does before it is notified: then no thread goes by itself, and whoever is
-/// forgotten waits for ever, of which shuttle tells.
+/// Checks `run` with waits that may end at any time, and with waits that never end before they are notified:
+/// then no thread goes by itself, and a forgotten one waits forever, which shuttle reports.
 fn check(run: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(run, RUNS);
     shuttle::check_pct(run, RUNS, 3);
@@ -65,7 +65,7 @@ fn every_job_runs_once() {
                 }
             })
         });
-        // Shuttle tells of a job that nobody runs.
+        // Shuttle reports a job that nobody runs.
         jobs.wait(3);
         for submit in submits {
             submit.join().unwrap();
@@ -75,7 +75,7 @@ fn every_job_runs_once() {
     });
 }
 
-/// More jobs that wait for each other than threads begin at once: the I/O thread's turns add the others.
+/// More jobs wait for each other than threads are started at once: the I/O thread's turns add the others.
 #[test]
 fn jobs_that_wait_for_each_other_get_their_threads() {
     check(|| {
@@ -96,7 +96,7 @@ fn jobs_that_wait_for_each_other_get_their_threads() {
     });
 }
 
-/// One thread may be busy, and its job waits for another one of the pool.
+/// One thread may be busy, and its job waits for another job of the pool.
 #[test]
 fn a_job_that_waits_inside_daffi_is_no_hindrance() {
     check(|| {
@@ -142,7 +142,7 @@ fn a_job_is_run_or_dropped_when_the_pool_stops() {
         };
         pool.stop();
         submits.join().unwrap();
-        // Whoever had a job has ended with it.
+        // Any thread that had a job is done with it.
         while pool.state.lock().busy > 0 {
             thread::yield_now();
         }
