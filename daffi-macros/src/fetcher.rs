@@ -197,8 +197,7 @@ impl Extension<'_> {
         }
     }
 
-    /// The expansion if there are mistakes: items used elsewhere still exist, and nothing in them is checked
-    /// further.
+    /// The expansion if there are mistakes: what is used elsewhere exists, and is not checked further.
     fn expand_broken(&self, generics: &Generics) -> TokenStream {
         let Self { args, attrs, vis, ident, methods } = self;
         let private = args.private();

@@ -1,4 +1,4 @@
-//! The attributes `#[callback]` and `#[fetcher]` of [daffi](https://docs.rs/daffi), where they are described too.
+//! The attributes `#[callback]` and `#[fetcher]` of [daffi](https://docs.rs/daffi), which documents them.
 //!
 //! Each goes through the same steps: the options (`args`), the item with its bodies left as tokens (`item`),
 //! the parts of its signature that travel (`signature`), and the expansion. Mistakes found on the way are

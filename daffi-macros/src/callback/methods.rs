@@ -47,8 +47,7 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
     }
 
     let self_ty = &block.self_ty;
-    // The only place that requires the struct to be a singleton, so that a struct that is not one gives one
-    // error.
+    // The only place that requires a singleton, so that a struct that is not one gives one error.
     let group = with_receiver.then(|| {
         let of = quote_spanned!(at(self_ty.span())=> __daffi::instance::<#self_ty>());
         quote_spanned!(Span::mixed_site()=> let group = #of;)
