@@ -164,7 +164,7 @@ pub struct Served {
     pub callback: u32,
     pub total: u32,
     pub name: String,
-    /// Who called.
+    /// The caller's name.
     pub caller: String,
     pub body: Bytes,
 }

@@ -295,7 +295,7 @@ fn start_reactor() -> Result<Reactor> {
     })
 }
 
-/// Warns of an open address: there is no authentication yet, so whoever can connect can call everything.
+/// Warns of an open address: there is no authentication yet, so anyone who can connect can call everything.
 fn warn_if_open(address: &Address) {
     if let Address::Tcp { host, .. } = address {
         let ip = host.parse::<std::net::IpAddr>();

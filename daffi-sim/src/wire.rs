@@ -36,7 +36,7 @@ pub(crate) struct Wire {
     pub(crate) violations: Vec<String>,
     /// Where and when each call last came to a controller.
     came: BTreeMap<Nonce, (usize, u64)>,
-    /// Calls that a node sent again as they had reached nobody, and large ones where that cannot be told.
+    /// Calls that a node sent again because they reached nobody, and large ones where that is unknown.
     pub(crate) again: BTreeSet<Nonce>,
     /// Large calls that left a node under this id before their number could be seen: over a later connection,
     /// they do not leave for the first time.

@@ -51,7 +51,7 @@ fn the_same_seed_does_the_same() {
     assert_ne!(run(1, Options::default()).hash, run(2, Options::default()).hash);
 }
 
-/// A run that cannot continue is reported as such, and the next is as if it had never happened.
+/// A run that cannot continue is reported by its seed, and the next is as if it had never happened.
 #[test]
 fn a_panic_ends_one_run_alone() {
     let mut options = Options::default();
@@ -81,7 +81,7 @@ fn clocks_that_differ_by_days_and_jump_change_nothing() {
     }
 }
 
-/// A checker that finds nothing proves nothing: each planted bug must be found, by the promise it breaks.
+/// A checker that finds nothing proves nothing: each planted bug must be found, and by what it breaks.
 #[test]
 fn planted_bugs_are_found() {
     for (bug, sign) in Bug::ALL {

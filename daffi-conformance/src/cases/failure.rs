@@ -167,7 +167,7 @@ pub(crate) fn only_a_pong_is_a_sign_of_life(controller: &dyn Controller) {
     let mut wire = bench.wire();
     wire.hello("deaf", 1);
     wire.expect_welcome();
-    // What it sends arrives, but what it is asked does not: half of its connection is gone.
+    // What it sends arrives, but pings do not reach it: half of its connection is gone.
     let until = Instant::now() + PATIENCE;
     loop {
         wire.send(&Frame::Ping { id: 1 });

@@ -19,9 +19,9 @@ use super::{
     watches::Event,
 };
 
-/// Encoded answers that are the same for all who ask, by whether they are about callbacks and by codec.
+/// Encoded answers that are the same for every asker, by whether they are about callbacks and by codec.
 ///
-/// Making one takes time proportional to the number of callbacks, so it is made once for all who ask.
+/// Making one takes time proportional to the number of callbacks, so it is made once for all of them.
 pub(super) type Answers = HashMap<(bool, u8), Result<Bytes, Box<Fault>>>;
 
 impl Router {
@@ -97,12 +97,12 @@ impl Router {
         Ok(())
     }
 
-    /// Tells those who waited for a node that it has joined.
+    /// Answers the questions that wait for a node to join.
     pub(super) fn process_joined(&mut self, name: &str, out: &mut impl Outbound) {
         self.happened(&Event::Process(name.into()), None, out);
     }
 
-    /// Tells those who waited for a callback that it can be called, except for the node that offers it.
+    /// Answers the questions that wait for a callback, except those of the node that offers it.
     pub(super) fn function_ready(&mut self, name: &str, on: PeerId, out: &mut impl Outbound) {
         self.happened(&Event::Function(name.into()), Some(on), out);
     }

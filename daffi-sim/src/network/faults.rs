@@ -146,7 +146,7 @@ impl Network {
         }
     }
 
-    /// Brings back a machine that went silent, and that knows nothing about its connections.
+    /// Brings back a machine that went silent; it knows nothing about its connections.
     pub(crate) fn machine_back(&mut self, machine: Machine) {
         for connection in self.connections.values_mut() {
             for end in &mut connection.ends {

@@ -78,7 +78,8 @@ impl Outcome {
 }
 
 impl Seen {
-    /// Whether what the controller writes now may have waited for room, and was decided at another time.
+    /// Whether what the controller writes now may have waited for room, so that it is unknown when it was
+    /// decided.
     pub(super) fn waited(&self, now: Duration) -> bool {
         self.unblocked[1] == Some(now)
     }
