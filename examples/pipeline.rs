@@ -54,7 +54,7 @@ fn main() -> daffi::Result<()> {
                     thread::sleep(Duration::from_millis(1));
                 }
             }
-            // The test of this example may have stopped reading.
+            // Fails only if `main` has already returned.
             let _ = reports_in.send((ctx.caller().to_owned(), left));
             words
         })

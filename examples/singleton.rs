@@ -41,7 +41,7 @@ trait Shop {
 
 fn main() -> daffi::Result<()> {
     let shop = Global::builder().process_name("shop").init_controller(true).host("localhost").start()?;
-    // Only in the same process to keep the example short, and so without this program's callbacks.
+    // In the same process only for the example's sake, and so without this program's callbacks.
     let customer = Global::builder()
         .process_name("customer")
         .address(shop.address().clone())

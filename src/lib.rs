@@ -34,13 +34,13 @@ pub use daffi_controller as controller;
 /// }
 /// ```
 ///
-/// Every node of the process offers the function under its name, unless it is built without link-time
+/// Every node of the process offers the function under its name, unless the node is built without link-time
 /// callbacks. It remains an ordinary function, too. A `fn` may block. An `async fn` shares its thread with
 /// others and must not.
 ///
 /// A callback that has repeatedly proved quick runs on the thread that receives its calls, which saves two
-/// wake-ups per call; all others run on their own threads. If a quick callback does block, another thread
-/// takes over the work it holds up within two milliseconds.
+/// wake-ups per call; all others run on separate threads. If a quick callback does block, another thread
+/// takes over the work that it holds up, within two milliseconds.
 ///
 /// **Arguments** can be of any type that implements `serde::Deserialize`, up to 16 of them, and are owned:
 /// `String`, not `&str`. **Results** can be of any type that implements `serde::Serialize`. For large data
@@ -113,10 +113,11 @@ pub use daffi_controller as controller;
 /// ```
 ///
 /// The attribute gives the struct `register` and `instance`, with the struct's own visibility. `register`
-/// makes a value *the* instance and tells the controller that the methods can be called; until then, calls
-/// fail with [`Error::NoInstance`]. Methods take `&self` or `self: Arc<Self>`, and may be `async`. Several
-/// calls may run at the same time, so keep mutable state in a `Mutex` or an atomic. A constructor belongs in
-/// a separate `impl` block without the attribute. A struct may have several blocks, with or without it.
+/// makes a value *the* instance and tells the controller that methods with a receiver can be called; until
+/// then, calls to them fail with [`Error::NoInstance`]. Methods take `&self` or `self: Arc<Self>`, and may be
+/// `async`. Several calls may run at the same time, so keep mutable state in a `Mutex` or an atomic. A
+/// constructor belongs in a separate `impl` block without the attribute. A struct may have several blocks,
+/// with or without it.
 ///
 /// # Options
 ///

@@ -279,7 +279,7 @@ impl State {
         host::earliest([self.router.next(), self.ports.overdue_next(), self.ports.soon_next()])
     }
 
-    /// Whether something is due before the next turn, which is then moved forward.
+    /// Whether something is due before the next turn, which is then rescheduled for it.
     fn wants_turn_sooner(&mut self) -> bool {
         let Some(due) = self.due() else { return false };
         let sooner = self.turn.is_none_or(|turn| due < turn);

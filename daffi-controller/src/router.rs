@@ -365,7 +365,7 @@ impl Router {
         self.peers.get(peer.0).is_some_and(|peer| peer.stage.is_welcomed())
     }
 
-    /// Counts what happened without anyone being told.
+    /// Returns the counts of what happened without anyone being told.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -482,7 +482,7 @@ const REASON_BYTES_MAX: usize = 1024;
 /// How long an older node has to show that it is alive when a newcomer wants its name.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The id of the ping that asks it to. No heartbeat uses it.
+/// The id of the ping that asks whether it is. No heartbeat uses it.
 const PROBE: u64 = 0;
 
 #[cfg(test)]

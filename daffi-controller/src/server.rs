@@ -79,7 +79,7 @@ impl Server {
         self.running.stop_within(Some(grace))
     }
 
-    /// Counts what happened without anyone being told.
+    /// Returns the counts of what happened without anyone being told.
     pub fn counters(&self) -> Counters {
         self.running.hub.with(|state, _| state.router.counters())
     }

@@ -10,7 +10,7 @@ use syn::{
 
 use crate::diagnose::Mistakes;
 
-/// The options of an attribute, each if it is given.
+/// The options given to an attribute.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Option<LitStr>,
@@ -111,10 +111,10 @@ impl Args {
         }
     }
 
-    /// The statement that every expansion begins with, inside its block.
+    /// Returns the `use` that every expansion begins with, inside its block.
     ///
-    /// It gives the support module a one-word name. Such a token can be given any span, and errors are
-    /// reported at the spans of tokens; a path that the user wrote keeps its own.
+    /// It gives the support module a one-word name. Such a name can be given any span, and errors are
+    /// reported at the span of a token; a path that the user wrote keeps its own spans.
     pub(crate) fn import(&self) -> TokenStream {
         let private = self.private();
         quote!(use #private as __daffi;)
@@ -148,7 +148,7 @@ impl Place {
         options
     }
 
-    /// Returns why an option is not accepted here, unless it is.
+    /// Returns why an option is not accepted here, or `None` if it is.
     fn refuses(self, option: &str) -> Option<String> {
         if self.takes().contains(&option) {
             return None;
@@ -175,7 +175,7 @@ impl Place {
     }
 }
 
-/// Parses the value of an option, after its name.
+/// Parses the `=` of an option and the value after it.
 fn value<T: syn::parse::Parse>(input: ParseStream<'_>, example: &str) -> syn::Result<Option<T>> {
     let explain = |error: syn::Error| syn::Error::new(error.span(), format!("write a literal: `{example}`"));
     input.parse::<Token![=]>().map_err(explain)?;

@@ -49,7 +49,7 @@ impl Router {
             return self.welcome(newcomer, now, out);
         };
         if self.peers.get(newcomer.0).is_some_and(|peer| peer.instance == old_peer.instance) {
-            // The same process has a new connection, so the old one is a leftover that missed its end.
+            // The same process has a new connection, so the old one is a leftover whose end went unnoticed.
             let (node, from) = (old_peer.name.clone(), old_peer.from.clone());
             out.log(LogLine::new(move || tracing::info!(%node, %from, "a node has connected anew")));
             out.close(older, "the same process has connected anew");

@@ -116,7 +116,7 @@ impl Router {
             let fault = Fault::new(FaultKind::RemoteStopped, "it stopped before it answered").on(&*gone.name);
             self.fail_origin(route, Box::new(fault), now, out);
         }
-        // In order, because the order of the map differs between processes.
+        // Sorted, because the map's own order differs between processes.
         let mut calls: Vec<_> = gone.calls.into_iter().collect();
         calls.sort_unstable_by_key(|(id, _)| *id);
         for (_, call) in calls {

@@ -252,7 +252,7 @@ impl Hints {
         self.now = Some(now);
     }
 
-    /// Takes one of the hints, if any are left for now.
+    /// Returns whether one more hint may be given, and counts it.
     pub(super) fn take(&self) -> bool {
         if self.since.get().is_none_or(|since| Some(since + HINTS_EVERY) <= self.now) {
             self.since.set(self.now);
