@@ -1,7 +1,7 @@
-//! An application on tokio: await calls, run several at a time, drop them to cancel them.
+//! An application on tokio: awaits calls, runs several at a time, and drops one to cancel it.
 //!
-//! A current-thread runtime on purpose: nothing here blocks it. Any other executor does as well, since daffi's futures
-//! need none of their own.
+//! The runtime is deliberately single-threaded: nothing here blocks it. Any other executor works too, since
+//! daffi's futures do not depend on one.
 
 use std::{
     sync::mpsc::{Sender, channel},
@@ -23,9 +23,9 @@ async fn main() -> daffi::Result<()> {
         .process_name("worker")
         .init_controller(true)
         .host("localhost")
-        // It does not matter to the caller whether a callback is an `fn`, on a thread of its own, …
+        // The caller cannot tell whether a callback is an `fn`, which runs on its own thread, …
         .callback("square", |a: u64| a * a)
-        // … or an `async fn`, which is dropped at its `.await` when nobody waits for it any more.
+        // … or an `async fn`, which is dropped at its `.await` once nobody is waiting for it.
         .async_callback("sleep", move |ctx: Context, millis: u64| {
             let told = DropGuard(ctx, cancelled_in.clone());
             async move {
@@ -46,7 +46,7 @@ async fn main() -> daffi::Result<()> {
     let (a, b, c) = tokio::join!(g.call.square(1), g.call.square(2), g.call.square(3));
     println!("1, 2 and 3: {}, {} and {}", a?, b?, c?);
 
-    // In the background, as in synchronous programs; only the waiting differs.
+    // In the background, as in synchronous programs; only the way of waiting differs.
     let results: Vec<_> = (1..=5).map(|a| g.call.square(a) & BG).collect();
     let mut sum = 0;
     for result in &results {
@@ -54,7 +54,7 @@ async fn main() -> daffi::Result<()> {
     }
     println!("the first five squares make {sum}");
 
-    // Whoever drops a call that is awaited cancels it, here and on the other side.
+    // Dropping a call that is being awaited cancels it, here and on the other side.
     tokio::select! {
         slept = g.call.sleep(60_000) => println!("unexpected: {slept:?}"),
         () = tokio::time::sleep(Duration::from_millis(100)) => println!("that takes too long for me"),
@@ -62,7 +62,7 @@ async fn main() -> daffi::Result<()> {
     let cancelled = tokio::task::spawn_blocking(move || cancelled.recv()).await.expect("nothing panics");
     println!("the worker has stopped sleeping, cancelled: {}", cancelled.expect("it was running"));
 
-    // A blocking form would stop this runtime. It says so instead.
+    // A blocking form would stall this runtime, so it returns an error instead.
     match g.call.square(9) & FG {
         Err(error @ Error::BlockingInAsync { .. }) => println!("{error}"),
         other => println!("unexpected: {other:?}"),
@@ -72,7 +72,7 @@ async fn main() -> daffi::Result<()> {
     worker.stop_async().await
 }
 
-/// Tells when a callback is over, and whether that is because it was cancelled.
+/// Reports when a callback ends, and whether it was cancelled.
 struct DropGuard(Context, Sender<bool>);
 
 impl Drop for DropGuard {

@@ -1,4 +1,4 @@
-//! One question to every node that offers a callback, and each node's own answer.
+//! Asks every node that offers a callback the same question and gets each node's own answer.
 
 use std::{sync::mpsc::channel, thread, time::Duration};
 
@@ -14,7 +14,7 @@ trait Room {
 fn main() -> daffi::Result<()> {
     let house = Global::builder().process_name("house").init_controller(true).host("localhost").start()?;
 
-    // Three rooms. When `start` returns, the controller knows their callbacks.
+    // Three rooms. Once `start` returns, the controller knows their callbacks.
     let (heard_in, heard) = channel();
     let room = |name: &'static str, temperature: fn() -> Result<i32, String>| {
         let heard_in = heard_in.clone();
@@ -34,8 +34,8 @@ fn main() -> daffi::Result<()> {
     })?;
     let attic = room("attic", || Err("the sensor is broken".to_owned()))?;
 
-    // Every node's result by its name. One that fails or is too slow has its error there, and spoils nothing for the
-    // others.
+    // Every node's result, by the node's name. A node that fails or is too slow has an error here and does
+    // not affect the others.
     let timeout = Duration::from_secs(1);
     for (room, temperature) in (house.call.temperature() & BROADCAST.return_result().timeout(timeout))? {
         match temperature {
@@ -44,7 +44,7 @@ fn main() -> daffi::Result<()> {
         }
     }
 
-    // Certain nodes only.
+    // Only certain nodes.
     let some = (house.call.temperature() & BROADCAST.return_result().on_all(["kitchen"]))?;
     println!("asked: {:?}", some.keys().collect::<Vec<_>>());
 
@@ -54,7 +54,7 @@ fn main() -> daffi::Result<()> {
     heard.sort();
     println!("{}", heard.join("\n"));
 
-    // Nobody offers this at all.
+    // No node offers this.
     match house.call.by_name::<(), _>("announced", ("?",)) & BROADCAST {
         Err(error) => println!("{error}"),
         Ok(()) => println!("unexpected"),

@@ -1,5 +1,5 @@
-//! Builds and starts the two processes of the front page, `process1` and `process2`, lets them call each other for two
-//! rounds, and stops them.
+//! Builds and starts the two processes of the front page, `process1` and `process2`, lets them call each
+//! other for two rounds, and stops them.
 
 use std::{
     env,
@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What has to be seen, and how often.
+/// The lines that must appear, and how often.
 const EXPECTED: [(&str, usize); 3] = [
     ("proc1 | Calculated delta = 7", 2),
     ("proc2 | Func2 has been triggered!", 2),
     ("proc2 | Calculated sum is 10", 2),
 ];
 
-/// Two rounds take 6 s; the rest is for machines that have other things to do.
+/// Two rounds take 6 s; the rest is a margin for busy machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -34,7 +34,7 @@ fn demo() -> Result<(), String> {
     let (lines_in, lines) = channel();
     let _processes =
         [start("process1", "proc1", lines_in.clone())?, start("process2", "proc2", lines_in.clone())?];
-    // From here on the channel ends when both processes have.
+    // From here on, the channel closes when both processes have ended.
     drop(lines_in);
 
     let deadline = Instant::now() + PATIENCE;
@@ -62,14 +62,14 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Has cargo build the two programs, if it was cargo that started this one: `cargo run --example demo` builds no other
-/// example than this.
+/// Has cargo build the two programs if cargo started this one: `cargo run --example demo` builds only this
+/// example.
 fn build() -> Result<(), String> {
     let Some(cargo) = env::var_os("CARGO") else { return Ok(()) };
     let built = Command::new(cargo)
@@ -84,13 +84,13 @@ fn build() -> Result<(), String> {
     }
 }
 
-/// The program of this name, which lies beside this one.
+/// Returns the path of the program with this name, which is in the same directory as this one.
 fn program(name: &str) -> std::io::Result<PathBuf> {
     let this = env::current_exe()?;
     Ok(this.with_file_name(format!("{name}{}", env::consts::EXE_SUFFIX)))
 }
 
-/// Starts a program; what it prints goes into `lines`.
+/// Starts a program and sends what it prints to `lines`.
 fn start(role: &str, name: &'static str, lines: Sender<String>) -> Result<Process, String> {
     let problem = |error| format!("cannot start {role}: {error}");
     let mut child = Command::new(program(role).map_err(problem)?)

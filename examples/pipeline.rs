@@ -1,7 +1,7 @@
-//! A call that calls onwards: the front asks the editor, the editor asks the counter.
+//! A callback that makes a call: the front asks the editor, and the editor asks the counter.
 //!
-//! The editor and the counter know nothing of how long the front waits. Calls that a callback makes through `ctx.call`
-//! get what is left of its own time, and end with it.
+//! The editor and the counter do not know how long the front waits. Calls that a callback makes through
+//! `ctx.call` get what is left of its own time, and end with it.
 
 use std::{
     sync::mpsc::channel,
@@ -23,14 +23,14 @@ trait Counter {
 
 /// Runs on the editor.
 fn summary(ctx: &Context, text: String) -> daffi::Result<String> {
-    thread::sleep(Duration::from_millis(1100)); // reading takes its time
+    thread::sleep(Duration::from_millis(1100)); // reading takes time
     let count = (ctx.call.count(&text) & FG)?;
     Ok(format!("{count} words"))
 }
 
 fn main() -> daffi::Result<()> {
-    // Three nodes in one process, so that this is one program to start. Plain functions and closures are registered on
-    // one node each; `#[callback]` would offer them on all nodes of the process.
+    // Three nodes in one process, so that there is only one program to start. Plain functions and closures
+    // are registered on one node each; `#[callback]` would offer them on all nodes of the process.
     let front = Global::builder().process_name("front").init_controller(true).host("localhost").start()?;
     let controller = front.address();
 
@@ -40,7 +40,7 @@ fn main() -> daffi::Result<()> {
         .try_callback("summary", summary)
         .start()?;
 
-    // The counter takes as long as it may.
+    // The counter takes as long as it is allowed to.
     let (reports_in, reports) = channel();
     let counter = Global::builder()
         .process_name("counter")
@@ -49,12 +49,12 @@ fn main() -> daffi::Result<()> {
             let left = ctx.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let words = text.split_whitespace().count();
             if words > 3 {
-                // A long text: works until nobody waits any more.
+                // A long text: works until nobody is waiting any more.
                 while !ctx.is_cancelled() {
                     thread::sleep(Duration::from_millis(1));
                 }
             }
-            // The test of this example reads on.
+            // Fails only if `main` has already returned.
             let _ = reports_in.send((ctx.caller().to_owned(), left));
             words
         })
@@ -69,7 +69,7 @@ fn main() -> daffi::Result<()> {
         left.is_some_and(|left| left < Duration::from_secs(2))
     );
 
-    // This time the counter takes too long. Nobody has set a timeout for it, and still it ends.
+    // This time the counter takes too long. It has no timeout of its own, yet it stops.
     let late = front.call.summary("to be or not to be") & FG.timeout(Duration::from_secs(2));
     match late {
         Err(error) => println!("front: {error}"),

@@ -1,4 +1,4 @@
-//! Calls at certain times. The controller keeps the schedule, so it goes on without whoever set it up.
+//! Calls at certain times. The controller keeps the schedule, so it outlives the process that set it up.
 
 use std::{
     sync::mpsc::channel,
@@ -24,7 +24,7 @@ fn main() -> daffi::Result<()> {
         .start()?;
     let app = Global::builder().process_name("app").address(clock.address().clone()).start()?;
 
-    // Every 100 ms, the first time after 100 ms. A call that would begin while the one before runs is skipped.
+    // Every 100 ms, starting after 100 ms. A call due while the previous one still runs is skipped.
     let task = (app.call.tick("period") & PERIOD.period(Duration::from_millis(100)))?;
     for number in 1..=3 {
         println!("{} {number}", ticks.recv().expect("the clock runs"));
@@ -32,20 +32,20 @@ fn main() -> daffi::Result<()> {
     task.cancel()?;
     let status = task.status()?;
     println!("it is {:?}; failures: {}, skipped: {}", status.state, status.failures, status.skipped);
-    // What was on its way when it was cancelled.
+    // Calls that were already under way when the task was cancelled.
     while ticks.recv_timeout(Duration::from_millis(200)).is_ok() {}
 
     // At certain times, in UTC: one `SystemTime` or any number of them.
     let soon = SystemTime::now() + Duration::from_millis(300);
     let task = (app.call.tick("at time") & PERIOD.at_time([soon, soon + Duration::from_millis(200)]))?;
     println!("next in {:?}", task.status()?.next_in.expect("both times are still to come"));
-    // The schedule is the controller's: it does not need this process any more.
+    // The schedule belongs to the controller: it no longer needs this process.
     app.stop()?;
     for number in 1..=2 {
         println!("{} {number}", ticks.recv().expect("the clock runs"));
     }
 
-    // A time that has passed is an error at once.
+    // A time in the past is an immediate error.
     let past = SystemTime::now() - Duration::from_secs(60);
     let other = Global::builder().process_name("other").address(clock.address().clone()).start()?;
     match other.call.tick("never") & PERIOD.at_time(past) {
@@ -53,7 +53,7 @@ fn main() -> daffi::Result<()> {
         Ok(_) => println!("unexpected"),
     }
 
-    // A single call later does not need a schedule: `eta` waits here and then sends.
+    // A single delayed call needs no schedule: `eta` waits here and then sends.
     let later = other.call.tick("eta") & BG.eta(Duration::from_millis(200));
     println!("sent already: {}", later.is_ready());
     later.get()?;

@@ -1,4 +1,4 @@
-//! A struct whose methods others call. A process has one instance of it.
+//! A struct whose methods other processes call. Each process has one instance of it.
 
 #![allow(unreachable_pub, reason = "`pub` says here which methods are callbacks")]
 
@@ -20,7 +20,7 @@ impl Till {
         "EUR".to_owned()
     }
 
-    /// Calls come in from many processes at a time: what changes is behind a lock.
+    /// Calls come in from many processes at once, so mutable state is behind a lock.
     pub fn pay(&self, cents: u64) -> u64 {
         let mut sum = self.cents.lock().expect("nothing panics while it holds the lock");
         *sum += cents;
@@ -32,7 +32,7 @@ impl Till {
     }
 }
 
-/// The same as another process declares it.
+/// The same methods, as another process declares them.
 #[fetcher(prefix = "till.")]
 trait Shop {
     fn currency() -> String;
@@ -41,7 +41,7 @@ trait Shop {
 
 fn main() -> daffi::Result<()> {
     let shop = Global::builder().process_name("shop").init_controller(true).host("localhost").start()?;
-    // In the same process for the example's sake, and so without the callbacks of this program.
+    // In the same process only for the example's sake, and so without this program's callbacks.
     let customer = Global::builder()
         .process_name("customer")
         .address(shop.address().clone())
@@ -62,7 +62,7 @@ fn main() -> daffi::Result<()> {
     println!("100 makes {}", (customer.call.pay(100) & FG)?);
     println!("the till is empty: {}", till.is_empty());
 
-    // It is the one instance.
+    // There can be only one instance.
     match (Till { cents: Mutex::new(0) }).register() {
         Err(error) => println!("a second one: {error}"),
         Ok(_) => println!("unexpected"),

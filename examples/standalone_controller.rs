@@ -1,7 +1,7 @@
-//! A controller in a process of its own, and nodes in others: nothing is lost for the nodes when one of them ends.
+//! A controller in its own process and nodes in others: when a node ends, the others lose nothing.
 //!
-//! The controller here is a `Global` without a node. The program `daffi-controller` does the same and takes options:
-//! `cargo run -p daffi-controller -- --listen tcp://localhost:8888`.
+//! The controller here is a `Global` without a node. The program `daffi-controller` does the same and takes
+//! options: `cargo run -p daffi-controller -- --listen tcp://localhost:8888`.
 
 use std::{
     env,
@@ -84,7 +84,7 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

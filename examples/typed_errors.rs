@@ -1,11 +1,11 @@
-//! What can go wrong with a call, and what the caller learns of it.
+//! What can go wrong with a call, and what the caller learns about it.
 
 use std::{fmt, time::Duration};
 
 use daffi::{Error, FG, Global, callback, fetcher};
 use serde::{Deserialize, Serialize};
 
-/// The callback's own error. Because it is `Serialize` and `Deserialize` it travels to the caller as it is.
+/// The callback's own error. Because it is `Serialize` and `Deserialize`, the caller gets it unchanged.
 #[derive(Debug, Serialize, Deserialize)]
 enum WithdrawError {
     Poor { balance: u64 },
@@ -32,7 +32,7 @@ fn withdraw(amount: u64) -> Result<u64, WithdrawError> {
     }
 }
 
-/// An error that does not travel as itself does so as text, with its sources.
+/// An error that cannot be sent as itself is sent as text, along with its sources.
 #[callback]
 fn statement() -> std::io::Result<String> {
     std::fs::read_to_string("no/such/file")
@@ -48,7 +48,7 @@ async fn wait() {
     std::future::pending::<()>().await;
 }
 
-/// For a callback that returns a `Result`, the fetcher declares what is inside: an `Err` is an error of the call.
+/// For a callback that returns a `Result`, declare the `Ok` type: an `Err` becomes the error of the call.
 #[fetcher]
 trait Bank {
     fn withdraw(amount: u64) -> u64;
@@ -57,7 +57,7 @@ trait Bank {
     fn wait();
 }
 
-/// The same name, with another idea of the types.
+/// The same callback, declared with different types.
 #[fetcher(name = "withdraw")]
 fn withdraw_text(amount: &str) -> u64;
 
@@ -83,7 +83,7 @@ fn main() -> daffi::Result<()> {
         }
     }
 
-    // Any other error of a callback: its text, and where it ran.
+    // Any other error from a callback: its text, and where it ran.
     match call.statement() & FG {
         Err(Error::Remote(error)) => {
             println!("statement: {:?} said: {}", error.node(), error.message());
@@ -91,14 +91,14 @@ fn main() -> daffi::Result<()> {
         other => println!("unexpected: {other:?}"),
     }
 
-    // A panic is the failure of one call. The process goes on.
+    // A panic fails only that call. The process continues.
     match call.audit() & FG {
         Err(Error::Remote(error)) => println!("audit: panicked is {}: {}", error.is_panic(), error.message()),
         other => println!("unexpected: {other:?}"),
     }
 
-    // What did not run at all, and what may have. `may_have_executed` says whether calling again is safe,
-    // `is_retryable` whether it makes sense.
+    // Calls that did not run at all, and one that may have. `may_have_executed` says whether calling again is
+    // safe, `is_retryable` whether it makes sense.
     let nobody = call.by_name::<u64, _>("withdrew", (30u64,)) & FG;
     let nowhere = call.withdraw(30) & FG.on("savings bank");
     let otherwise = call.withdraw_text("30") & FG;

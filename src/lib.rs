@@ -11,7 +11,7 @@ pub use daffi_node::{
     Multicast, NO_RETURN, PERIOD, ResultFuture, ScheduledTask, TaskState, TaskStatus, Unicast, modifier,
 };
 
-/// The controller that `init_controller(true)` starts, unless another one is linked instead.
+/// The controller that `init_controller(true)` starts, unless a different one is linked.
 #[cfg(feature = "controller")]
 pub use daffi_controller as controller;
 
@@ -34,18 +34,20 @@ pub use daffi_controller as controller;
 /// }
 /// ```
 ///
-/// Every node of the process offers them under their names, unless it is built without link-time callbacks. They stay
-/// ordinary functions, too. A `fn` may block. An `async fn` shares its thread with others and must not.
+/// Every node of the process offers the function under its name, unless the node is built without link-time
+/// callbacks. It remains an ordinary function, too. A `fn` may block. An `async fn` shares its thread with
+/// others and must not.
 ///
-/// One that has shown to be quick, time after time, runs where its calls arrive, which spares each call two wake-ups;
-/// all others have threads of their own. Should a quick one block after all, another thread goes on with what it holds
-/// up within two milliseconds.
+/// A callback that has repeatedly proved quick runs on the thread that receives its calls, which saves two
+/// wake-ups per call; all others run on separate threads. If a quick callback does block, another thread
+/// takes over the work that it holds up, within two milliseconds.
 ///
-/// **Arguments** are of any type with `serde::Deserialize`, up to 16 of them, and owned: `String`, not `&str`. **Results** are
-/// of any type with `serde::Serialize`. For large data there is [`Bytes`], which is not copied.
+/// **Arguments** can be of any type that implements `serde::Deserialize`, up to 16 of them, and are owned:
+/// `String`, not `&str`. **Results** can be of any type that implements `serde::Serialize`. For large data
+/// use [`Bytes`], which is not copied.
 ///
-/// A `&Context` parameter, anywhere in the list, is supplied by daffi and not sent: it is the [`Context`] of the call. The attribute
-/// recognises it by its name, so do not rename it on import.
+/// A `&Context` parameter, anywhere in the list, is supplied by daffi and not sent: it is the [`Context`] of
+/// the call. The attribute recognises it by its name, so do not rename it on import.
 ///
 /// ```
 /// use daffi::{Context, callback};
@@ -59,9 +61,9 @@ pub use daffi_controller as controller;
 ///
 /// # Errors
 ///
-/// A callback that returns `Result<T, E>`, under whatever alias, sends its `T`. The caller sees an `Err` as
-/// [`Error::Remote`], with what its `Display` says and the chain of its sources. Where `E` is `Serialize` it travels as
-/// well, and [`Error::downcast`] has it.
+/// A callback that returns `Result<T, E>`, under any alias, sends its `T`. The caller sees an `Err` as
+/// [`Error::Remote`], with its `Display` text and its chain of sources. If `E` is `Serialize`, the error
+/// itself is sent as well, and [`Error::downcast`] returns it.
 ///
 /// ```
 /// use daffi::callback;
@@ -74,8 +76,8 @@ pub use daffi_controller as controller;
 ///
 /// # Singletons
 ///
-/// `#[callback]` on a struct says that a process has one instance of it, and on an `impl` block that every `pub` method in it
-/// is a callback, unless its name begins with an underscore.
+/// `#[callback]` on a struct declares that a process has one instance of it. On an `impl` block, it makes
+/// every `pub` method a callback, unless the method's name begins with an underscore.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,21 +112,22 @@ pub use daffi_controller as controller;
 /// # Ok::<(), daffi::Error>(())
 /// ```
 ///
-/// The attribute gives the struct `register` and `instance`, as visible as the struct is. `register` makes an instance *the*
-/// instance and tells the controller that the methods can be called; before that, a call is answered with
-/// [`Error::NoInstance`]. Methods take `&self` or `self: Arc<Self>`, and may be `async`. Several calls may run at a time,
-/// so what changes goes into a `Mutex` or an atomic. A constructor belongs in another `impl` block, without the
-/// attribute. There may be several blocks, with it and without.
+/// The attribute gives the struct `register` and `instance`, with the struct's own visibility. `register`
+/// makes a value *the* instance and tells the controller that methods with a receiver can be called; until
+/// then, calls to them fail with [`Error::NoInstance`]. Methods take `&self` or `self: Arc<Self>`, and may be
+/// `async`. Several calls may run at the same time, so keep mutable state in a `Mutex` or an atomic. A
+/// constructor belongs in a separate `impl` block without the attribute. A struct may have several blocks,
+/// with or without it.
 ///
 /// # Options
 ///
 /// | | on | |
 /// |---|---|---|
-/// | `name = "…"` | a function | the name to offer it under |
-/// | `prefix = "…"` | an `impl` | stands in front of the methods' names, as it is |
-/// | `inline` | both | runs an `fn`, or the first poll of an `async fn`, where its call arrives from the first call on, however long it takes; it must not wait for calls of its own |
-/// | `max_concurrency = n` | both | at most `n` calls run at a time, of each method; 1 keeps their order |
-/// | `crate = path` | all | where daffi is, if not at `::daffi` |
+/// | `name = "…"` | a function | the name under which it is offered |
+/// | `prefix = "…"` | an `impl` | put in front of the methods' names, verbatim |
+/// | `inline` | both | always runs an `fn`, or the first poll of an `async fn`, on the thread that receives its call, starting with the first call and however long it takes; it must not wait for calls it makes itself |
+/// | `max_concurrency = n` | both | at most `n` calls of each function or method run at a time; 1 preserves their order |
+/// | `crate = path` | all | the path of daffi, if not `::daffi` |
 ///
 /// ```
 /// use daffi::callback;
@@ -137,7 +140,7 @@ pub use daffi_controller as controller;
 ///
 /// # Callbacks in other crates
 ///
-/// A crate that nothing names is not linked, and its callbacks are not there. Name it once:
+/// A crate that is never named is not linked, so its callbacks are missing. Name it once:
 ///
 /// ```ignore
 /// use my_callbacks as _;
@@ -146,10 +149,11 @@ pub use daffi_controller as controller;
 /// In the unit tests of a crate named `daffi` there is no `::daffi`: write `extern crate self as daffi;`.
 pub use daffi_macros::callback;
 
-/// Declares what other processes offer, so that it can be called as if it were here.
+/// Declares what other processes offer, so that it can be called like a local function.
 ///
-/// A trait has the functions of one peer. Its name is free; it turns into an extension trait of [`Caller`], so it has to be
-/// in scope where the calls are made. Each function returns a [`Call`], which is sent once it gets a modifier.
+/// A trait declares the functions of one peer. Its name is arbitrary; it becomes an extension trait of
+/// [`Caller`], so it must be in scope where the calls are made. Each function returns a [`Call`], which is
+/// sent once it gets a modifier.
 ///
 /// ```
 /// use daffi::{Call, Caller, fetcher};
@@ -169,7 +173,7 @@ pub use daffi_macros::callback;
 /// }
 /// ```
 ///
-/// One function does not need a trait:
+/// A single function does not need a trait:
 ///
 /// ```
 /// mod peers {
@@ -187,21 +191,23 @@ pub use daffi_macros::callback;
 /// }
 /// ```
 ///
-/// **Arguments** are encoded when the function is called, so they may be lent where the callback wants them owned: `&str`
-/// for `String`, `&[T]` for `Vec<T>`, `&T` for `T`; each has to be `serde::Serialize`. A `&Context` of the callback is left out.
-/// **Results** are owned and `serde::Deserialize`. For a callback that returns `Result<T, E>`, write `-> T`: its `Err` comes as the
+/// **Arguments** are encoded when the function is called, so they may be borrowed where the callback takes
+/// them owned: `&str` for `String`, `&[T]` for `Vec<T>`, `&T` for `T`; each must implement
+/// `serde::Serialize`. Leave out a callback's `&Context`. **Results** are owned and implement
+/// `serde::Deserialize`. For a callback that returns `Result<T, E>`, write `-> T`: its `Err` becomes the
 /// error of the call.
 ///
-/// A fetcher and its callback must agree on the types, which is checked at the first call, before anything is decoded: two
-/// structs of one name with different fields are [`Error::SignatureMismatch`]. Parameters may have other names.
+/// A fetcher and its callback must agree on the types. This is checked on the first call, before anything is
+/// decoded: two structs of the same name with different fields give [`Error::SignatureMismatch`]. Parameter
+/// names may differ.
 ///
 /// # Options
 ///
 /// | | on | |
 /// |---|---|---|
-/// | `name = "…"` | a function, alone or in a trait | the callback's name, if the function has another |
-/// | `prefix = "…"` | a trait | stands in front of the functions' names, as it is; not of a `name` |
-/// | `crate = path` | a trait, a function alone | where daffi is, if not at `::daffi` |
+/// | `name = "…"` | a function, alone or in a trait | the callback's name, if it differs from the function's |
+/// | `prefix = "…"` | a trait | put in front of the functions' names, verbatim, but not in front of a `name` |
+/// | `crate = path` | a trait, a function alone | the path of daffi, if not `::daffi` |
 ///
 /// ```
 /// # use daffi::fetcher;
@@ -217,12 +223,13 @@ pub use daffi_macros::callback;
 ///
 /// # Several peers
 ///
-/// Two traits in scope with a function of one name are ambiguous, and the compiler says so. Write one trait for each
-/// peer, import it where it is used, or say which one is meant: `Proc2::func1(&g.call, 10, 3)`.
+/// If two traits in scope have a function of the same name, the call is ambiguous and the compiler says so.
+/// Write one trait per peer, import it where it is used, or name the one you mean:
+/// `Proc2::func1(&g.call, 10, 3)`.
 pub use daffi_macros::fetcher;
 
 #[doc(hidden)]
 pub mod __private {
-    //! What expansions name. No public API.
+    //! What macro expansions name. Not public API.
     pub use daffi_node::private::*;
 }

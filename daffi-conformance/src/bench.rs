@@ -23,31 +23,31 @@ use crate::{
     wire::Wire,
 };
 
-/// A running controller on a free TCP port of 127.0.0.1 and, where there are such, on a UNIX socket.
+/// A running controller on a free TCP port of 127.0.0.1 and, where available, on a UNIX socket.
 ///
-/// It is stopped, and its socket file removed, when this is dropped.
+/// Dropping it stops the controller and removes its socket file.
 #[derive(Debug)]
 pub struct Bench {
     running: Option<Arc<dyn RunningController>>,
     addresses: Vec<Address>,
     joined: AtomicUsize,
     directory: PathBuf,
-    // After the controller in order, which may still want its thread while it stops.
+    // Dropped after the controller, which may need its thread while it stops.
     _reactor: Reactor,
 }
 
 impl Bench {
-    /// Starts it with the default limits.
+    /// Starts the controller with the default limits.
     pub fn new(controller: &dyn Controller) -> Self {
         Self::with(controller, Limits::default())
     }
 
-    /// Starts it with these limits.
+    /// Starts the controller with these limits.
     pub fn with(controller: &dyn Controller, limits: Limits) -> Self {
         Self::start(controller, limits, Strategy::default())
     }
 
-    /// Starts it with this strategy.
+    /// Starts the controller with this strategy.
     pub fn choosing(controller: &dyn Controller, strategy: Strategy) -> Self {
         Self::start(controller, Limits::default(), strategy)
     }
@@ -70,29 +70,29 @@ impl Bench {
         Self { running: Some(running), addresses, joined: AtomicUsize::new(0), directory, _reactor: reactor }
     }
 
-    /// The controller.
+    /// Returns the controller.
     pub fn running(&self) -> &Arc<dyn RunningController> {
         self.running.as_ref().expect("it is only taken when the bench is dropped")
     }
 
-    /// The controller's addresses in turn, so that nodes of both transports meet.
+    /// Returns the controller's addresses in turn, so that nodes on both transports meet.
     pub fn address(&self) -> &Address {
         let turn = self.joined.fetch_add(1, Ordering::Relaxed);
         &self.addresses[turn % self.addresses.len()]
     }
 
-    /// A node of this name that offers these callbacks to everybody.
+    /// Connects a node with this name that offers these callbacks to everyone.
     pub fn node(&self, name: &str, offers: &[&str]) -> Node {
         let offers: Vec<_> = offers.iter().map(|name| offer(name)).collect();
         self.node_with(name, &offers)
     }
 
-    /// A node with these callbacks.
+    /// Connects a node with these callbacks.
     pub fn node_with(&self, name: &str, offers: &[Offered]) -> Node {
         Node::join(self.address(), name, offers)
     }
 
-    /// A connection on which nothing was said.
+    /// Opens a connection on which nothing has been said.
     pub fn wire(&self) -> Wire {
         Wire::connect(self.address())
     }

@@ -17,16 +17,16 @@ pub struct Offered {
     pub fingerprint: u64,
     /// Whether it can be called.
     pub ready: bool,
-    /// The node's number of it; its position in the list if there is none.
+    /// The node's number for it; by default its position in the list.
     pub index: Option<u32>,
 }
 
-/// A callback of this name that anybody can call.
+/// Returns a callback with this name that everyone can call.
 pub fn offer(name: &str) -> Offered {
     Offered { name: name.to_owned(), signature: "()".to_owned(), fingerprint: 0, ready: true, index: None }
 }
 
-/// A call to be made.
+/// A call to make.
 #[derive(Debug, Clone)]
 pub struct Call<'a> {
     name: &'a str,
@@ -41,7 +41,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call of this callback, on any node, with no arguments.
+    /// Creates a call to this callback, on any node, without arguments.
     pub fn new(name: &'a str) -> Self {
         Self {
             name,
@@ -56,69 +56,69 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Pinned to this node, or, for a broadcast, these nodes, one per line.
+    /// Pins it to this node or, for a broadcast, to these nodes, one per line.
     #[must_use]
     pub fn on(mut self, node: &'a str) -> Self {
         self.node = node;
         self
     }
 
-    /// With these arguments.
+    /// Sets the arguments.
     #[must_use]
     pub fn body(mut self, body: &'a [u8]) -> Self {
         self.body = body;
         self
     }
 
-    /// With no answer wanted.
+    /// Makes it one-way: no answer is wanted.
     #[must_use]
     pub fn one_way(mut self) -> Self {
         self.one_way = true;
         self
     }
 
-    /// To every node that offers it.
+    /// Sends it to every node that offers the callback.
     #[must_use]
     pub fn broadcast(mut self) -> Self {
         self.broadcast = true;
         self
     }
 
-    /// With this codec byte.
+    /// Sets the codec byte.
     #[must_use]
     pub fn codec(mut self, codec: u8) -> Self {
         self.codec = codec;
         self
     }
 
-    /// So deeply nested.
+    /// Sets how deeply it is nested.
     #[must_use]
     pub fn hops(mut self, hops: u8) -> Self {
         self.hops = hops;
         self
     }
 
-    /// With so many microseconds left.
+    /// Sets how many microseconds are left.
     #[must_use]
     pub fn deadline_us(mut self, deadline_us: u64) -> Self {
         self.deadline_us = deadline_us;
         self
     }
 
-    /// With this fingerprint.
+    /// Sets the fingerprint.
     #[must_use]
     pub fn fingerprint(mut self, fingerprint: u64) -> Self {
         self.fingerprint = fingerprint;
         self
     }
 
-    /// Sends it as call `id`: one frame, and chunks if the arguments do not fit. It does not wait for credit, so
-    /// that arguments beyond the window are for the caller to send by hand.
+    /// Sends it as call `id`: one frame, plus chunks if the arguments do not fit. It does not wait for
+    /// credit; callers must send arguments beyond the window by hand.
     pub(crate) fn send(&self, id: u64, send: impl FnMut(&Frame<'_>)) {
         self.send_announcing(id, self.body.len() as u32, send);
     }
 
-    /// As [`send`](Self::send), with another total than that of the arguments.
+    /// Like [`send`](Self::send), but announces a different total than that of the arguments.
     pub(crate) fn send_announcing(&self, id: u64, total: u32, mut send: impl FnMut(&Frame<'_>)) {
         let Self { name, node, body, one_way, broadcast, codec, hops, deadline_us, fingerprint } = *self;
         let (first, rest) = body.split_at(body.len().min(CHUNK_BYTES));
@@ -141,7 +141,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The rest of a payload in chunks.
+/// Sends the rest of a payload in chunks.
 pub(crate) fn send_chunks(id: u64, reply: bool, bytes: &[u8], mut send: impl FnMut(&Frame<'_>)) {
     let mut chunks = bytes.chunks(CHUNK_BYTES).peekable();
     while let Some(chunk) = chunks.next() {
@@ -150,7 +150,7 @@ pub(crate) fn send_chunks(id: u64, reply: bool, bytes: &[u8], mut send: impl FnM
     }
 }
 
-/// A request as a callee got it.
+/// A request as a callee received it.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "each is described at the field of `Request` of the same name")]
 pub struct Served {
@@ -164,7 +164,7 @@ pub struct Served {
     pub callback: u32,
     pub total: u32,
     pub name: String,
-    /// Who called.
+    /// The caller's name.
     pub caller: String,
     pub body: Bytes,
 }

@@ -1,20 +1,21 @@
-//! What every controller of [daffi](https://docs.rs/daffi) holds, as tests that a controller crate runs on itself.
+//! What every [daffi](https://docs.rs/daffi) controller must do, as tests that a controller crate runs on
+//! itself.
 //!
-//! Each case starts the controller through the seam in [`daffi_core::controller`] on a free port of 127.0.0.1 and on a
-//! UNIX socket, connects nodes that speak the wire protocol by hand, and looks at what comes back. Nothing
-//! else about a controller is known here, so that it may be written in any way.
+//! Each case starts the controller through the interface in [`daffi_core::controller`] on a free port of
+//! 127.0.0.1 and on a UNIX socket, connects nodes that speak the wire protocol by hand, and checks what comes
+//! back. The cases know nothing else about a controller, so it may be written in any way.
 //!
-//! In a file under `tests/` of a controller crate, with this crate as a dev-dependency:
+//! In a file under `tests/` in a controller crate, with this crate as a dev-dependency:
 //!
 //! ```ignore
 //! // One #[test] for each case.
 //! daffi_conformance::conformance!(my_controller::MyController);
 //! ```
 //!
-//! Whoever wants to do something else with the cases finds them in [`CASES`], and what they are made of, [`Bench`] and
-//! [`Node`], is there for tests of one's own.
+//! For other uses the cases are available in [`CASES`], and their building blocks, [`Bench`] and [`Node`],
+//! can be used in tests of your own.
 
-// A test does not mind how large the fault is that it looks at.
+// For a test it does not matter how large a fault is.
 #![allow(clippy::result_large_err)]
 
 use daffi_core::controller::Controller;
@@ -33,37 +34,37 @@ pub use node::{Node, Outcome};
 mod wire;
 pub use wire::{PATIENCE, Wire};
 
-/// One thing that a controller holds.
+/// One requirement for a controller.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Case {
-    /// Its name, as that of a function.
+    /// Its name, which is that of a function.
     pub name: &'static str,
     /// What it is about, as a sentence.
     pub about: &'static str,
-    /// Tries it, and panics if it does not hold.
+    /// Runs it, and panics if the controller does not pass.
     pub run: fn(&dyn Controller),
 }
 
-/// Tries the case called `name`.
+/// Runs the case called `name`.
 ///
 /// # Panics
-/// The controller does not hold it, or there is no such case.
+/// The controller does not pass it, or there is no such case.
 pub fn run(name: &str, controller: &dyn Controller) {
     let case = CASES.iter().find(|case| case.name == name).expect("a case of this name");
     (case.run)(controller);
 }
 
-/// The list of cases, and the macro that makes a test of each. `$dollar` is a dollar sign: a macro in a macro cannot
-/// write one otherwise.
+/// The list of cases, and the macro that makes a test of each. `$dollar` is a dollar sign: a macro inside a
+/// macro cannot write one otherwise.
 macro_rules! cases {
     ($dollar:tt $($group:ident { $($case:ident: $about:literal,)* })*) => {
-        /// All cases, in the order in which a new controller is best made to hold them.
+        /// All cases, in the order in which a new controller is best made to pass them.
         pub const CASES: &[Case] = &[
             $($(Case { name: stringify!($case), about: $about, run: cases::$group::$case },)*)*
         ];
 
-        /// Makes one `#[test]` of each case, for the controller that an expression gives.
+        /// Makes a `#[test]` of each case, for the controller given by an expression.
         #[macro_export]
         macro_rules! conformance {
             ($dollar controller:expr) => {

@@ -1,4 +1,4 @@
-//! A node for tests: it says what it is told, answers pings, and waits for what it expects.
+//! A node for tests: it says what it is told to, answers pings, and waits for what it expects.
 
 use std::{
     collections::VecDeque,
@@ -31,13 +31,13 @@ use crate::{
     wire::{PATIENCE, Wire, decoded},
 };
 
-/// A node that is let in. Dropping it closes its connection without a word, as a crash would.
+/// A node that has been let in. Dropping it closes its connection without a goodbye, like a crash.
 pub struct Node {
     name: String,
     welcome: Welcome,
     link: Arc<dyn Link>,
     inbox: Receiver<Bytes>,
-    /// Frames that came while others were waited for.
+    /// Frames that came while it was waiting for others.
     kept: VecDeque<Bytes>,
     next_id: u64,
 }
@@ -45,7 +45,7 @@ pub struct Node {
 /// How a call, or one part of a broadcast, ended.
 pub type Outcome = Result<Bytes, Fault>;
 
-/// The way to the controller: a socket, or memory.
+/// The connection to the controller: a socket, or memory.
 trait Link: Send + Sync {
     fn send(&self, frame: &Frame<'_>);
     fn close(&self);
@@ -54,7 +54,7 @@ trait Link: Send + Sync {
 }
 
 impl Node {
-    /// Connects to the controller at `address` and registers these callbacks, visible to others when this returns.
+    /// Connects to the controller at `address` and registers these callbacks; others see them on return.
     ///
     /// # Panics
     /// The controller does not let it in.
@@ -62,7 +62,7 @@ impl Node {
         Self::join_as(address, name, fresh_instance(), offers)
     }
 
-    /// As [`join`](Self::join), as a certain instance of a process.
+    /// Like [`join`](Self::join), as a given instance of a process.
     pub fn join_as(address: &Address, name: &str, instance: u64, offers: &[Offered]) -> Self {
         let mut wire = Wire::connect(address);
         wire.hello(name, instance);
@@ -71,7 +71,7 @@ impl Node {
         node
     }
 
-    /// A node over a connection that has said hello.
+    /// Creates a node on a connection that has said hello.
     pub fn over(wire: Wire, name: &str) -> Self {
         let (frames, inbox) = channel();
         let link = Arc::new(SocketLink { writer: Mutex::new(wire.another()), muted: AtomicBool::new(false) });
@@ -80,7 +80,7 @@ impl Node {
         Self::welcomed(name, link, inbox)
     }
 
-    /// A node in memory, if the controller offers that.
+    /// Attaches a node in memory, if the controller offers that.
     pub fn attach(controller: &dyn RunningController, name: &str, offers: &[Offered]) -> Option<Self> {
         let (frames, inbox) = channel();
         let (own, answers) = channel();
@@ -88,7 +88,7 @@ impl Node {
         let port = controller.attach(inner.clone())?;
         let link = Arc::new(MemoryLink { port: port.clone(), inner, muted: Arc::default() });
         let muted = link.muted.clone();
-        // A port may be sent to from within a call of the controller's, so that pings are answered elsewhere.
+        // The controller may call a port in the middle of its work, so pings are answered on another thread.
         thread::spawn(move || {
             for id in answers {
                 if !muted.load(Ordering::Relaxed) {
@@ -121,19 +121,19 @@ impl Node {
         node
     }
 
-    /// The node's name.
+    /// Returns the node's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the controller said when it let the node in.
+    /// Returns what the controller said when it let the node in.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
     // ---- what it says
 
-    /// An id that this node has not used.
+    /// Returns an id that this node has not used.
     pub fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -151,7 +151,7 @@ impl Node {
         self.expect_registered(id);
     }
 
-    /// Sends a REGISTER and does not wait.
+    /// Sends a REGISTER without waiting.
     pub fn send_register(&mut self, id: u64, offers: &[Offered], more: bool) {
         let mut bytes = Vec::new();
         for (at, offered) in offers.iter().enumerate() {
@@ -166,28 +166,28 @@ impl Node {
         self.send(&Frame::Register(Register { id, more, offers }));
     }
 
-    /// That a registration is visible to others.
+    /// Waits until a registration is visible to others.
     pub fn expect_registered(&mut self, id: u64) {
         self.expect("REGISTERED", |frame| {
             matches!(frame, Frame::Registered { id: of } if *of == id).then_some(())
         });
     }
 
-    /// Sends a call, and returns its id.
+    /// Sends a call and returns its id.
     pub fn call(&mut self, call: &Call<'_>) -> u64 {
         let id = self.fresh_id();
         call.send(id, |frame| self.send(frame));
         id
     }
 
-    /// Asks the controller something, and returns the question's id. The answer is to be in JSON.
+    /// Asks the controller a question, to be answered in JSON, and returns the question's id.
     pub fn ask(&mut self, question: Question<'_>) -> u64 {
         let id = self.fresh_id();
         self.send(&Frame::Ask { id, codec: Codec::Json.to_byte(), question });
         id
     }
 
-    /// Answers a request with a payload of one frame.
+    /// Answers a request with a payload that fits in one frame.
     pub fn reply(&self, request: &Served, body: &[u8]) {
         self.send(&Frame::Reply(Reply {
             id: request.id,
@@ -205,7 +205,7 @@ impl Node {
         self.send(&Frame::Failure(Failure { id: request.id, part: 0, fault: Box::new(fault) }));
     }
 
-    /// Takes back a call or question.
+    /// Cancels a call or question.
     pub fn cancel(&self, id: u64) {
         self.send(&Frame::Cancel { id });
     }
@@ -215,17 +215,17 @@ impl Node {
         self.send(&Frame::Goodbye { reason: "done" });
     }
 
-    /// Leaves pings unanswered from now on, as a frozen process would.
+    /// Leaves pings unanswered from now on, like a frozen process.
     pub fn mute(&self) {
         self.link.mute();
     }
 
-    /// Closes the connection without a word, as a crash would.
+    /// Closes the connection without a goodbye, like a crash.
     pub fn die(self) {}
 
     // ---- what it waits for
 
-    /// The first frame, of those that came and those to come, that `wanted` makes something of. The others stay.
+    /// Takes the first frame, received or still to come, for which `wanted` returns `Some`. Keeps the others.
     ///
     /// # Panics
     /// There is none within [`PATIENCE`], or the connection closes first.
@@ -262,7 +262,7 @@ impl Node {
         }
     }
 
-    /// The next request.
+    /// Waits for the next request.
     pub fn expect_request(&mut self) -> Served {
         self.expect("a REQUEST", |frame| match frame {
             Frame::Request(request) => Some(Served::of(request)),
@@ -270,7 +270,7 @@ impl Node {
         })
     }
 
-    /// The next request, if one comes in time.
+    /// Returns the next request, if one comes in time.
     pub fn request_within(&mut self, patience: Duration) -> Option<Served> {
         self.wait("a REQUEST", patience, |frame| match frame {
             Frame::Request(request) => Some(Served::of(request)),
@@ -286,8 +286,8 @@ impl Node {
         request
     }
 
-    /// Serves every request with the node's own name on a thread of its own, until the connection closes, and then
-    /// says how many there were.
+    /// Answers every request with the node's own name, on a separate thread, until the connection closes; the
+    /// thread then returns how many there were.
     pub fn answer_with_name(mut self) -> thread::JoinHandle<usize> {
         thread::spawn(move || {
             let mut served = 0;
@@ -299,7 +299,7 @@ impl Node {
         })
     }
 
-    /// The whole payload of a request: its first part, and the chunks that follow. No credit is given.
+    /// Waits for the whole payload of a request: its first part and the chunks that follow. Gives no credit.
     pub fn expect_arguments(&mut self, request: &Served) -> Vec<u8> {
         let mut body = request.body.to_vec();
         let mut more = request.more;
@@ -311,7 +311,7 @@ impl Node {
         body
     }
 
-    /// The whole value that a call ended with, chunks included. No credit is given.
+    /// Waits for the whole value that a call ended with, including chunks. Gives no credit.
     pub fn expect_result(&mut self, id: u64) -> Vec<u8> {
         let (mut body, mut more) = self.expect("a REPLY", |frame| match frame {
             Frame::Reply(reply) if reply.id == id => Some((reply.body.to_bytes().to_vec(), reply.more)),
@@ -326,7 +326,7 @@ impl Node {
         body
     }
 
-    /// The next chunk of a payload, and whether more follow.
+    /// Returns the next chunk of a payload, and whether more follow.
     pub fn expect_chunk(&mut self, of: u64, of_reply: bool) -> (Bytes, bool) {
         self.expect("a CHUNK", |frame| match frame {
             Frame::Chunk(chunk) if (chunk.id, chunk.reply) == (of, of_reply) => {
@@ -336,7 +336,7 @@ impl Node {
         })
     }
 
-    /// Answers a request with a payload of any size, in chunks if need be. It does not wait for credit.
+    /// Answers a request with a payload of any size, in chunks if necessary. Does not wait for credit.
     pub fn reply_in_chunks(&self, request: &Served, body: &[u8]) {
         let (first, rest) = body.split_at(body.len().min(CHUNK_BYTES));
         self.send(&Frame::Reply(Reply {
@@ -350,7 +350,7 @@ impl Node {
         send_chunks(request.id, true, rest, |frame| self.send(frame));
     }
 
-    /// How one part of a broadcast ended, or, as part 0, a call.
+    /// Returns how one part of a broadcast ended, or, as part 0, a call.
     pub fn expect_outcome(&mut self, id: u64, part: u32) -> Outcome {
         let what = format!("the outcome of {id}, part {part}");
         self.expect(&what, |frame| match frame {
@@ -362,12 +362,12 @@ impl Node {
         })
     }
 
-    /// The value that a call ended with.
+    /// Returns the value that a call ended with.
     pub fn expect_value(&mut self, id: u64) -> Bytes {
         self.expect_outcome(id, 0).unwrap_or_else(|fault| panic!("call {id} failed: {fault:?}"))
     }
 
-    /// The fault that a call ended with.
+    /// Returns the fault that a call ended with.
     pub fn expect_fault(&mut self, id: u64, kind: FaultKind) -> Fault {
         match self.expect_outcome(id, 0) {
             Err(fault) if fault.kind == kind => fault,
@@ -375,13 +375,13 @@ impl Node {
         }
     }
 
-    /// The controller's answer to a question.
+    /// Returns the controller's answer to a question.
     pub fn expect_answer<T: DeserializeOwned>(&mut self, id: u64) -> T {
         let body = self.expect_value(id);
         Codec::Json.decode(&body).unwrap_or_else(|error| panic!("{error} in the answer {body:?}"))
     }
 
-    /// Whom a broadcast goes to.
+    /// Returns the targets of a broadcast.
     pub fn expect_targets(&mut self, id: u64) -> Vec<String> {
         self.expect("TARGETS", |frame| match frame {
             Frame::Targets(Targets { id: of, nodes }) if *of == id => {
@@ -391,22 +391,22 @@ impl Node {
         })
     }
 
-    /// That a request is taken back.
+    /// Waits until a request is cancelled.
     pub fn expect_cancel(&mut self, request: &Served) {
         self.expect("CANCEL", |frame| {
             matches!(frame, Frame::Cancel { id } if *id == request.id).then_some(())
         });
     }
 
-    /// Waits until the controller has seen everything that this node said, and whatever it said to this node until
-    /// then has come: a ping, and its answer.
+    /// Waits until the controller has seen everything this node sent, and everything it sent to this node
+    /// until then has arrived: a ping, and its answer.
     pub fn settle(&mut self) {
         let id = self.fresh_id();
         self.send(&Frame::Ping { id });
         self.expect("PONG", |frame| matches!(frame, Frame::Pong { id: of } if *of == id).then_some(()));
     }
 
-    /// Fails if a frame has come of which `unwanted` says yes.
+    /// Fails if a frame has come for which `unwanted` returns true.
     pub fn expect_no(&mut self, what: &str, unwanted: impl Fn(&Frame<'_>) -> bool) {
         self.settle();
         if let Some(bytes) = self.kept.iter().find(|bytes| unwanted(&decoded(bytes))) {
@@ -428,7 +428,7 @@ impl Node {
         self.expect_no("a REQUEST", |frame| matches!(frame, Frame::Request(_)));
     }
 
-    /// Fails if an answer to `id` has come, beyond those that were waited for.
+    /// Fails if an answer to `id` has come other than those that were waited for.
     pub fn expect_no_outcome(&mut self, id: u64) {
         self.expect_no("an outcome", |frame| match frame {
             Frame::Reply(reply) => reply.id == id,
@@ -441,7 +441,7 @@ impl Node {
     /// Waits until the controller has closed the connection.
     ///
     /// # Panics
-    /// It does not within [`PATIENCE`].
+    /// It is not closed within [`PATIENCE`].
     pub fn expect_closed(&mut self) {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -467,7 +467,7 @@ impl fmt::Debug for Node {
     }
 }
 
-/// A number that no other node of this program has.
+/// Returns a number that no other node of this program has.
 pub(crate) fn fresh_instance() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -489,7 +489,7 @@ impl SocketLink {
                 break;
             }
         }
-        // A controller that stops waits for its nodes to close their side.
+        // A controller that is stopping waits for its nodes to close their side.
         wire.close();
     }
 }
@@ -532,7 +532,7 @@ impl Link for MemoryLink {
     }
 }
 
-/// Where the controller puts what it has for a node in memory.
+/// Where the controller puts what it sends to a node in memory.
 struct Inner {
     frames: Mutex<Option<Sender<Bytes>>>,
     answers: Mutex<Sender<u64>>,

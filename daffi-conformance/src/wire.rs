@@ -1,4 +1,4 @@
-//! A plain blocking connection to a controller, on which anything at all can be said.
+//! A plain blocking connection to a controller, on which a test can send anything at all.
 
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
@@ -15,10 +15,10 @@ use daffi_core::{
     limits::FRAME_BYTES_MAX,
 };
 
-/// How long anything that has to happen may take. Long, since it is only waited for where something is wrong.
+/// How long anything that must happen may take. Long, since only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connected socket, and what came in on it that is no whole frame yet.
+/// A connected socket, and received bytes that are not yet a whole frame.
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
@@ -46,11 +46,11 @@ impl Wire {
     /// Connects to a controller and says nothing.
     ///
     /// # Panics
-    /// Nobody listens there.
+    /// Nothing is listening there.
     pub fn connect(address: &Address) -> Self {
         let socket =
             Self::socket(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
-        // A write that waits for so long means that the controller does not read, and nothing will change that.
+        // A write that takes this long means that the controller is not reading, which will not change.
         each!(&socket, socket => socket.set_write_timeout(Some(2 * PATIENCE)))
             .expect("the timeout is not zero");
         Self { socket, buffer: BytesMut::new() }
@@ -70,7 +70,7 @@ impl Wire {
         }
     }
 
-    /// A second handle of the same connection, for another thread.
+    /// Returns a second handle to the same connection, for another thread.
     pub(crate) fn another(&self) -> Self {
         let socket = match &self.socket {
             Socket::Tcp(socket) => socket.try_clone().map(Socket::Tcp),
@@ -80,7 +80,7 @@ impl Wire {
         Self { socket: socket.expect("a socket can be shared"), buffer: BytesMut::new() }
     }
 
-    /// Sends bytes as they are. A connection that is gone takes them without a word.
+    /// Sends raw bytes. If the connection is gone, they are silently dropped.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         let _ = each!(&mut self.socket, socket => socket.write_all(bytes));
     }
@@ -90,7 +90,7 @@ impl Wire {
         self.send_bytes(&frame.to_bytes());
     }
 
-    /// Says hello under a name, with the one version that there is, and an instance of its own.
+    /// Says hello under a name, as a given instance, with the only version there is.
     pub fn hello(&mut self, name: &str, instance: u64) {
         self.send(&Frame::Hello(Hello {
             version_min: VERSION,
@@ -102,10 +102,10 @@ impl Wire {
         }));
     }
 
-    /// The bytes of the next frame; `None` once the connection is closed.
+    /// Returns the bytes of the next frame, or `None` once the connection is closed.
     ///
     /// # Panics
-    /// Neither happens within [`PATIENCE`], or what comes is no frame.
+    /// Neither happens within [`PATIENCE`], or what comes is not a frame.
     pub fn receive(&mut self) -> Option<Bytes> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -122,7 +122,7 @@ impl Wire {
         }
     }
 
-    /// As [`receive`](Self::receive), for as long as it takes.
+    /// Like [`receive`](Self::receive), but waits as long as it takes.
     pub(crate) fn receive_forever(&mut self) -> Option<Bytes> {
         each!(&self.socket, socket => socket.set_read_timeout(None)).expect("no timeout is always possible");
         loop {
@@ -136,7 +136,7 @@ impl Wire {
     }
 
     fn next_frame(&mut self) -> Option<Bytes> {
-        // Decoding wants the whole batch as `Bytes`; copying it is what keeps a test node simple.
+        // Decoding needs the whole batch as `Bytes`; copying it keeps a test node simple.
         let batch = Bytes::copy_from_slice(&self.buffer);
         let (_, end) = Frame::decode(&batch, 0, FRAME_BYTES_MAX)
             .unwrap_or_else(|error| panic!("the controller broke the protocol: {error}"))?;
@@ -144,7 +144,7 @@ impl Wire {
         Some(batch.slice(..end))
     }
 
-    /// Reads once; says whether the connection is still there.
+    /// Reads once and returns whether the connection still exists.
     fn read(&mut self) -> bool {
         let mut chunk = [0; 64 * 1024];
         match each!(&mut self.socket, socket => socket.read(&mut chunk)) {
@@ -160,7 +160,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the controller closes the connection, whatever it says before.
+    /// Waits until the controller closes the connection, whatever it sends before that.
     ///
     /// # Panics
     /// It does not.
@@ -181,13 +181,13 @@ impl Wire {
         assert!(matches!(welcome, Frame::Welcome(_)), "expected a WELCOME, got {welcome:?}");
     }
 
-    /// Ends the connection, without a word.
+    /// Closes the connection without a goodbye.
     pub fn close(&self) {
         let _ = each!(&self.socket, socket => socket.shutdown(Shutdown::Both));
     }
 }
 
-/// The one frame that `bytes` are.
+/// Decodes `bytes`, which are one whole frame.
 pub(crate) fn decoded(bytes: &Bytes) -> Frame<'_> {
     match Frame::decode(bytes, 0, FRAME_BYTES_MAX) {
         Ok(Some((frame, _))) => frame,

@@ -1,7 +1,8 @@
-//! Work whose instructions are counted, one case for each run of the program: see `.ci/counts`.
+//! Work whose instructions are counted, one case per run of the program: see `.ci/counts`.
 //!
-//! `counts` alone lists the cases and how often each does its work, `counts CASE` does it. What [`measured`] runs is
-//! counted: the same work takes the same instructions on every x86-64 machine, however busy it is.
+//! `counts` alone lists the cases and how often each repeats its work; `counts CASE` runs one. What
+//! [`measured`] runs is counted: the same work takes the same instructions on every x86-64 machine, however
+//! busy it is.
 
 use std::{
     collections::VecDeque,
@@ -25,19 +26,19 @@ use daffi_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// How many calls are going on while one more is routed.
+/// How many calls are in flight while one more is routed.
 const OUTSTANDING: u64 = 512;
 
 /// The arguments and the result of a small call.
 const BODY: &[u8; 32] = &[7; 32];
 
-/// How many bytes there are in a large argument or result that travels in one frame.
+/// The size of a large argument or result that travels in one frame.
 const PAYLOAD_BYTES: usize = 64 * 1024 - 8;
 
-/// A piece of work by name: how often it is done, and what prepares it and gives what is counted.
+/// A piece of work: its name, its rounds, and a function that prepares it and returns what to count.
 type Case = (&'static str, u32, fn() -> Box<dyn FnMut()>);
 
-/// Often enough that a hash table which is put in order now and then is so in each run alike.
+/// Often enough that a hash table's occasional reorganisation happens equally often in each run.
 const MANY: u32 = 8192;
 const FEW: u32 = 256;
 
@@ -76,7 +77,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    // `cargo bench` adds a `--bench`.
+    // `cargo bench` adds `--bench`.
     let Some(case) = env::args().skip(1).find(|argument| argument != "--bench") else {
         for (name, rounds, _) in CASES {
             println!("{name} {rounds}");
@@ -88,17 +89,17 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut work = prepare();
-    // Until buffers have the size that they keep.
+    // Warms up until buffers have reached their final size.
     for _ in 0..*rounds {
         work();
     }
     measured(*rounds, &mut *work);
-    // Giving all of it back is not to be waited for.
+    // Do not wait for all of it to be freed.
     mem::forget(work);
     ExitCode::SUCCESS
 }
 
-/// What is counted. The name is what `.ci/counts` tells Callgrind.
+/// The work that is counted. `.ci/counts` gives this function's name to Callgrind.
 #[inline(never)]
 fn measured(rounds: u32, work: &mut dyn FnMut()) {
     for _ in 0..rounds {
@@ -132,14 +133,14 @@ fn decode_reply() -> Box<dyn FnMut()> {
     decode(reply(1).to_bytes())
 }
 
-/// A value of somebody else's, as users have them.
+/// A foreign value, such as users have.
 #[derive(Serialize, Deserialize)]
 struct Holder {
     id: u64,
     bytes: Vec<u8>,
 }
 
-/// The one argument of a call.
+/// Encodes the only argument of a call.
 fn encode_payload(value: impl Serialize + 'static) -> Box<dyn FnMut()> {
     Box::new(move || {
         let encoded = Codec::Bincode.encode_apart(black_box(&(&value,)));
@@ -171,11 +172,11 @@ struct World {
     joined: u64,
 }
 
-/// Frames on their way out, encoded as an outbox encodes them.
+/// Outgoing frames, encoded as an outbox encodes them.
 #[derive(Default)]
 struct Sent {
     bytes: Vec<u8>,
-    /// Requests that nobody has answered.
+    /// Requests that have not been answered.
     requests: Vec<(PeerId, u64)>,
 }
 
@@ -209,7 +210,7 @@ impl World {
         world
     }
 
-    /// So many more nodes offer the callback.
+    /// Adds this many nodes that offer the callback.
     fn offered_by(mut self, nodes: u64) -> Self {
         for _ in 0..nodes {
             self.join(&["func1"]);
@@ -217,7 +218,7 @@ impl World {
         self
     }
 
-    /// So many nodes more, each with a callback of its own.
+    /// Adds this many nodes, each with its own callback.
     fn with_nodes(mut self, nodes: u64) -> Self {
         for node in 0..nodes {
             self.join(&[&format!("other_{node}")]);
@@ -225,14 +226,14 @@ impl World {
         self
     }
 
-    /// One node more, with so many callbacks.
+    /// Adds one node with this many callbacks.
     fn with_callbacks(mut self, callbacks: u64) -> Self {
         let names: Vec<_> = (0..callbacks).map(|number| format!("other_{number}")).collect();
         self.join(&names.iter().map(String::as_str).collect::<Vec<_>>());
         self
     }
 
-    /// So many calls between two other nodes.
+    /// Adds this many calls between two other nodes.
     fn with_calls(mut self, calls: u64) -> Self {
         let caller = self.join(&[]);
         self.join(&["slow"]);
@@ -243,7 +244,7 @@ impl World {
         self
     }
 
-    /// A call and its reply, while others are going on that began before it and end after it.
+    /// A call and its reply, while others are in flight that began before it and end after it.
     fn into_calls(self) -> Box<dyn FnMut()> {
         self.into_calls_to("")
     }
@@ -290,7 +291,7 @@ impl World {
         })
     }
 
-    /// Nothing is due.
+    /// A tick when nothing is due.
     fn into_ticks(mut self) -> Box<dyn FnMut()> {
         Box::new(move || {
             self.now.mono += Duration::from_nanos(1);

@@ -1,4 +1,4 @@
-//! The router between threads: one lock around it, all writing outside of the lock.
+//! The router as threads share it: one lock around it, and all writing outside the lock.
 
 use std::{
     sync::Arc,
@@ -24,21 +24,21 @@ use crate::{
     },
 };
 
-/// A running controller, as its connections share it.
+/// A running controller, shared by its connections.
 #[derive(Debug)]
 pub(crate) struct Hub {
     state: Mutex<State>,
-    /// A call, a connection or the whole ended while somebody waits for it.
+    /// Signals that a call, a connection or the controller ended while a thread waits for it.
     ended: Condvar,
-    /// The reactor that the listeners and time belong to, and on which nodes of this process get their frames.
+    /// The reactor that runs the listeners and timers, and that gives nodes of this process their frames.
     pub(crate) handle: Handle,
-    /// The reactors that have the connections; the first of them is `handle`.
+    /// The reactors that run the connections; the first of them is `handle`.
     pub(crate) reactors: Vec<Handle>,
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
-    /// Frames are being passed to a node of this process.
+    /// Whether frames are being passed to nodes of this process.
     delivering: AtomicBool,
-    /// Whether strangers are let in, or when they are at the latest: the node of this process comes first.
+    /// Whether strangers are let in, and when at the latest: the node of this process comes first.
     open: AtomicBool,
     opens: Instant,
 }
@@ -51,36 +51,36 @@ pub(crate) struct State {
     pub(crate) stop: Stop,
     /// How many listeners are open.
     pub(crate) doors: usize,
-    /// When the next turn comes, as far as the reactor knows.
+    /// When the next turn is, as far as the reactor knows.
     turn: Option<Instant>,
 }
 
 /// What is left to do after work on the router.
 struct Left {
-    /// There are frames for nodes of this process.
+    /// Whether there are frames for nodes of this process.
     delivery: bool,
-    /// When the next turn comes, once the reactor knows of it.
+    /// When the next turn is, once the reactor knows about it.
     turn: Option<Instant>,
-    /// That is before the turn that the reactor knows of.
+    /// Whether that is sooner than the reactor knows.
     sooner: bool,
 }
 
-/// Frames are being passed to nodes of this process, until this is dropped, be it by a panic.
+/// Marks that frames are being passed to nodes of this process, until it is dropped, even by a panic.
 struct Delivering<'a>(&'a AtomicBool);
 
-/// How far stopping is.
+/// How far stopping has progressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     No,
     Begun,
-    /// Done, with so many calls cut off.
+    /// Done, with this many calls cut off.
     Done(usize),
 }
 
 /// How long strangers wait at most for the node of this process to join.
 const OPENS_AFTER: Duration = Duration::from_secs(1);
 
-/// When to try again after a node of this process took no more.
+/// When to try again after a node of this process could take no more.
 const DELIVER_AGAIN: Duration = Duration::from_millis(1);
 
 impl Hub {
@@ -105,11 +105,11 @@ impl Hub {
         })
     }
 
-    /// Works on the router under the lock, then writes what came of it without the lock.
+    /// Works on the router under the lock, then writes the resulting frames without the lock.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
         let (result, Left { delivery, sooner, .. }) = self.work(now(), work);
-        // Nodes of this process get their frames on the reactor's thread alone and one after the other, or they
-        // would overtake each other. If that is going on right here, it goes on with these.
+        // Nodes of this process get their frames only on the reactor's thread and one at a time, or frames
+        // would overtake each other. A delivery that is running on this thread will include these.
         let is_delivering = || self.delivering.load(Ordering::Relaxed) && self.handle.is_current();
         if sooner || delivery && !is_delivering() {
             self.handle.wake();
@@ -117,10 +117,10 @@ impl Hub {
         result
     }
 
-    /// The same on the thread of one of the reactors, while no node of this process is in the middle of something there.
+    /// Like `with`, but on a reactor's thread, while no node of this process is busy there.
     pub(crate) fn with_on_reactor<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
         let (result, Left { delivery, sooner, .. }) = self.work(now(), work);
-        // On the hub's own reactor its turn comes before it waits again.
+        // The hub's own reactor takes its turn before it waits again.
         let elsewhere = !self.handle.is_current();
         if sooner && elsewhere || delivery && (elsewhere || self.deliver()) {
             self.handle.wake();
@@ -128,8 +128,8 @@ impl Hub {
         result
     }
 
-    /// Works on the router under the lock, and leaves what came of it to the next who does: with more to be done at
-    /// once, it is written together.
+    /// Works on the router under the lock and leaves the resulting frames to the next call, so that with more
+    /// work to follow at once they are written together.
     pub(crate) fn with_more_to_come<R>(&self, work: impl FnOnce(&mut State, Now) -> R) -> R {
         let now = now();
         work(&mut self.state.lock(), now)
@@ -145,7 +145,7 @@ impl Hub {
         self.open.load(Ordering::Acquire) || host::now() >= self.opens
     }
 
-    /// Whether this is a thread that connections wait for.
+    /// Whether this is a reactor's thread, which connections wait for.
     pub(crate) fn is_current(&self) -> bool {
         self.reactors.iter().any(Handle::is_current)
     }
@@ -165,7 +165,7 @@ impl Hub {
         (result, Left { delivery, turn, sooner })
     }
 
-    /// Waits until `done` or `until`, and says which it was.
+    /// Waits for `done`, at most until `until`, and returns whether it is done.
     pub(crate) fn wait(&self, until: Instant, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
         while !done(&state) {
@@ -176,7 +176,7 @@ impl Hub {
         true
     }
 
-    /// A connection ended from the other side.
+    /// Handles a connection that ended from the other side.
     pub(crate) fn disconnected(&self, peer: PeerId, reason: &str) {
         let node = self.with(|state, now| {
             let node = state.ports.remove(peer);
@@ -186,12 +186,12 @@ impl Hub {
         drop(node);
     }
 
-    /// Wakes whoever [`wait`](Self::wait)s.
+    /// Wakes threads in [`wait`](Self::wait).
     pub(crate) fn notify_ended(&self) {
         self.ended.notify_all();
     }
 
-    /// Passes frames to nodes of this process. Says whether one of them took no more.
+    /// Passes frames to nodes of this process. Returns whether one of them could take no more.
     pub(crate) fn deliver(&self) -> bool {
         let Some(delivering) = Delivering::begin(&self.delivering) else { return false };
         let mut full = false;
@@ -199,9 +199,9 @@ impl Hub {
             let Some(delivery) = self.state.lock().ports.take_delivery() else { break };
             full = self.pass_on(delivery);
         }
-        // What the nodes said to it, if their turn was before this one.
+        // What the nodes sent to the controller, if their turn was before this one.
         let written = self.state.lock().ports.take_work();
-        // Writing may drop the user's memory, and that may call something: nobody looks for it here any more.
+        // Writing may drop the user's memory, which may make calls; this loop is over and would not see them.
         drop(delivering);
         written.run();
         full
@@ -240,8 +240,8 @@ impl Hub {
 }
 
 impl<'a> Delivering<'a> {
-    /// Begins, unless somebody is at it: only the end of a controller that is dropped comes from another thread, and the two must not mix.
-    /// And a node that is being given a frame may send one, and end up here again.
+    /// Begins, unless a delivery is running: the end of a controller that is dropped delivers from another
+    /// thread, and the two must not mix. And a node that is given a frame may send one and end up here again.
     fn begin(delivering: &'a AtomicBool) -> Option<Self> {
         (!delivering.swap(true, Ordering::Acquire)).then(|| Self(delivering))
     }
@@ -258,7 +258,7 @@ impl Service for Hub {
         let now = Now { mono: now, wall: host::wall() };
         let ((overdue, soon), left) = self.work(now, |state, now| {
             state.router.tick(now, &mut state.ports);
-            // None is known of while this one goes on: the next is found when its work is done, and returned.
+            // No turn is scheduled while this one runs: the next is found after its work, and returned.
             state.turn = None;
             (state.ports.overdue(now.mono, false), state.ports.take_soon(now.mono))
         });
@@ -274,12 +274,12 @@ impl Service for Hub {
 }
 
 impl State {
-    /// When something is to be done, if nothing happens until then.
+    /// When something is due if nothing happens before then.
     fn due(&mut self) -> Option<Instant> {
         host::earliest([self.router.next(), self.ports.overdue_next(), self.ports.soon_next()])
     }
 
-    /// Whether something is due before the next turn, which is then taken for sooner.
+    /// Whether something is due before the next turn, which is then rescheduled for it.
     fn wants_turn_sooner(&mut self) -> bool {
         let Some(due) = self.due() else { return false };
         let sooner = self.turn.is_none_or(|turn| due < turn);
@@ -311,13 +311,13 @@ mod tests {
         let hub = Hub::new(&config, 7, vec![reactor.handle().clone()]);
         let begun = host::now();
         assert_eq!(hub.turn(begun), None);
-        // A stranger that says nothing.
+        // A stranger that stays silent.
         hub.with(|state, now| state.router.connected("a stranger", now).unwrap());
         let due = hub.turn(host::now()).unwrap();
         assert!(due >= begun + patience && due <= host::now() + patience);
         assert_eq!(hub.turn(due - Duration::from_millis(1)), Some(due));
         assert_eq!(hub.turn(due), None, "it is told to end");
-        // Whatever is due sooner than the reactor knows has it take a turn.
+        // Anything due sooner than the reactor knows makes it take a turn.
         assert!(hub.state.lock().turn.is_none());
     }
 }

@@ -10,8 +10,8 @@
 //!
 //! [`router`] decides everything and does no I/O; the rest moves bytes. Payloads are never decoded.
 //!
-//! Linking this crate is enough for `Global::builder().init_controller(true)`. [`Server`] runs a controller without a
-//! node, as the `daffi-controller` program does.
+//! Linking this crate is enough for `Global::builder().init_controller(true)`. [`Server`] runs a controller
+//! without a node, as the `daffi-controller` program does.
 
 mod hub;
 mod peer;

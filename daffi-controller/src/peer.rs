@@ -1,4 +1,4 @@
-//! A connection's side of the controller: bytes or frames in, the router called.
+//! A connection's side of the controller: takes in bytes or frames and calls the router.
 
 use std::sync::{
     Arc,
@@ -23,8 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct SocketPeer {
     pub(crate) hub: Arc<Hub>,
-    /// `None` once the connection is over here, and bytes that still come are thrown away: if they were left unread,
-    /// the operating system would drop our last frame along with them.
+    /// `None` once the connection has been closed from this side. Bytes that still come are then discarded:
+    /// if they were left unread, the operating system would drop our last frame along with them.
     pub(crate) peer: Option<PeerId>,
     pub(crate) welcomed: bool,
     /// Which of the controller's reactors it is on.
@@ -36,7 +36,7 @@ pub(crate) struct SocketPeer {
 pub(crate) struct MemoryPeer {
     pub(crate) hub: Arc<Hub>,
     pub(crate) peer: PeerId,
-    /// Others see it, so they may come in.
+    /// Whether others see it, and may therefore come in.
     joined: AtomicBool,
 }
 
@@ -47,7 +47,7 @@ impl Connection for SocketPeer {
         loop {
             decoded.go_on(self.welcomed);
             if self.welcomed && self.hub.handle.welcomes_guests() && decoded.asks() {
-                // Whoever leads while it waits is not there for others.
+                // A guest leads only while it waits itself, so it is not there for others.
                 self.hub.handle.welcome_guests(false);
             }
             let welcomed = &mut self.welcomed;
@@ -82,31 +82,31 @@ impl Connection for SocketPeer {
     }
 }
 
-/// Frames that are passed to the router together. They are decoded before the lock is taken for them, so that several
-/// threads can do so at a time.
+/// Frames that are passed to the router together. They are decoded before the lock is taken, so that several
+/// threads can decode at the same time.
 struct Decoded<'a> {
     batch: &'a Bytes,
     frames: SmallVec<[Frame<'a>; FRAMES_AT_A_TIME]>,
-    /// What comes behind them is no frame.
+    /// The error if the bytes after them are not a frame.
     error: Option<ProtocolError>,
-    /// Where what comes behind them begins.
+    /// The position after them.
     at: usize,
-    /// There may be more.
+    /// Whether there may be more.
     more: bool,
 }
 
-/// How many frames are routed while the lock is held, which is for a few microseconds.
+/// How many frames are routed under one hold of the lock, which takes a few microseconds.
 const FRAMES_AT_A_TIME: usize = 32;
 
 impl<'a> Decoded<'a> {
-    /// Whether any of them has somebody wait for an answer, or calls.
+    /// Whether any of them is a call or a question.
     fn asks(&self) -> bool {
         self.frames.iter().any(|frame| matches!(frame, Frame::Request(_) | Frame::Ask { .. }))
     }
 
-    /// Decodes what comes next.
+    /// Decodes the next frames.
     fn go_on(&mut self, welcomed: bool) {
-        // What a stranger may send depends on what became of the frame before.
+        // What a stranger may send next depends on the outcome of its previous frame.
         let (limit, count_max) =
             if welcomed { (FRAME_BYTES_MAX, FRAMES_AT_A_TIME) } else { (HANDSHAKE_BYTES_MAX, 1) };
         self.frames.clear();
@@ -137,7 +137,7 @@ impl MemoryPeer {
             return Err(PortError::Closed);
         }
         if let Frame::Ask { question: Question::Schedule(_), .. } = frame {
-            // Nor for what comes due.
+            // Nor would a guest be there for tasks that come due.
             self.hub.handle.welcome_guests(false);
         }
         state.router.handle(self.peer, frame, now, &mut state.ports);

@@ -1,4 +1,4 @@
-//! Where the router's frames go: sockets, and nodes in this process.
+//! Where the router's frames go: to sockets, and to nodes in this process.
 
 use std::{
     collections::VecDeque,
@@ -16,27 +16,27 @@ use daffi_core::{
 
 use crate::router::{LogLine, Outbound, PeerId};
 
-/// The ways out, and what is to be done about them once the router's lock is released.
+/// The ways out, and the work to do on them once the router's lock is released.
 #[derive(Debug)]
 pub(crate) struct Ports {
     /// By [`PeerId::place`].
     slots: Vec<Option<Slot>>,
     inboxes: Vec<Inbox>,
-    /// Sockets that there are frames for.
+    /// Sockets that have frames to send.
     gathered: Vec<Gathered>,
-    /// Sockets with frames that are written soon, and when they are at the latest.
+    /// Sockets with frames to be written soon, and by when at the latest.
     soon: VecDeque<(Instant, PeerId)>,
-    /// Batches that have been queued, for their memory.
+    /// Used batches, kept for their memory.
     #[expect(clippy::vec_box, reason = "they are passed on as boxes, since they are large")]
     spare: Vec<Box<Batch>>,
     finish: Vec<Arc<Outbox>>,
-    /// What is to be logged.
+    /// Lines to be logged.
     log: Vec<LogLine>,
-    /// Sockets that were told to end, and when they are ended by force.
+    /// Sockets that were told to end, and when they are closed by force.
     lingering: VecDeque<(Instant, Weak<Outbox>)>,
-    /// How many sockets each of the reactors has, told to end or not.
+    /// How many sockets each reactor has, including those told to end.
     open: Vec<usize>,
-    /// The most bytes that wait for a node in this process.
+    /// The most bytes that may wait for a node in this process.
     queue_bytes_max: usize,
 }
 
@@ -50,35 +50,35 @@ struct Slot {
 enum Port {
     Socket {
         outbox: Arc<Outbox>,
-        /// Where its frames are gathered, if there are any.
+        /// The index of its gathered frames, if there are any.
         gathered: Option<usize>,
-        /// Frames have been queued that are written soon.
+        /// Whether queued frames are waiting to be written soon.
         soon: bool,
     },
     Memory,
 }
 
-/// Frames for a socket. They are queued together, because each look at an outbox's lock costs as much as encoding a frame.
+/// Frames for a socket, queued together because taking an outbox's lock costs as much as encoding a frame.
 #[derive(Debug)]
 struct Gathered {
     peer: PeerId,
     outbox: Arc<Outbox>,
     batch: Box<Batch>,
-    /// Some of them are written at once.
+    /// Whether some of them must be written at once.
     now: bool,
 }
 
-/// Frames for a node in this process. They wait here because the node may send some in turn, which takes the lock.
+/// Frames for a node in this process. They wait because the node may send some in turn, taking the lock.
 #[derive(Debug)]
 struct Inbox {
     peer: PeerId,
     node: Arc<dyn FramePort>,
     queue: Vec<u8>,
-    /// Why the connection ends after the frames.
+    /// Why the connection ends after these frames, if it does.
     closing: Option<String>,
 }
 
-/// What waits for a node in this process, taken out for delivery.
+/// What was waiting for a node in this process, taken out for delivery.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) peer: PeerId,
@@ -90,20 +90,20 @@ pub(crate) struct Delivery {
 /// Sockets to write to without holding the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
-    /// The first one apart, because mostly there is no other and then nothing is allocated.
+    /// The first one is separate, because usually it is the only one and then nothing is allocated.
     first: Option<Arc<Outbox>>,
     more: Vec<Arc<Outbox>>,
     finish: Vec<Arc<Outbox>>,
     log: Vec<LogLine>,
 }
 
-/// How many batches are kept for their memory: as many as one read of a busy controller fills at once.
+/// How many batches are kept for their memory: as many as one read of a busy controller fills.
 const SPARE_MAX: usize = 16;
 
-/// How long frames that are written soon wait for others.
+/// How long frames to be written soon wait for others.
 const SOON: Duration = Duration::from_millis(1);
 
-/// And how many bytes of them do.
+/// How many bytes of such frames may wait.
 const SOON_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a peer may take to notice that it was told to end.
@@ -134,9 +134,9 @@ impl Ports {
         self.inboxes.push(Inbox { peer, node, queue: Vec::new(), closing: None });
     }
 
-    /// The connection ended from the other side: nothing is sent any more.
+    /// Removes a connection that ended from the other side, so that nothing more is sent to it.
     ///
-    /// A node of this process is given back, to be dropped without the lock: dropping it may lead back here.
+    /// A node of this process is returned, to be dropped without the lock: dropping it may lead back here.
     #[must_use = "it is to be dropped without the lock"]
     pub(crate) fn remove(&mut self, peer: PeerId) -> Option<Arc<dyn FramePort>> {
         let Some(Port::Memory) = self.take(peer) else { return None };
@@ -144,7 +144,7 @@ impl Ports {
         Some(self.inboxes.swap_remove(at).node)
     }
 
-    /// The reactor with the fewest sockets, which has one more now.
+    /// Returns the reactor with the fewest sockets, after counting one more for it.
     pub(crate) fn socket_opened(&mut self) -> usize {
         let (reactor, open) =
             self.open.iter_mut().enumerate().min_by_key(|(_, open)| **open).expect("there is a reactor");
@@ -152,12 +152,12 @@ impl Ports {
         reactor
     }
 
-    /// A reactor has a socket less.
+    /// Records that a reactor has one socket fewer.
     pub(crate) fn socket_closed(&mut self, reactor: usize) {
         self.open[reactor] -= 1;
     }
 
-    /// Whether no reactor has a socket any more.
+    /// Whether no reactor has any sockets left.
     pub(crate) fn all_sockets_closed(&self) -> bool {
         self.open.iter().all(|open| *open == 0)
     }
@@ -166,18 +166,18 @@ impl Ports {
         self.slots.get(peer.place()).is_some_and(|slot| slot.as_ref().is_some_and(|slot| slot.peer == peer))
     }
 
-    /// Ends a socket once what waits for it has left, or after a while by force.
+    /// Ends a socket once everything queued for it has been sent, or by force after a while.
     pub(crate) fn finish(&mut self, outbox: Arc<Outbox>) {
         self.lingering.push_back((host::now() + LINGER, Arc::downgrade(&outbox)));
         self.finish.push(outbox);
     }
 
-    /// How many sockets were told to end lately.
+    /// How many sockets were recently told to end.
     pub(crate) fn lingering(&self) -> usize {
         self.lingering.len()
     }
 
-    /// Takes out the sockets whose time to end by themselves is over, all of them `by_force`.
+    /// Takes out the sockets that were given long enough to end by themselves, or all of them if `by_force`.
     pub(crate) fn overdue(&mut self, now: Instant, by_force: bool) -> Vec<Arc<Outbox>> {
         let mut overdue = Vec::new();
         while let Some((_, outbox)) = self.lingering.pop_front_if(|(until, _)| by_force || *until <= now) {
@@ -186,12 +186,12 @@ impl Ports {
         overdue
     }
 
-    /// When [`overdue`](Self::overdue) has something next.
+    /// When [`overdue`](Self::overdue) will next have something.
     pub(crate) fn overdue_next(&self) -> Option<Instant> {
         self.lingering.front().map(|(until, _)| *until)
     }
 
-    /// Queues what was gathered, and gives the sockets to write to.
+    /// Queues what was gathered, and returns the sockets to write to.
     pub(crate) fn take_work(&mut self) -> Work {
         let mut work = Work {
             finish: std::mem::take(&mut self.finish),
@@ -223,7 +223,7 @@ impl Ports {
         work
     }
 
-    /// Takes out the sockets with frames that have waited for long enough.
+    /// Takes out the sockets whose frames have waited long enough.
     pub(crate) fn take_soon(&mut self, now: Instant) -> Vec<Arc<Outbox>> {
         let mut due = Vec::new();
         while self.soon_next().is_some_and(|next| next <= now) {
@@ -237,14 +237,14 @@ impl Ports {
         due
     }
 
-    /// When [`take_soon`](Self::take_soon) has something next.
+    /// When [`take_soon`](Self::take_soon) will next have something.
     pub(crate) fn soon_next(&mut self) -> Option<Instant> {
         loop {
             let (next, peer) = *self.soon.front()?;
             if let Some(Port::Socket { soon: true, .. }) = self.port(peer) {
                 return Some(next);
             }
-            // Something else was written there, and they with it.
+            // They were written along with something else.
             self.soon.pop_front();
         }
     }
@@ -269,7 +269,7 @@ impl Ports {
         Some(Delivery { peer: inbox.peer, node: inbox.node.clone(), frames, closing: None })
     }
 
-    /// Puts back what the node did not take, before what came since.
+    /// Puts back what the node did not take, ahead of what has come since.
     pub(crate) fn return_delivery(&mut self, delivery: Delivery) {
         let Delivery { peer, node, frames, closing } = delivery;
         if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.peer == peer) {
@@ -338,7 +338,7 @@ impl Ports {
             Some(Port::Memory) => {
                 let inbox = self.inboxes.iter_mut().find(|inbox| inbox.peer == to);
                 let inbox = inbox.ok_or(PortError::Closed)?;
-                // A node in this process always gets its replies: a bound would only lose them.
+                // A node in this process always gets its replies: a limit would only lose them.
                 if !must && inbox.queue.len() >= self.queue_bytes_max {
                     return Err(PortError::Full);
                 }
@@ -365,7 +365,7 @@ impl Work {
         }
     }
 
-    /// Writes.
+    /// Writes to the sockets.
     pub(crate) fn run(self) {
         for outbox in self.first.iter().chain(&self.more) {
             outbox.flush();

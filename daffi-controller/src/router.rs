@@ -1,11 +1,12 @@
 //! Routing as a state machine: a frame from a peer goes in, frames for peers come out.
 //!
-//! No socket, no clock, no thread: time comes in as an argument and frames leave through [`Outbound`], so that every
-//! situation can be played through by hand. Payloads are never decoded. The same inputs and seed give the same
-//! outputs.
+//! No socket, no clock, no thread: time comes in as an argument and frames leave through [`Outbound`], so
+//! that every situation can be tested step by step. Payloads are never decoded. The same inputs and seed give
+//! the same outputs.
 //!
-//! What is remembered per call is one `Route` at the callee, whose place is the id that the callee
-//! sees, and one entry at the caller from its own id to that route. Both go with the first outcome, whichever it is.
+//! Each call is remembered as one `Route` at the callee, whose place is the id that the callee sees, and as
+//! one entry at the caller from its own id to that route. Both are removed at the first outcome, whichever it
+//! is.
 
 mod broadcast;
 mod calls;
@@ -50,12 +51,12 @@ use strategy::Picker;
 use tasks::Scheduled;
 use watches::Watches;
 
-/// A connection, as the router names it. Not used again before its slot has been used 2³² times.
+/// Identifies a connection. An id is not reused before its slot has been used 2³² times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(u64);
 
 impl PeerId {
-    /// A small number that no other connection has at the same time.
+    /// Returns a small number that no other connection has at the same time.
     pub fn place(self) -> usize {
         self.0 as u32 as usize
     }
@@ -67,25 +68,25 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// What time it is. Only times of day that a task names are compared with `wall`.
+/// The current time. `wall` is compared only with times of day given for tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// By the clock that only goes forward.
+    /// By the monotonic clock.
     pub mono: Instant,
-    /// By the clock on the wall.
+    /// By the wall clock.
     pub wall: SystemTime,
 }
 
 /// Where the router's frames go.
 pub trait Outbound {
-    /// Queues a frame for a peer. One that `must` go is beyond refusal, as nobody could send it again.
+    /// Queues a frame for a peer. One that `must` go cannot be refused, as nobody could send it again.
     ///
     /// # Errors
     /// The frame was not taken.
     fn send(&mut self, to: PeerId, frame: &Frame<'_>, must: bool) -> Result<(), PortError>;
 
-    /// Queues a frame that must go, and that its receiver has no use for without those that follow: it may be written together with the
-    /// next one, or a moment later. The default sends it.
+    /// Queues a frame that must go, but that its receiver cannot use without those that follow: it may be
+    /// written together with the next one, or a moment later. The default implementation sends it at once.
     ///
     /// # Errors
     /// The frame was not taken.
@@ -93,10 +94,10 @@ pub trait Outbound {
         self.send(to, frame, true)
     }
 
-    /// Ends a connection once what was queued for it has left. The router has forgotten the peer already.
+    /// Ends a connection once what was queued for it has left. The router has already forgotten the peer.
     fn close(&mut self, peer: PeerId, reason: &str);
 
-    /// Takes a line for the log. Whoever calls the router with a lock held keeps it until that is released.
+    /// Takes a line for the log. If the router is called under a lock, keep the line until it is released.
     fn log(&mut self, line: LogLine) {
         line.write();
     }
@@ -111,11 +112,11 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
-/// What went by without anybody being told.
+/// Counts what happened without anyone being told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Calls without an answer that reached nobody.
+    /// One-way calls that reached nobody.
     pub undelivered: u64,
     /// Answers to calls that were over.
     pub late_replies: u64,
@@ -127,19 +128,19 @@ pub struct Counters {
 pub struct Sizes {
     /// Connections.
     pub peers: usize,
-    /// Connections whose handshake is not done.
+    /// Connections whose handshake is not complete.
     pub handshakes: usize,
-    /// Names that nodes have.
+    /// Names in use by nodes.
     pub names: usize,
     /// Callbacks.
     pub callbacks: usize,
-    /// What callers wait for: calls, broadcasts and watches.
+    /// What callers are waiting for: calls, broadcasts and watches.
     pub calls: usize,
-    /// Calls at callees.
+    /// Calls at their callees.
     pub routes: usize,
     /// Broadcasts.
     pub broadcasts: usize,
-    /// Questions that wait for something to happen.
+    /// Questions waiting for something to happen.
     pub watches: usize,
     /// Scheduled tasks that are not over.
     pub tasks: usize,
@@ -157,15 +158,15 @@ pub struct Router {
     broadcasts: Table<Broadcast>,
     watches: Watches,
     tasks: Timetable<Arc<Scheduled>>,
-    /// Routes of all peers.
+    /// The number of routes of all peers.
     in_flight: usize,
-    /// Peers that have not been welcomed yet.
+    /// The number of peers that have not been welcomed yet.
     handshakes: usize,
-    /// Until when each connection has to say hello. One timeout for all keeps it in order.
+    /// By when each connection must say hello. They share one timeout, which keeps this in order.
     greet_by: VecDeque<(Instant, PeerId)>,
-    /// Until when a node has to show that it lives or lose its name to a newcomer.
+    /// By when a node must show that it is alive or lose its name to a newcomer.
     claims: VecDeque<(Instant, Claim)>,
-    /// When each node is asked for a sign of life next.
+    /// When each node is next asked for a sign of life.
     heartbeats: VecDeque<(Instant, PeerId)>,
     /// How many nodes have been welcomed.
     welcomed: u32,
@@ -173,9 +174,9 @@ pub struct Router {
     counters: Counters,
     undelivered: Undelivered,
     hints: Hints,
-    /// Answers to questions about everybody, until somebody comes or goes.
+    /// Answers to questions about all nodes, kept until a node comes or goes.
     answers: Answers,
-    /// What the calls of scheduled tasks take up.
+    /// How many bytes the calls of scheduled tasks take up.
     task_bytes: Arc<AtomicUsize>,
 }
 
@@ -186,7 +187,7 @@ struct Claim {
     older: PeerId,
 }
 
-/// A peer did what no peer of ours does; its connection ends.
+/// A peer did something that ours never do, so its connection ends.
 #[derive(Debug)]
 struct Breach(Cow<'static, str>);
 
@@ -206,7 +207,7 @@ impl From<&'static str> for Breach {
 const TASKS_IN_A_ROW: usize = 1000;
 
 impl Router {
-    /// A controller that knows nobody yet. `seed` fixes what it leaves to chance.
+    /// Creates a router that knows no peers yet. `seed` determines its random choices.
     pub fn new(config: &ControllerConfig, seed: u64) -> Self {
         Self {
             limits: config.limits.clone(),
@@ -232,10 +233,10 @@ impl Router {
         }
     }
 
-    /// A connection came in, `from` somewhere as logs are to say it.
+    /// Adds an incoming connection. `from` says where it comes from, for logs.
     ///
     /// # Errors
-    /// It is to be refused with these words.
+    /// The connection is to be refused for this reason.
     pub fn connected(&mut self, from: &str, now: Now) -> Result<PeerId, Refusal> {
         let reason = if self.stopping {
             "the controller is stopping"
@@ -252,10 +253,10 @@ impl Router {
         Err(Refusal { code: RefuseCode::Unavailable, reason })
     }
 
-    /// A frame came from a peer.
+    /// Handles a frame from a peer.
     pub fn handle(&mut self, from: PeerId, frame: &Frame<'_>, now: Now, out: &mut impl Outbound) {
         self.hints.at(now.mono);
-        // What a peer sent before it noticed that it was closed means nothing any more.
+        // Whatever a peer sent before it noticed that it was closed is ignored.
         if self.peers.get(from.0).is_none() {
             return;
         }
@@ -264,12 +265,12 @@ impl Router {
         }
     }
 
-    /// What came from a peer is no frame, or one that means nothing: its connection ends.
+    /// Ends the connection of a peer that sent bytes that are not a frame, or a frame that makes no sense.
     pub fn misbehaved(&mut self, peer: PeerId, problem: &str, now: Now, out: &mut impl Outbound) {
         self.expel(peer, RefuseCode::Protocol, problem, now, out);
     }
 
-    /// A connection is gone.
+    /// Handles the loss of a connection.
     pub fn disconnected(&mut self, peer: PeerId, reason: &str, now: Now, out: &mut impl Outbound) {
         let Some(gone) = self.peers.get(peer.0) else { return };
         let (stage, node, from, reason) =
@@ -293,7 +294,7 @@ impl Router {
         while let Some(claim) = pop_due(&mut self.claims, now) {
             self.take_over(claim, now, out);
         }
-        // At most once around, however late this comes.
+        // At most once through the queue, however late this runs.
         for _ in 0..self.heartbeats.len() {
             let Some(peer) = pop_due(&mut self.heartbeats, now) else { break };
             self.heartbeat(peer, now, out);
@@ -308,7 +309,7 @@ impl Router {
         }
     }
 
-    /// When something is due next, if nothing happens until then.
+    /// Returns when something is next due if nothing happens before then.
     pub fn next(&self) -> Option<Instant> {
         host::earliest([
             self.tasks.next().filter(|_| !self.stopping),
@@ -318,7 +319,7 @@ impl Router {
         ])
     }
 
-    /// Begins to stop: nobody new is let in, nodes are told, scheduled tasks rest. Calls go on.
+    /// Begins to stop: lets nobody in, tells the nodes, and suspends scheduled tasks. Calls continue.
     pub fn drain(&mut self, now: Now, out: &mut impl Outbound) {
         self.stopping = true;
         let peers: Vec<_> = self.peers.iter().map(|(id, peer)| (PeerId(id), peer.stage)).collect();
@@ -335,7 +336,7 @@ impl Router {
     pub fn close(&mut self, now: Now, out: &mut impl Outbound) {
         self.stopping = true;
         let peers: Vec<_> = self.peers.iter().map(|(id, _)| PeerId(id)).collect();
-        // First all connections: nobody is told of calls that end with them.
+        // All connections first: nobody is told about calls that end with them.
         for peer in &peers {
             out.close(*peer, "the controller has stopped");
         }
@@ -349,27 +350,27 @@ impl Router {
         self.in_flight == 0
     }
 
-    /// How many calls are in flight at callees.
+    /// Returns how many calls are in flight at callees.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Whether others see the peer.
+    /// Returns whether other nodes see the peer.
     pub fn has_joined(&self, peer: PeerId) -> bool {
         self.peers.get(peer.0).is_some_and(|peer| peer.stage == Stage::Joined)
     }
 
-    /// Whether the peer's handshake is done.
+    /// Returns whether the peer's handshake is complete.
     pub fn is_welcomed(&self, peer: PeerId) -> bool {
         self.peers.get(peer.0).is_some_and(|peer| peer.stage.is_welcomed())
     }
 
-    /// What went by without anybody being told.
+    /// Returns the counts of what happened without anyone being told.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// How much is remembered. Counts it all, so it is not for every call.
+    /// Returns how much is remembered. It counts everything, so it is not for every call.
     pub fn sizes(&self) -> Sizes {
         Sizes {
             peers: self.peers.len(),
@@ -462,7 +463,7 @@ impl Router {
     }
 }
 
-/// Sends a failure, which must arrive: it is the one outcome of a call.
+/// Sends a failure, which must arrive: it is the call's only outcome.
 fn fail(to: PeerId, id: u64, part: u32, fault: Box<Fault>, out: &mut impl Outbound) {
     let _ = out.send(to, &Frame::Failure(Failure { id, part, fault }), true);
 }
@@ -471,17 +472,17 @@ fn pop_due<T>(queue: &mut VecDeque<(Instant, T)>, now: Now) -> Option<T> {
     queue.pop_front_if(|(at, _)| *at <= now.mono).map(|(_, due)| due)
 }
 
-/// A reason as long as a frame before the handshake may be.
+/// Clips a reason to what fits in a frame before the handshake.
 fn clip(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
 }
 
 const REASON_BYTES_MAX: usize = 1024;
 
-/// How long an older node has to show that it lives when a newcomer wants its name.
+/// How long an older node has to show that it is alive when a newcomer wants its name.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The id of the ping that asks whether it does. No heartbeat has it.
+/// The id of the ping that asks whether it is. No heartbeat uses it.
 const PROBE: u64 = 0;
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl Controller for DefaultController {
     }
 }
 
-/// A controller with a thread of its own. Dropping it stops it without grace.
+/// A controller with its own thread. Dropping it stops it without grace.
 ///
 /// ```
 /// # mod daffi { pub use {daffi_controller as controller, daffi_core::{Address, Error}}; }
@@ -64,7 +64,7 @@ impl Server {
         Ok(Self { running: Running::start(&config, reactor.handle())?, _reactor: reactor })
     }
 
-    /// Where it listens, with the ports that were found for port 0.
+    /// Returns where it listens, with the actual ports for port 0.
     pub fn addresses(&self) -> &[Address] {
         &self.running.addresses
     }
@@ -74,32 +74,32 @@ impl Server {
         self.running.attach(node)
     }
 
-    /// Stops as [`RunningController::stop`] does, and says how many calls were cut off when the grace time ended.
+    /// Stops like [`RunningController::stop`], and returns how many calls the end of the grace time cut off.
     pub fn stop(&self, grace: Duration) -> usize {
         self.running.stop_within(Some(grace))
     }
 
-    /// What went by without anybody being told.
+    /// Returns the counts of what happened without anyone being told.
     pub fn counters(&self) -> Counters {
         self.running.hub.with(|state, _| state.router.counters())
     }
 
-    /// How much the controller remembers now.
+    /// Returns how much the controller currently remembers.
     pub fn sizes(&self) -> Sizes {
         self.running.hub.with(|state, _| state.router.sizes())
     }
 }
 
-/// A controller on somebody's reactor.
+/// A controller on a given reactor.
 struct Running {
     hub: Arc<Hub>,
     addresses: Vec<Address>,
     listeners: Mutex<Vec<ListenerGuard>>,
-    /// Those that it has beyond the one that it was started on. Dropped when it has stopped.
+    /// Its reactors besides the one it was started on. Dropped once it has stopped.
     _reactors: Vec<Reactor>,
 }
 
-/// Takes connections in.
+/// Accepts connections.
 struct Door {
     hub: Arc<Hub>,
 }
@@ -126,7 +126,7 @@ impl Running {
         Ok(Self { hub, addresses, listeners: Mutex::new(listeners), _reactors: reactors })
     }
 
-    /// Stops, waiting for nothing without a grace time.
+    /// Stops. Without a grace time it waits for nothing.
     fn stop_within(&self, grace: Option<Duration>) -> usize {
         self.listeners.lock().clear();
         let hub = &self.hub;
@@ -138,13 +138,13 @@ impl Running {
             state.router.drain(now, &mut state.ports);
             true
         });
-        // Waiting on the reactor's own thread would wait for itself.
+        // On the reactor's own thread, this would wait for itself.
         let grace = grace.filter(|_| !hub.is_current());
         if begun {
             self.stop_now(grace);
         }
         if grace.is_some() {
-            // Whoever stops it already comes to an end: its waits are bounded.
+            // If another thread is already stopping it, that will end: its waits are bounded.
             while !hub.wait(host::now() + LINGER, |state| matches!(state.stop, Stop::Done(_))) {}
         }
         hub.with(|state, _| if let Stop::Done(cut_off) = state.stop { cut_off } else { 0 })
@@ -173,12 +173,12 @@ impl Running {
         for outbox in hub.with(|state, now| state.ports.overdue(now.mono, true)) {
             outbox.close();
         }
-        // The reactor's thread closes the listeners. Once this returns, somebody else can have the addresses.
+        // The reactor's thread closes the listeners. Once this returns, the addresses are free for others.
         if !hub.is_current() {
             hub.wait(host::now() + LINGER, |state| state.doors == 0);
         }
-        // That thread does this too, unless it is this one or nobody waited for it. A node that takes no more
-        // is not waited for in the end.
+        // That thread does this too, unless it is this one or nobody waited for it. In the end, a node that
+        // takes no more is not waited for.
         let until = host::now() + LINGER;
         while !hub.is_current() && hub.with(|state, _| state.ports.has_delivery()) && host::now() < until {
             hub.deliver();
@@ -257,7 +257,7 @@ impl Acceptor for Door {
 
     fn accepted(&mut self, stream: Stream, from: &str) {
         let hub = &self.hub;
-        // One that is refused still takes a socket for a moment. In a flood there is no room for good manners.
+        // Even a refused connection takes a socket for a moment: in a flood there is no room for manners.
         if hub.with(|state, _| state.ports.lingering() > hub.limits.handshakes_max) {
             return;
         }
@@ -295,7 +295,7 @@ fn start_reactor() -> Result<Reactor> {
     })
 }
 
-/// There is no authentication yet, so who can connect can call everything.
+/// Warns of an open address: there is no authentication yet, so anyone who can connect can call everything.
 fn warn_if_open(address: &Address) {
     if let Address::Tcp { host, .. } = address {
         let ip = host.parse::<std::net::IpAddr>();

@@ -1,5 +1,5 @@
-//! Locks and atomics of the parts in which threads hand something over to each other. They take them from here, so
-//! that [shuttle](https://docs.rs/shuttle) can put the threads in every order in tests.
+//! The locks and atomics with which threads hand things over to each other. Taking them from here lets
+//! [shuttle](https://docs.rs/shuttle) run the threads in every order in tests.
 
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use {

@@ -1,10 +1,10 @@
-//! Entries that are found by an id, which is not used again before its slot has been used 2³² times.
+//! Entries found by id. An id is not reused before its slot has been used 2³² times.
 
-/// A slab whose ids carry a generation, so that an id of an entry that is gone finds nothing.
+/// A slab whose ids carry a generation, so that the id of a removed entry finds nothing.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
     slots: Vec<Slot<T>>,
-    /// The first free slot; each free slot names the next.
+    /// The first free slot; each free slot points to the next.
     free: u32,
     len: usize,
 }
@@ -21,7 +21,7 @@ enum Content<T> {
     Free { next: u32 },
 }
 
-/// The generation of a new slot: not 0, so that no id is 0, which reads like none.
+/// The generation of a new slot: not 0, so that no id is 0, which would look like none.
 const FIRST: u32 = 1;
 /// No free slot.
 const NONE: u32 = u32::MAX;
@@ -33,7 +33,7 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// The id that the next entry will have.
+    /// Returns the id that the next entry will have.
     pub(crate) fn next_id(&self) -> u64 {
         match self.slots.get(self.free as usize) {
             Some(slot) => id(slot.generation, self.free),
@@ -94,7 +94,7 @@ impl<T> Table<T> {
         self.len
     }
 
-    /// All entries, by place.
+    /// Iterates over all entries, by place.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         self.slots.iter().enumerate().filter_map(|(at, slot)| match &slot.content {
             Content::Taken(value) => Some((id(slot.generation, at as u32), value)),

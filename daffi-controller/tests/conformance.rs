@@ -1,4 +1,4 @@
-//! The default controller holds what every controller of daffi holds, with one thread and with several.
+//! The default controller passes what every daffi controller must pass, with one thread and with several.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Whoever listens to the log may ask the controller that writes it.
+//! A subscriber to the log may query the controller that writes it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -22,7 +22,7 @@ static SERVER: OnceLock<Server> = OnceLock::new();
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static SAID: Condvar = Condvar::new();
 
-/// Looks at the controller, which takes its lock, whenever there is a line.
+/// Queries the controller, which takes its lock, for every line.
 struct Nosy;
 
 struct Message(String);
@@ -80,7 +80,7 @@ fn no_line_is_written_with_the_lock_held() {
         let (version_min, version_max) = (VERSION, VERSION);
         let hello = Hello { version_min, version_max, capabilities: 0, instance, name, credentials: &[] };
         socket.write_all(&Frame::Hello(hello).to_bytes()).unwrap();
-        // WELCOME has 16 bytes and 22.
+        // WELCOME has 16 + 22 bytes.
         socket.read_exact(&mut [0; 38]).unwrap();
         let offers = Offers::parse(&[]).unwrap();
         socket.write_all(&Frame::Register(Register { id: 1, more: false, offers }).to_bytes()).unwrap();

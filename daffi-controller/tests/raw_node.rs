@@ -1,4 +1,4 @@
-//! A node that knows nothing but `docs/PROTOCOL.md` gets along with the controller.
+//! A node built only from `docs/PROTOCOL.md` works with the controller.
 
 #![cfg(unix)]
 
@@ -24,7 +24,7 @@ fn a_node_written_from_the_protocol_page_is_served() {
         Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 },
         Address::Unix(directory.join("sock")),
     ]);
-    // Pings come soon, so that the script need not wait long to show that it answers them.
+    // Frequent pings, so that the script soon shows that it answers them.
     config.limits = Limits { heartbeat: Duration::from_millis(100), ..Limits::default() };
     let server = Server::start(config).unwrap();
     let [tcp, unix] = server.addresses() else { panic!("it listens on both") };

@@ -1,4 +1,4 @@
-//! What stands in the parentheses of an attribute.
+//! The arguments in an attribute's parentheses.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
@@ -10,7 +10,7 @@ use syn::{
 
 use crate::diagnose::Mistakes;
 
-/// The options of an attribute, each where it is given.
+/// The options given to an attribute.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) name: Option<LitStr>,
@@ -20,7 +20,7 @@ pub(crate) struct Args {
     krate: Option<Path>,
 }
 
-/// Where an attribute stands, which decides what options it takes.
+/// What an attribute is on, which decides which options it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     CallbackFunction,
@@ -33,7 +33,7 @@ pub(crate) enum Place {
 }
 
 impl Args {
-    /// Reads the options that `place` takes; all others are mistakes.
+    /// Reads the options that `place` takes; any others are mistakes.
     pub(crate) fn parse(tokens: TokenStream, place: Place, mistakes: &mut Mistakes) -> Self {
         let mut args = Self::default();
         let result = (|input: ParseStream<'_>| {
@@ -111,10 +111,10 @@ impl Args {
         }
     }
 
-    /// What every expansion begins with, inside of its block.
+    /// Returns the `use` that every expansion begins with, inside its block.
     ///
-    /// The support gets a name of one word. That can be given any place, and an error is reported at the place of its
-    /// tokens; a path that the user wrote stays where it is.
+    /// It gives the support module a one-word name. Such a name can be given any span, and errors are
+    /// reported at the span of a token; a path that the user wrote keeps its own spans.
     pub(crate) fn import(&self) -> TokenStream {
         let private = self.private();
         quote!(use #private as __daffi;)
@@ -148,7 +148,7 @@ impl Place {
         options
     }
 
-    /// Why an option is not taken here, if it is not.
+    /// Returns why an option is not accepted here, or `None` if it is.
     fn refuses(self, option: &str) -> Option<String> {
         if self.takes().contains(&option) {
             return None;
@@ -175,14 +175,14 @@ impl Place {
     }
 }
 
-/// What stands behind the `=` of an option.
+/// Parses the `=` of an option and the value after it.
 fn value<T: syn::parse::Parse>(input: ParseStream<'_>, example: &str) -> syn::Result<Option<T>> {
     let explain = |error: syn::Error| syn::Error::new(error.span(), format!("write a literal: `{example}`"));
     input.parse::<Token![=]>().map_err(explain)?;
     input.parse().map(Some).map_err(explain)
 }
 
-/// A name that the wire can carry.
+/// Checks that the wire can carry a name.
 fn checked(name: LitStr, mistakes: &mut Mistakes) -> LitStr {
     let text = name.value();
     if text.is_empty() {
@@ -197,7 +197,7 @@ fn checked(name: LitStr, mistakes: &mut Mistakes) -> LitStr {
     name
 }
 
-/// Goes on to the next option.
+/// Skips to the next option.
 fn skip(input: ParseStream<'_>) -> syn::Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
         input.parse::<proc_macro2::TokenTree>()?;
@@ -205,7 +205,7 @@ fn skip(input: ParseStream<'_>) -> syn::Result<()> {
     Ok(())
 }
 
-/// The identifier as it goes over the wire: `r#type` is `type`.
+/// Returns the identifier's name on the wire: `type` for `r#type`.
 pub(crate) fn wire_name(ident: &Ident, args: &Args, prefix: Option<&LitStr>) -> LitStr {
     if let Some(name) = &args.name {
         return name.clone();

@@ -44,7 +44,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     quote!(#item #expansion #mistakes)
 }
 
-/// The item, unless it has to change, and its expansion, unless there are mistakes.
+/// The item, possibly changed, and its expansion, which is empty if there are mistakes.
 type Expansion = (TokenStream, TokenStream);
 
 fn parsed<T: Parse>(
@@ -64,7 +64,7 @@ fn parsed<T: Parse>(
     }
 }
 
-/// The word that says what an item is, behind its attributes, visibility and qualifiers.
+/// Returns the keyword that says what an item is, after its attributes, visibility and qualifiers.
 fn keyword(item: &TokenStream) -> Option<proc_macro2::Ident> {
     item.clone().into_iter().find_map(|tree| match tree {
         TokenTree::Ident(word)
@@ -85,9 +85,9 @@ struct Entry<'a> {
     attrs: &'a [Attribute],
     name: LitStr,
     model: &'a Model,
-    /// What is called, `func1` or `Self::method`.
+    /// What to call: `func1` or `Self::method`.
     path: TokenStream,
-    /// The receiver of a method, an expression with `instance`.
+    /// The receiver of a method: an expression that uses `instance`.
     receiver: Option<TokenStream>,
 }
 
@@ -96,7 +96,7 @@ impl Entry<'_> {
         let Self { args, attrs, name, model, receiver, .. } = self;
         let signature = model.signature(&model.callback_result());
         let handler = self.handler();
-        // Where the user wrote it, with the user's hygiene: otherwise `line!` is the line of the attribute.
+        // At the user's span, with the user's hygiene: otherwise `line!` would be the line of the attribute.
         let place = quote_spanned! {model.ident.span()=>
             __daffi::concat!(__daffi::file!(), ":", __daffi::line!())
         };
@@ -119,7 +119,7 @@ impl Entry<'_> {
         }
     }
 
-    /// The function behind the codec.
+    /// The handler, which decodes the arguments, calls the function and encodes the result.
     fn handler(&self) -> TokenStream {
         let Self { model, path, receiver, .. } = self;
         let hygienic = Span::mixed_site();
@@ -131,7 +131,8 @@ impl Entry<'_> {
             }
             Parameter::Context(span) => quote_spanned!(at(*span)=> &context),
         });
-        // What decodes and encodes stands where the user's types do, so that a type that cannot travel is reported there.
+        // The code that decodes and encodes has the spans of the user's types, so that errors about
+        // unsuitable types point there.
         let wants =
             model.wires().map(|Wire { ty, .. }| quote_spanned!(at(ty.span())=> __daffi::want::<#ty>()));
         let decode = if idents.is_empty() {
@@ -161,7 +162,7 @@ impl Entry<'_> {
                 __daffi::Err(error) => __daffi::Err(#failed),
             }
         };
-        // Made only for those that take it.
+        // A context is only made for functions that take one.
         let takes_context =
             model.parameters.iter().any(|parameter| matches!(parameter, Parameter::Context(_)));
         let context = takes_context.then(|| quote_spanned!(hygienic=> , context: __daffi::Context));
@@ -172,7 +173,7 @@ impl Entry<'_> {
             (false, false) => quote!(sync),
         };
         if model.is_async {
-            // A future that cannot change threads is reported at the function's name.
+            // A future that is not `Send` is reported at the function's name.
             let future = quote_spanned!(at(model.ident.span())=> async move { #body });
             quote_spanned! {hygienic=>
                 __daffi::Handler::#make(move |invocation: __daffi::Invocation #context| __daffi::boxed(#future))
@@ -187,7 +188,7 @@ impl Entry<'_> {
     }
 }
 
-/// What expansions may contain that a user's lints forbid.
+/// Allows what expansions may contain but a user's lints may forbid.
 fn allowed() -> TokenStream {
     quote!(#[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, deprecated, unused_qualifications, unreachable_code)])
 }

@@ -1,4 +1,4 @@
-//! Collects what is wrong, so that everything is reported at once.
+//! Collects mistakes, so that all of them are reported at once.
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
@@ -8,12 +8,12 @@ use quote::ToTokens;
 pub(crate) struct Mistakes(Option<syn::Error>);
 
 impl Mistakes {
-    /// A mistake at these tokens, all of which get underlined.
+    /// Adds a mistake at these tokens, all of which get underlined.
     pub(crate) fn at(&mut self, tokens: impl ToTokens, message: impl std::fmt::Display) {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
-    /// A mistake at one place.
+    /// Adds a mistake at one span.
     pub(crate) fn at_span(&mut self, span: Span, message: impl std::fmt::Display) {
         self.push(syn::Error::new(span, message));
     }
@@ -25,7 +25,7 @@ impl Mistakes {
         }
     }
 
-    /// The value, or its default and a mistake.
+    /// Returns the value, or its default after adding the mistake.
     pub(crate) fn take<T: Default>(&mut self, result: syn::Result<T>) -> T {
         result.unwrap_or_else(|error| {
             self.push(error);
@@ -37,7 +37,7 @@ impl Mistakes {
         self.0.is_none()
     }
 
-    /// A `compile_error!` for each mistake.
+    /// Returns a `compile_error!` for each mistake.
     pub(crate) fn into_tokens(self) -> TokenStream {
         self.0.map(syn::Error::into_compile_error).unwrap_or_default()
     }

@@ -66,15 +66,15 @@ fn of_function(args: TokenStream, mut function: Function, mistakes: &mut Mistake
         && let Body::Block(block) = &function.body
     {
         mistakes.at_span(block.span_open(), NO_BODY);
-        // As it stands it is a function; so it stays one.
+        // A function with a body is valid as it stands, so it is left alone.
         return function.into_token_stream();
     }
     let vis = std::mem::replace(&mut function.vis, Visibility::Inherited);
     let (attrs, ident) = (function.attrs.clone(), function.sig.ident.clone());
     let name = wire_name(&ident, &args, None);
     let method = Method { name, model: Model::of_fetcher(&function.sig, mistakes), function };
-    // A trait and a function of one name do not get into each other's way. So the trait can have the name that
-    // stands there, and is imported under it.
+    // A trait and a function of the same name do not conflict, so the trait gets the function's name and is
+    // imported by it.
     let extension = Extension { args: &args, attrs: &attrs, vis: &vis, ident: &ident, methods: &[method] };
     if mistakes.is_empty() { extension.expand() } else { extension.expand_broken(&Generics::default()) }
 }
@@ -109,7 +109,7 @@ impl Method {
         Self { name, model: Model::of_fetcher(&function.sig, mistakes), function }
     }
 
-    /// `fn func1(&self, a: i64) -> Call<i64>`, with the names that the user wrote.
+    /// `fn func1(&self, a: i64) -> Call<i64>`, with the parameter names that the user wrote.
     fn head(&self, private: &TokenStream) -> TokenStream {
         let Self { model, .. } = self;
         let ident = &model.ident;
@@ -118,7 +118,7 @@ impl Method {
             let name = if wire.name == "_" {
                 wire.ident.clone()
             } else {
-                // Some names are raw, `r#type`, and were unrawed for people.
+                // Some names are raw, like `r#type`, and lost their `r#` for display.
                 syn::parse_str(&wire.name)
                     .map(|ident: Ident| Ident::new(&ident.to_string(), wire.ty.span()))
                     .unwrap_or_else(|_| Ident::new_raw(&wire.name, wire.ty.span()))
@@ -137,7 +137,7 @@ impl Method {
         let traced = quote_spanned!(model.result_span()=> __daffi::result::<#result>());
         let signature = model.signature(&traced);
         let inputs = model.wires().map(|Wire { ident, ty, .. }| quote!(#ident: #ty));
-        // A type that cannot be sent is reported where it is written.
+        // A type that cannot be sent is reported where the user wrote it.
         let arguments = model.wires().map(|wire| {
             let mut ident = wire.ident.clone();
             ident.set_span(at(wire.ty.span()));
@@ -171,7 +171,7 @@ impl Extension<'_> {
         let declarations = methods.iter().map(|method| {
             let (attrs, head) = (&method.function.attrs, method.head(&private));
             let note = format!(" Calls the callback `{}` of another process.", method.name.value());
-            // Docs of one's own are kept; without any, this is better than nothing.
+            // The user's own docs are kept; without any, this is better than nothing.
             let documented = attrs.iter().any(|attr| attr.path().is_ident("doc"));
             let note = (!documented).then(|| quote!(#[doc = #note]));
             quote!(#note #(#attrs)* #head;)
@@ -197,7 +197,7 @@ impl Extension<'_> {
         }
     }
 
-    /// With mistakes in it: what is used elsewhere is still there, and nothing of it is checked any further.
+    /// The expansion if there are mistakes: what is used elsewhere exists, and is not checked further.
     fn expand_broken(&self, generics: &Generics) -> TokenStream {
         let Self { args, attrs, vis, ident, methods } = self;
         let private = args.private();

@@ -1,4 +1,4 @@
-//! Items with the signatures parsed and the bodies left as tokens, so that a half-typed body still expands.
+//! Items with parsed signatures and with bodies left as tokens, so that a half-typed body still expands.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::{ToTokens, TokenStreamExt, quote};
@@ -7,7 +7,7 @@ use syn::{
     parse::{Parse, ParseStream, discouraged::Speculative},
 };
 
-/// A function with its body, or with a semicolon in the place of it.
+/// A function with its body, or with a semicolon instead.
 pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
@@ -50,7 +50,7 @@ impl ToTokens for Function {
     }
 }
 
-/// What stands in the braces of an `impl` or a `trait`.
+/// A member of an `impl` or a `trait`.
 pub(crate) enum Member {
     Function(Box<Function>),
     Other(TokenStream),
@@ -94,7 +94,7 @@ pub(crate) struct Impl {
 impl Parse for Impl {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let attrs = input.call(Attribute::parse_outer)?;
-        // Everything up to the braces again as it was written: this is what is emitted.
+        // Keeps everything before the braces as it was written, because that is what is emitted.
         let fork = input.fork();
         let mut head = TokenStream::new();
         while !fork.peek(syn::token::Brace) && !fork.is_empty() {
@@ -163,12 +163,12 @@ impl Parse for Trait {
     }
 }
 
-/// The attributes of these that decide whether an item exists at all, and so whether what belongs to it does.
+/// Returns the attributes that decide whether an item exists at all, and so whether its expansion does.
 pub(crate) fn conditions(attrs: &[Attribute]) -> Vec<&Attribute> {
     attrs.iter().filter(|attr| attr.path().is_ident("cfg")).collect()
 }
 
-/// The text of an item's doc comment.
+/// Returns the text of an item's doc comment.
 pub(crate) fn doc(attrs: &[Attribute]) -> String {
     let mut lines = Vec::new();
     for attr in attrs {
@@ -183,7 +183,7 @@ pub(crate) fn doc(attrs: &[Attribute]) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// Whether this is one of our attributes, however it is imported.
+/// Whether this is one of our attributes, under whatever path it is imported.
 pub(crate) fn is_attribute(attr: &Attribute, name: &str) -> bool {
     attr.path().segments.last().is_some_and(|segment| segment.ident == name)
 }

@@ -1,8 +1,9 @@
-//! The attributes `#[callback]` and `#[fetcher]` of [daffi](https://docs.rs/daffi), where they are described too.
+//! The attributes `#[callback]` and `#[fetcher]` of [daffi](https://docs.rs/daffi), which documents them.
 //!
-//! Each goes the same way: options (`args`), the item with its bodies left as tokens (`item`), what of its
-//! signature travels (`signature`), the expansion. What is wrong on the way is collected (`diagnose`) and comes
-//! out beside the user's item, which is always emitted, so that one mistake gives one message.
+//! Each goes through the same steps: the options (`args`), the item with its bodies left as tokens (`item`),
+//! the parts of its signature that travel (`signature`), and the expansion. Mistakes found on the way are
+//! collected (`diagnose`) and reported next to the user's item, which is always emitted, so that one mistake
+//! gives one message.
 
 use proc_macro::TokenStream;
 
@@ -14,13 +15,13 @@ mod item;
 mod signature;
 mod types;
 
-/// Offers a function, or the methods of a struct, to other processes. Described at `daffi::callback`.
+/// Offers a function, or the methods of a struct, to other processes. Documented at `daffi::callback`.
 #[proc_macro_attribute]
 pub fn callback(args: TokenStream, item: TokenStream) -> TokenStream {
     callback::expand(args.into(), item.into()).into()
 }
 
-/// Declares what other processes offer. Described at `daffi::fetcher`.
+/// Declares what other processes offer. Documented at `daffi::fetcher`.
 #[proc_macro_attribute]
 pub fn fetcher(args: TokenStream, item: TokenStream) -> TokenStream {
     fetcher::expand(args.into(), item.into()).into()

@@ -1,4 +1,4 @@
-//! What of a function's signature travels: its model, and what it must not contain.
+//! The model of a function's signature: which parts of it travel, and what it must not contain.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -17,14 +17,14 @@ use crate::{
 
 /// A parameter of a callback or fetcher.
 pub(crate) enum Parameter {
-    /// `&Context`, injected by the node that runs the callback.
+    /// `&Context`, supplied by the node that runs the callback.
     Context(Span),
     Wire(Box<Wire>),
 }
 
 /// A parameter that travels.
 pub(crate) struct Wire {
-    /// As people read it in a signature.
+    /// The name as shown in a signature.
     pub(crate) name: String,
     /// The variable that holds it in the expansion.
     pub(crate) ident: Ident,
@@ -36,11 +36,11 @@ pub(crate) struct Model {
     pub(crate) ident: Ident,
     pub(crate) is_async: bool,
     pub(crate) parameters: Vec<Parameter>,
-    /// `None` for `()` that is not written.
+    /// `None` for an implicit `()`.
     pub(crate) result: Option<Type>,
 }
 
-/// Tuples of more elements have no `Serialize`.
+/// Longer tuples do not implement `Serialize`.
 const ARGUMENTS_MAX: usize = 16;
 
 impl Model {
@@ -130,22 +130,21 @@ impl Model {
         })
     }
 
-    /// The result as it is written, or `()`.
+    /// The result as written, or `()`.
     pub(crate) fn result_type(&self) -> TokenStream {
         self.result.as_ref().map_or_else(|| quote!(()), ToTokens::to_token_stream)
     }
 
-    /// Where the result is written, with names resolved as in an expansion.
+    /// The span of the result, with names resolved as in an expansion.
     pub(crate) fn result_span(&self) -> Span {
         at(self.result.as_ref().map_or_else(|| self.ident.span(), Spanned::span))
     }
 
-    /// An expression for the signature, with `result` for the result's `WireType`.
+    /// Returns an expression for the signature, with `result` as the result's `WireType`.
     pub(crate) fn signature(&self, result: &TokenStream) -> TokenStream {
         let parameters = self.wires().map(|Wire { name, ty, .. }| {
             let owned = if has_reference(ty) { owned(ty) } else { ty.to_token_stream() };
-            // A type with a lifetime must not be asked whether it can be deserialized: the answer takes no
-            // notice of lifetimes.
+            // A type with a lifetime must not be probed for `Deserialize`: the answer ignores lifetimes.
             let wire_type = if has_lifetime(&owned) {
                 quote!(__daffi::WireType::named::<#ty>())
             } else {
@@ -160,7 +159,7 @@ impl Model {
         }}
     }
 
-    /// An expression for the `WireType` of a callback's result.
+    /// Returns an expression for the `WireType` of a callback's result.
     pub(crate) fn callback_result(&self) -> TokenStream {
         let ty = self.result_type();
         let owned = if has_reference(&ty) { owned(&ty) } else { ty };
@@ -172,7 +171,7 @@ impl Model {
     }
 }
 
-/// The span of something the user wrote, for tokens of the expansion: errors point there, names do not clash.
+/// Turns a span of the user's code into one for generated tokens: errors point there, but names do not clash.
 pub(crate) fn at(span: Span) -> Span {
     span.resolved_at(Span::mixed_site())
 }
@@ -299,12 +298,12 @@ fn wire(input: &PatType, at: usize) -> Box<Wire> {
     Box::new(Wire { name, ident, ty: (*input.ty).clone() })
 }
 
-/// Whether this is `Context`, `daffi::Context` or the like. A macro sees names alone.
+/// Whether this is `Context`, `daffi::Context` or the like. A macro sees only names.
 fn is_context(ty: &Type) -> bool {
     last_segment(ty).is_some_and(|segment| segment.ident == "Context" && segment.arguments.is_none())
 }
 
-/// What a method is called on, from an `instance: Arc<Self>`.
+/// Returns what a method is called on, given an `instance: Arc<Self>`.
 pub(crate) fn receiver(receiver: &Receiver, mistakes: &mut Mistakes) -> TokenStream {
     let instance = quote_spanned!(Span::mixed_site()=> instance);
     match &receiver.kind {

@@ -1,10 +1,10 @@
-//! Questions about types as they are written.
+//! Questions about types as written.
 
 use proc_macro2::{Delimiter, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::Type;
 
-/// The name that a path type ends with, and its generic arguments.
+/// Returns the last segment of a path type: its name and generic arguments.
 pub(crate) fn last_segment(ty: &Type) -> Option<&syn::PathSegment> {
     match ty {
         Type::Path(path) => path.path.segments.last(),
@@ -14,7 +14,7 @@ pub(crate) fn last_segment(ty: &Type) -> Option<&syn::PathSegment> {
     }
 }
 
-/// The type that a generic type such as `Result<T, E>` has for its first argument.
+/// Returns the first type argument of a generic type such as `Result<T, E>`.
 pub(crate) fn first_argument(segment: &syn::PathSegment) -> Option<&Type> {
     let syn::PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
     arguments.args.iter().find_map(|argument| match argument {
@@ -33,12 +33,12 @@ pub(crate) fn has_reference(ty: &impl ToTokens) -> bool {
     any(ty.to_token_stream(), &mut |tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == '&'))
 }
 
-/// Whether the type has lifetimes written in it, `'static` among them.
+/// Whether any lifetime is written in the type, including `'static`.
 pub(crate) fn has_lifetime(ty: &impl ToTokens) -> bool {
     any(ty.to_token_stream(), &mut |tree| matches!(tree, TokenTree::Punct(punct) if punct.as_char() == '\''))
 }
 
-/// Whether the type has lifetimes other than `'static`.
+/// Whether the type contains a lifetime other than `'static`.
 pub(crate) fn has_short_lifetime(ty: &impl ToTokens) -> bool {
     let mut quote = false;
     any(ty.to_token_stream(), &mut |tree| {
@@ -58,8 +58,8 @@ fn any(tokens: TokenStream, test: &mut impl FnMut(&TokenTree) -> bool) -> bool {
     })
 }
 
-/// The type with everything that is borrowed owned: `String` for `&str`, `Vec<T>` for `&[T]`, `T` for `&T`.
-/// For the block of an expansion.
+/// Turns everything borrowed in a type into its owned form: `String` for `&str`, `Vec<T>` for `&[T]`, `T` for
+/// `&T`. The result is for use inside an expansion's block.
 pub(crate) fn owned(ty: impl ToTokens) -> TokenStream {
     own(ty.to_token_stream(), &|name| {
         let name = Ident::new(name, Span::call_site());
@@ -67,7 +67,7 @@ pub(crate) fn owned(ty: impl ToTokens) -> TokenStream {
     })
 }
 
-/// The owned type as a person would write it.
+/// Returns the owned type as a person would write it.
 pub(crate) fn owned_text(ty: impl ToTokens) -> String {
     text(own(ty.to_token_stream(), &|name| Ident::new(name, Span::call_site()).into_token_stream()))
 }
@@ -115,7 +115,7 @@ fn own(tokens: TokenStream, name: &dyn Fn(&str) -> TokenStream) -> TokenStream {
     out
 }
 
-/// Tokens as a person would write them.
+/// Formats tokens as a person would write them.
 pub(crate) fn text(tokens: impl ToTokens) -> String {
     let mut text = tokens.to_token_stream().to_string();
     for (spaced, tight) in [

@@ -1,4 +1,4 @@
-//! What the nodes offer: callbacks of each kind that say that they run, and then do as they are told.
+//! What the nodes offer: callbacks of each kind that record that they run, and then do as they are told.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::{
     world::{self, sim},
 };
 
-/// What a call's arguments are: its number, how it ends, how long it takes in microseconds, how many bytes come back,
-/// whom it calls in turn, as `callback@node` or as a ring, and bytes that mean nothing.
+/// A call's arguments: its number, how it ends, how long it takes in microseconds, how many bytes come back,
+/// what it calls in turn, as `callback@node` or as a ring, and meaningless bytes.
 pub(crate) type Arguments = (u64, u32, u64, u32, String, String);
 
 /// How a callback ends.
@@ -24,13 +24,13 @@ pub(crate) mod how {
     pub(crate) const PANIC: u32 = 2;
 }
 
-/// What a panic on purpose says, so that it is not printed.
+/// The message of deliberate panics, so that they are not printed.
 pub(crate) const PANIC: &str = "simulated panic";
 
-/// The callbacks that keep nothing in order.
+/// The callbacks that keep no order.
 pub(crate) const ANY: [&str; 3] = ["work", "quick", "inline"];
 
-/// The callback that keeps the order of each caller.
+/// The callback that keeps the order of each caller's calls.
 pub(crate) const SERIAL: &str = "serial";
 
 #[callback]

@@ -1,4 +1,4 @@
-//! Whether what happened keeps what daffi promises.
+//! Checks whether what happened is what daffi promises.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +16,10 @@ use crate::{
     world::{Sim, THREAD_MAX},
 };
 
-/// How late an outcome may be after its deadline.
+/// How long after its deadline an outcome may come.
 const LATE_MAX: Duration = Duration::from_millis(100);
 
-/// Everything that is not as promised, when all has come to rest.
+/// Returns all broken promises, once everything has come to rest.
 pub(crate) fn check(sim: &Sim, cluster: &Cluster) -> Vec<String> {
     let mut broken = Vec::new();
     calls(sim, &mut broken);
@@ -113,8 +113,8 @@ fn calls(sim: &Sim, broken: &mut Vec<String>) {
     }
 }
 
-/// I8 at the callee, and the same for calls to one: what came and nobody waits for runs, since nobody would learn that
-/// it did not. A node that has as many requests as it may have refuses it.
+/// I8 at the callee, and the same for calls to one: a call that arrived and that nobody waits for runs, since
+/// nobody would learn that it did not. Only a node that holds as many requests as it may refuses it.
 pub(crate) fn arrivals(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
     if cluster.may_refuse_requests() {
         return;
@@ -130,7 +130,7 @@ pub(crate) fn arrivals(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
     }
 }
 
-/// I7 at the callee: a callback that runs one at a time keeps the order of each caller.
+/// I7 at the callee: a callback that runs one call at a time keeps the order of each caller.
 fn order(sim: &Sim, broken: &mut Vec<String>) {
     let history = sim.history.borrow();
     let network = sim.network.lock();
@@ -166,7 +166,7 @@ fn order(sim: &Sim, broken: &mut Vec<String>) {
     }
 }
 
-/// U3: calls that call on go as deep as the limit and no deeper, and no process is called by itself.
+/// U3: nested calls go as deep as the limit and no deeper, and no process is called by itself.
 fn nesting(sim: &Sim, broken: &mut Vec<String>) {
     const DEPTH_MAX: usize = HOPS_MAX as usize;
     let history = sim.history.borrow();
@@ -190,7 +190,7 @@ fn nesting(sim: &Sim, broken: &mut Vec<String>) {
             broken.push(format!("U3: {nonce:#x}, {depth} deep, ended with {ended:?}"));
         }
     }
-    // Each callback calls on once at most.
+    // Each callback makes at most one call.
     for (outermost, runs) in runs_within {
         let chains = runs_of(&outermost).max(1);
         if runs > chains * (DEPTH_MAX - 1) {
@@ -213,7 +213,7 @@ fn tasks(sim: &Sim, broken: &mut Vec<String>) {
         }
         let delayed = network.wire.delayed_fires.get(nonce).copied().unwrap_or(0);
         let runs = history.runs.get(nonce).unwrap_or(&no_runs);
-        // What a controller has its own node do crosses no wire.
+        // Calls from a controller to the node in its own process cross no wire.
         let over_wires = |(host, _): &&(HostId, Duration)| !sim.host(*host, |host| host.with_controller);
         let ran = runs.iter().filter(over_wires).count();
         if ran > fires.len() + delayed {
@@ -226,16 +226,17 @@ fn tasks(sim: &Sim, broken: &mut Vec<String>) {
         if task.counted.is_some() {
             counts(*nonce, task, fires.len() + delayed, &network.wire, broken);
         }
-        // Of a task that outlives its controller's connection to the caller nobody knows whether it is the same still.
+        // If a task outlives its controller's connection to the caller, nobody knows whether it is still the
+        // same one.
         if task.cancelled.is_some() {
-            // One that wakes up makes a call that it missed, and the next one is on time again.
+            // A controller that wakes up makes up for a missed call, and the next one is on time again.
             let on_time = fires.iter().copied().filter(|at| !network.wire.controller_woke(*at));
             rhythm(*nonce, task.period, &on_time.collect::<Vec<_>>(), &network.wire, broken);
         }
     }
 }
 
-/// How many tasks were cancelled at the very time of a call, more or less.
+/// How many tasks were cancelled at about the time of a call.
 pub(crate) fn cancelled_in_time(sim: &Sim) -> usize {
     let history = sim.history.borrow();
     let network = sim.network.lock();
@@ -247,7 +248,7 @@ pub(crate) fn cancelled_in_time(sim: &Sim) -> usize {
     history.tasks.iter().filter(|(nonce, task)| close(nonce, task).is_some()).count()
 }
 
-/// Every time that came was a call or is counted as skipped.
+/// Every time that came was either called or counted as skipped.
 fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec<String>) {
     let (Some(cancelled), Some((known, asked)), Some((runs, skipped))) =
         (task.cancelled, task.there, task.counted)
@@ -256,7 +257,7 @@ fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec
     };
     let times = |span: Duration| (span.as_micros() / task.period.as_micros()) as u64;
     let counted = runs + skipped;
-    // A controller that wakes up may hear of the cancellation before it looks at the clock.
+    // A controller that wakes up may learn of the cancellation before it looks at the clock.
     let awake = (asked - known).saturating_sub(wire.controllers_froze(known, cancelled));
     let (least, most) = (times(awake).saturating_sub(2), times(cancelled - task.began) + 1);
     if counted < least || counted > most {
@@ -267,7 +268,8 @@ fn counts(nonce: Nonce, task: &Task, fires: usize, wire: &Wire, broken: &mut Vec
     }
 }
 
-/// Nothing lies between a controller and the node in its process but a thread maybe: what runs there was called just now.
+/// Between a controller and the node in its process lies at most a thread, so what runs there was called just
+/// now.
 fn in_its_process(
     nonce: Nonce,
     task: &Task,
@@ -285,10 +287,10 @@ fn in_its_process(
     }
 }
 
-/// The calls are periods apart from the first: no drift, no burst.
+/// The calls are whole periods apart from the first: no drift, no bursts.
 fn rhythm(nonce: Nonce, period: Duration, fires: &[Duration], wire: &Wire, broken: &mut Vec<String>) {
     let Some(first) = fires.first() else { return };
-    // A thread that sleeps here lets nothing else go on, so others are late by that.
+    // A thread that sleeps here stops everything else, so that others are late by as much.
     let last_fire = fires.last().unwrap_or(first);
     let off_max = Duration::from_millis(1) + wire.slept_between(first.saturating_sub(period), *last_fire);
     if off_max * 4 > period {
@@ -310,13 +312,13 @@ fn rhythm(nonce: Nonce, period: Duration, fires: &[Duration], wire: &Wire, broke
     }
 }
 
-/// I6: nothing is left of what is over.
+/// I6: nothing is left behind by anything that is over.
 pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
     let nodes = cluster.nodes();
     let Some(controller) = cluster.controller() else {
         return broken.push("I11: there is no controller".to_owned());
     };
-    // A task may go on whose owner was gone before it learned the id.
+    // A task may continue if its owner was gone before it learned the id.
     let going_on = sim.network.lock().wire.unknown_tasks(controller);
     for (id, name) in &nodes {
         let Some(global) = sim.host(*id, |host| host.global.clone()) else {
@@ -350,7 +352,7 @@ pub(crate) fn rest(sim: &Sim, cluster: &Cluster, broken: &mut Vec<String>) {
     sockets(sim, cluster, controller, broken);
 }
 
-/// Each node has one socket, and the controller one for each node that is not in its process.
+/// Each node has one socket, and the controller has one for each node outside its process.
 fn sockets(sim: &Sim, cluster: &Cluster, controller: HostId, broken: &mut Vec<String>) {
     let nodes = cluster.nodes();
     let mut expected: BTreeMap<_, _> =

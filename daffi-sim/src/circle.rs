@@ -1,4 +1,4 @@
-//! Calls in a circle on a network without faults, where it can be told to the last call what becomes of them.
+//! Calls in a circle on a network without faults, where the outcome can be predicted down to the last call.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -15,22 +15,23 @@ use crate::{
 pub struct Circle {
     /// How many nodes there are.
     pub nodes: usize,
-    /// What is called: `work`, or `serial`, of which one at a time runs on each node.
+    /// The callback to call: `work`, or `serial`, which runs one call at a time on each node.
     pub callback: &'static str,
-    /// The first calls, made at the same time, as caller and callee.
+    /// The first calls, made at the same time, as pairs of caller and callee.
     pub first: Vec<(usize, usize)>,
-    /// Whom callbacks call, one after the other and then from the first again; themselves only if nobody else is here.
+    /// The nodes that callbacks call in turn, over and over; a node calls itself only if it is the only one
+    /// here.
     pub through: Vec<usize>,
-    /// How many calls each of the first brings about.
+    /// How many calls each of the first calls leads to.
     pub length: u32,
     /// How long the first calls may take.
     pub timeout: Option<Duration>,
-    /// What nodes may hold and have in flight.
+    /// The limits on what nodes may hold and have in flight.
     pub limits: Limits,
 }
 
 impl Circle {
-    /// `first` calls that go on through these nodes, so many times each.
+    /// Creates a circle of `first` calls that continue through these nodes, `length` times each.
     pub fn new(first: Vec<(usize, usize)>, through: Vec<usize>, length: u32) -> Self {
         let all = first.iter().flat_map(|(from, on)| [from, on]).chain(&through);
         let nodes = all.max().map_or(0, |last| last + 1);
@@ -43,8 +44,8 @@ impl Circle {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Circled {
-    /// What callers were told, as the name of the error or `value`, or `nothing` if nobody waited any more; and how deep the
-    /// call was nested.
+    /// What callers were told, as the name of the error or `value`, or `nothing` if nobody was waiting any
+    /// more, each with the nesting depth of the call.
     pub told: Vec<(usize, String)>,
     /// How many callbacks ran.
     pub runs: usize,
@@ -55,13 +56,13 @@ pub struct Circled {
 }
 
 impl Circled {
-    /// How many calls ended so.
+    /// How many calls ended this way.
     pub fn count(&self, told: &str) -> usize {
         self.told.iter().filter(|(_, other)| other == told).count()
     }
 }
 
-/// Runs a circle, and sees then whether everybody can be called, and nothing is left.
+/// Runs a circle, then checks that every node can be called and that nothing is left behind.
 pub fn circle(seed: u64, circle: &Circle, options: Options) -> Circled {
     panics::watch();
     let mut random = Random::new(seed);

@@ -1,4 +1,4 @@
-//! Who is there: a controller and nodes, how they start, what befalls them, and how all is well again.
+//! The controller and nodes: how they start, what befalls them, and how all is repaired.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,7 +28,7 @@ pub(crate) struct Cluster {
 struct Shared {
     names: Vec<String>,
     limits: Limits,
-    /// The first node runs the controller in its own process.
+    /// Whether the first node runs the controller in its own process.
     embedded: bool,
     controller: Cell<Option<HostId>>,
     nodes: RefCell<Vec<Option<HostId>>>,
@@ -39,7 +39,7 @@ struct Shared {
 /// What can go wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// After so many more steps, in the middle of what it does then.
+    /// After this many more steps, in the middle of what it is doing.
     NodeDies {
         node: usize,
         silently: bool,
@@ -81,7 +81,7 @@ pub(crate) enum Fault {
     },
 }
 
-/// The machine of a controller by itself.
+/// The machine of a standalone controller.
 const CONTROLLER: Machine = 0;
 /// The machine of a process that takes another one's name.
 const IMPOSTOR: Machine = 100;
@@ -91,7 +91,7 @@ fn address() -> Address {
 }
 
 impl Cluster {
-    /// A cluster as the seed wants it, of which nothing runs yet.
+    /// Creates a cluster as the seed determines, with nothing running yet.
     pub(crate) fn new(sim: &Sim) -> Self {
         let nodes = 2 + sim.below(4);
         let mut limits = Limits { grace: Duration::from_millis(20), ..Limits::default() };
@@ -119,7 +119,7 @@ impl Cluster {
         Self { shared: Rc::new(shared), pause_ms, large_bytes: [1, 60_000, 1_500_000][sim.below(3)] }
     }
 
-    /// So many nodes around a controller by itself, which are as quiet as they are told.
+    /// Creates this many nodes around a standalone controller, with users that make no calls of their own.
     pub(crate) fn of(sim: &Sim, nodes: usize, limits: Limits) -> Self {
         let few_places = limits.calls_in_flight_max < Limits::default().calls_in_flight_max;
         sim.network.lock().wire.calls_wait = few_places;
@@ -147,7 +147,7 @@ impl Cluster {
         self.shared.names[sim().below(self.shared.names.len())].clone()
     }
 
-    /// One name or more, in order.
+    /// Returns one or more names, in order.
     pub(crate) fn names_of_some(&self) -> Vec<String> {
         let names = &self.shared.names;
         let (first, count) = (sim().below(names.len()), 1 + sim().below(names.len()));
@@ -158,7 +158,7 @@ impl Cluster {
         &self.shared.names[node]
     }
 
-    /// How much the controller remembers, wherever it is.
+    /// Returns how much the controller remembers, wherever it is.
     pub(crate) fn controller_sizes(&self) -> Option<Sizes> {
         sim().host(self.controller()?, |host| match (&host.server, &host.global) {
             (Some(server), _) => Some(server.sizes()),
@@ -169,17 +169,17 @@ impl Cluster {
         })
     }
 
-    /// Whether nodes may get more requests than they take.
+    /// Whether nodes may get more requests than they accept.
     pub(crate) fn may_refuse_requests(&self) -> bool {
         self.shared.limits.requests_held_max < Limits::default().requests_held_max
     }
 
-    /// The process of the controller, if it lives.
+    /// Returns the controller's process, if it is alive.
     pub(crate) fn controller(&self) -> Option<HostId> {
         self.shared.controller.get().filter(|id| sim().host(*id, |host| host.alive))
     }
 
-    /// The nodes that live, with their names.
+    /// Returns the nodes that are alive, with their names.
     pub(crate) fn nodes(&self) -> Vec<(HostId, String)> {
         let nodes = self.shared.nodes.borrow();
         let all = nodes.iter().zip(&self.shared.names);
@@ -187,7 +187,7 @@ impl Cluster {
         all.filter(|(id, _)| sim().host(*id, |host| host.alive)).collect()
     }
 
-    /// Starts everybody.
+    /// Starts the controller and all nodes.
     pub(crate) fn start(&self, sim: &Rc<Sim>) {
         sim.note(|| format!("{:?}, embedded: {}", self.shared.limits, self.shared.embedded));
         self.befall(sim, &Fault::ControllerStarts);
@@ -196,7 +196,7 @@ impl Cluster {
         }
     }
 
-    /// When which fault comes, in a storm that is so long.
+    /// Returns which faults come when, in a storm of this length.
     pub(crate) fn faults(&self, sim: &Sim, storm: Duration) -> Vec<(Duration, Fault)> {
         let storm = storm.as_millis() as u64;
         let nodes = self.shared.names.len();
@@ -220,7 +220,7 @@ impl Cluster {
                     let (from, to) =
                         if sim.chance(50) { (CONTROLLER, machine) } else { (machine, CONTROLLER) };
                     if sim.chance(50) {
-                        // In the other direction too.
+                        // In the other direction, too.
                         faults.push((at, Fault::Block { from: to, to: from, block: true }));
                         faults.push((later, Fault::Block { from: to, to: from, block: false }));
                     }
@@ -245,7 +245,7 @@ impl Cluster {
         faults
     }
 
-    /// Lets a fault happen.
+    /// Makes a fault happen.
     pub(crate) fn befall(&self, sim: &Rc<Sim>, fault: &Fault) {
         sim.note(|| format!("{fault:?}"));
         match *fault {
@@ -293,7 +293,7 @@ impl Cluster {
         }
     }
 
-    /// Makes everything well again.
+    /// Repairs everything.
     pub(crate) fn heal(&self, sim: &Rc<Sim>) {
         sim.note(|| "everything is well again".to_owned());
         sim.network.lock().heal();
@@ -306,7 +306,7 @@ impl Cluster {
     }
 
     fn machine(&self, node: usize) -> Machine {
-        // The first one shares the machine with the controller in its process.
+        // The first node shares its machine with the controller in its process.
         if self.shared.embedded { node as Machine } else { node as Machine + 1 }
     }
 
@@ -340,7 +340,7 @@ impl Cluster {
         self.run_node(sim, id, name, with_controller);
     }
 
-    /// What the process of a node does.
+    /// Runs the process of a node.
     fn run_node(&self, sim: &Rc<Sim>, id: HostId, name: &str, with_controller: bool) {
         let name = name.to_owned();
         let cluster = self.clone();
@@ -385,14 +385,14 @@ impl Cluster {
         }
     }
 
-    /// Stops a node as its own program would. What it still does comes before the next fault.
+    /// Stops a node as its own program would. It finishes what it still does before the next fault.
     fn stop_node(&self, sim: &Rc<Sim>, node: usize) {
         let Some(id) = self.shared.nodes.borrow()[node] else { return };
         let Some(global) = sim.host(id, |host| host.global.clone()) else { return };
         let stopped = Rc::new(Cell::new(false));
         let done = stopped.clone();
         sim.spawn(id, async move {
-            // It cannot fail.
+            // This cannot fail.
             let _ = global.stop_async().await;
             done.set(true);
         });

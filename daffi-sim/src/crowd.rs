@@ -1,4 +1,4 @@
-//! Many nodes that lose one controller together, and how they come back.
+//! Many nodes that lose their controller together, and how they come back.
 
 use std::{rc::Rc, time::Duration};
 
@@ -21,18 +21,18 @@ use crate::{
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Return {
-    /// When each attempt to connect was, from the death of the controller.
+    /// When each attempt to connect was made, counted from the death of the controller.
     pub attempts: Vec<Duration>,
-    /// When the last node was back, from when there was a controller again.
+    /// When the last node was back, counted from when there was a controller again.
     pub all_back: Option<Duration>,
-    /// What went wrong besides.
+    /// What else went wrong.
     pub violations: Vec<String>,
 }
 
-/// How long is waited for all.
+/// How long to wait for all of them.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Has `nodes` nodes lose their controller, which is back after `away`, while they have calls to make.
+/// Has `nodes` nodes lose their controller, which returns after `away`, while they have calls to make.
 pub fn crowd(seed: u64, nodes: u16, away: Duration, options: Options) -> Return {
     panics::watch();
     let profile = Profile {
@@ -49,7 +49,7 @@ pub fn crowd(seed: u64, nodes: u16, away: Duration, options: Options) -> Return 
     if !sim.run(PATIENCE, || is_known(&sim, first, &ids)) {
         violations.push("not all nodes are there at first".to_owned());
     }
-    // So that they are not at the same place of their heartbeats.
+    // So that they are at different points of their heartbeats.
     sim.run(sim.now() + sim.millis(0, 10_000), || false);
     let lost = sim.now();
     let before = sim.network.lock().attempts.len();
@@ -88,7 +88,7 @@ fn start_node(sim: &Rc<Sim>, number: u16) -> HostId {
     id
 }
 
-/// Whether a controller has all nodes and what they offer.
+/// Whether a controller knows all nodes and what they offer.
 fn is_known(sim: &Sim, controller: HostId, nodes: &[HostId]) -> bool {
     let all_up = nodes.iter().all(|id| sim.host(*id, |host| host.global.is_some()));
     let names = sim.host(controller, |host| host.server.as_ref().map_or(0, |server| server.sizes().names));

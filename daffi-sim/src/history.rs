@@ -1,4 +1,4 @@
-//! What callers asked for and were told, and what ran.
+//! What callers asked for, what they were told, and what ran.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,28 +15,28 @@ pub(crate) type Nonce = u64;
 /// Set in the numbers of scheduled tasks, which run more than once.
 const TASK: Nonce = 1 << 62;
 
-/// Set in the numbers of calls that their node sends later than it is told to.
+/// Set in the numbers of calls that their node sends later than the call was made.
 const LATER: Nonce = 1 << 61;
 
-/// Whether a call has its place among those that the same node makes before and after it.
+/// Whether a call has a place in the order of the calls that its node makes.
 pub(crate) fn is_ordered(nonce: Nonce) -> bool {
     nonce & (TASK | LATER) == 0
 }
 
-/// Whether it is the number of a scheduled task.
+/// Whether this is the number of a scheduled task.
 pub(crate) fn is_task(nonce: Nonce) -> bool {
     nonce & TASK != 0
 }
 
-/// What a callback gives: the number of its call, the process it ran in, and as much text as was asked for.
+/// A callback's result: the number of its call, the process it ran in, and as much text as was asked for.
 pub(crate) type Out = (u64, u64, String);
 
-/// The byte that the text of a call consists of.
+/// The byte that a call's text consists of.
 fn text_byte(nonce: Nonce) -> u8 {
     b'a' + (nonce % 26) as u8
 }
 
-/// A text of this call.
+/// Returns text for this call.
 pub(crate) fn text_of(nonce: Nonce, bytes: usize) -> String {
     char::from(text_byte(nonce)).to_string().repeat(bytes)
 }
@@ -53,7 +53,7 @@ pub(crate) struct History {
     pub(crate) tasks: BTreeMap<Nonce, Task>,
     /// Where and when each call ran.
     pub(crate) runs: BTreeMap<Nonce, Vec<(HostId, Duration)>>,
-    /// In which order calls ran in callbacks that keep it.
+    /// The order in which calls ran in callbacks that keep it.
     pub(crate) serial: BTreeMap<HostId, Vec<Nonce>>,
     pub(crate) violations: Vec<String>,
 }
@@ -76,18 +76,18 @@ pub(crate) enum Kind {
 pub(crate) struct Call {
     pub(crate) caller: HostId,
     pub(crate) kind: Kind,
-    /// How deep it is nested; 1 for what no callback calls.
+    /// How deeply it is nested; 1 for a call that no callback made.
     pub(crate) depth: usize,
-    /// The call that it is nested in after all, or its own number.
+    /// The outermost call that it is nested in, or its own number.
     pub(crate) outermost: Nonce,
-    /// Its node is to be called by itself.
+    /// Whether its node is to call itself.
     pub(crate) to_self: bool,
     pub(crate) began: Duration,
     pub(crate) deadline: Option<Duration>,
     pub(crate) ended: Option<(Duration, Ended)>,
-    /// The caller has thrown away what would tell the outcome.
+    /// Whether the caller has dropped what would tell it the outcome.
     pub(crate) abandoned: bool,
-    /// How many bytes of text go there, and how many are to come back.
+    /// How many bytes of text are sent, and how many are to come back.
     text: Text,
 }
 
@@ -115,20 +115,20 @@ pub(crate) enum Ended {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) period: Duration,
-    /// It calls what runs as soon as it comes.
+    /// Whether the callback it calls runs as soon as a call arrives.
     pub(crate) at_once: bool,
     text: Text,
     pub(crate) began: Duration,
-    /// From when to when it was there for sure.
+    /// From when to when it certainly existed.
     pub(crate) there: Option<(Duration, Duration)>,
-    /// When the caller knew that it was cancelled.
+    /// When the caller knew that it had been cancelled.
     pub(crate) cancelled: Option<Duration>,
-    /// How many calls it made and did not make, by its own account.
+    /// How many calls it made and how many it skipped, by its own count.
     pub(crate) counted: Option<(u64, u64)>,
 }
 
 impl History {
-    /// A call begins.
+    /// Begins a call.
     pub(crate) fn begin(
         &mut self,
         caller: HostId,
@@ -154,7 +154,7 @@ impl History {
         self.last
     }
 
-    /// A callback that runs for the call `within` makes a call.
+    /// Begins a call made by a callback that runs for the call `within`.
     pub(crate) fn begin_nested(
         &mut self,
         caller: HostId,
@@ -172,7 +172,7 @@ impl History {
         nonce
     }
 
-    /// A call begins that is to be sent later.
+    /// Begins a call that is to be sent later.
     pub(crate) fn begin_later(
         &mut self,
         caller: HostId,
@@ -188,7 +188,7 @@ impl History {
         nonce | LATER
     }
 
-    /// So much text goes with this call or task.
+    /// Records how much text goes with this call or task.
     pub(crate) fn carries(&mut self, nonce: Nonce, text: Text) {
         if let Some(call) = self.calls.get_mut(&nonce) {
             call.text = text;
@@ -203,14 +203,14 @@ impl History {
         of_call.or_else(|| self.tasks.get(&nonce).map(|task| task.text))
     }
 
-    /// A callback got this text with a call.
+    /// Checks the text that a callback got with a call.
     pub(crate) fn brought(&mut self, nonce: Nonce, text: &str) {
         if self.text(nonce).is_none_or(|sent| !is_text_of(nonce, text, sent.there)) {
             self.violations.push(format!("I3: {nonce:#x} came with other bytes than it was sent with"));
         }
     }
 
-    /// A task is to be scheduled.
+    /// Begins a task that is about to be scheduled.
     pub(crate) fn begin_task(&mut self, period: Duration, now: Duration) -> Nonce {
         self.last += 1;
         let nonce = self.last | TASK;
@@ -220,7 +220,7 @@ impl History {
         nonce
     }
 
-    /// A callback runs.
+    /// Records that a callback runs.
     pub(crate) fn ran(&mut self, nonce: Nonce, host: HostId, now: Duration, serial: bool) {
         self.runs.entry(nonce).or_default().push((host, now));
         if serial {
@@ -228,7 +228,7 @@ impl History {
         }
     }
 
-    /// A call has its outcome.
+    /// Records the outcome of a call.
     pub(crate) fn end(&mut self, nonce: Nonce, ended: Ended, now: Duration) {
         let Some(call) = self.calls.get_mut(&nonce) else { return };
         if call.ended.replace((now, ended)).is_some() {
@@ -236,21 +236,21 @@ impl History {
         }
     }
 
-    /// The caller did not look at the outcome before now.
+    /// Records that the caller looks at the outcome only now.
     pub(crate) fn looks(&mut self, nonce: Nonce, now: Duration) {
         if let Some(deadline) = self.calls.get_mut(&nonce).and_then(|call| call.deadline.as_mut()) {
             *deadline = now.max(*deadline);
         }
     }
 
-    /// Nobody will know how a call ended.
+    /// Records that nobody will know how a call ended.
     pub(crate) fn abandon(&mut self, nonce: Nonce) {
         if let Some(call) = self.calls.get_mut(&nonce) {
             call.abandoned = true;
         }
     }
 
-    /// What an outcome says, once it is sure that it belongs to this call.
+    /// Returns what an outcome says, once it has been checked to belong to this call.
     pub(crate) fn judge(&mut self, nonce: Nonce, result: &Result<Out>) -> Ended {
         match result {
             Ok((echo, host, text)) => {
@@ -266,7 +266,7 @@ impl History {
         }
     }
 
-    /// How many calls there were of each kind of outcome, for a summary.
+    /// Counts the calls by kind of outcome, for a summary.
     pub(crate) fn summary(&self) -> Summary {
         let mut summary = Summary { tasks: self.tasks.len(), ..Summary::default() };
         for (nonce, call) in &self.calls {
@@ -314,40 +314,40 @@ impl Ended {
     }
 }
 
-/// What went on in one run.
+/// What happened in one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
     /// Calls that were made.
     pub calls: usize,
-    /// Calls that gave a value, or for a broadcast one outcome for each node.
+    /// Calls that returned a value or, for a broadcast, one outcome per node.
     pub values: usize,
     /// Calls that were refused.
     pub not_run: usize,
-    /// Calls that may have run, or did and failed.
+    /// Calls that may have run, or that ran and failed.
     pub unknown: usize,
     /// Scheduled tasks.
     pub tasks: usize,
     /// Scheduled tasks whose cancellation was acknowledged.
     pub cancelled: usize,
-    /// Of these, those that were cancelled within two milliseconds of a time to call.
+    /// Of these, those cancelled within two milliseconds of a time to call.
     pub cancelled_in_time: usize,
     /// Processes that died within a step.
     pub deaths: usize,
-    /// How often one machine did not reach another one, by which it was reached still.
+    /// How often one machine could not reach another that could still reach it.
     pub one_way: usize,
-    /// Nodes that lost their name to another one.
+    /// Nodes that lost their name to another node.
     pub takeovers: usize,
-    /// Calls that ran, and whose caller was told that the callee is gone.
+    /// Calls that ran although their caller was told that the callee is gone.
     pub ran_unknown: usize,
-    /// How deep the deepest call was nested that ran.
+    /// How deeply the deepest call that ran was nested.
     pub deepest: usize,
-    /// Calls that were refused because they were nested too deep.
+    /// Calls refused for being nested too deeply.
     pub too_deep: usize,
     /// Calls of nodes to themselves that were refused.
     pub to_self: usize,
     /// How often a callback ran.
     pub runs: usize,
-    /// Which errors there were.
+    /// The kinds of errors that occurred.
     pub errors: BTreeSet<String>,
 }

@@ -1,9 +1,9 @@
 //! daffi on a simulated machine and network.
 //!
-//! A run takes a seed and everything else follows from it: how many nodes there are, what they call, how the network
-//! treats them, who dies when. All code of daffi is the real one, from `Global` and the controller's `Server` down to
-//! where a socket is read and written; what is simulated are the clock, the threads and the sockets
-//! (`daffi_core::simulation`). Everything runs on one thread, and what could go on next is chosen by chance.
+//! A run takes a seed, and everything else follows from it: how many nodes there are, what they call, how the
+//! network treats them, which die and when. All of daffi's code is real, from `Global` and the controller's
+//! `Server` down to the reads and writes of sockets; only the clock, the threads and the sockets are
+//! simulated (`daffi_core::simulation`). Everything runs on one thread, and chance decides what runs next.
 //!
 //! ```text
 //!  storm: users call, faults come         well again       all at rest
@@ -12,16 +12,16 @@
 //!                                          to reach each
 //! ```
 //!
-//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it to the last
-//! byte (I3) and tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing is left behind at nodes,
-//! controllers and sockets (I6); the order between two nodes is kept, from how users called to how callbacks ran (I7);
-//! broadcasts are complete (I8); calls that call on are nested as deep as the limit and no deeper, and
-//! no process is called by itself (U3); scheduled calls come when they are due and not after their end (I9); and when all is well
-//! again, everybody can be called within 30 s (I11). Code of daffi that panics breaks a promise, too, even if daffi
-//! survives it.
+//! What is checked: each call runs at most once (I1) and has one outcome, in time (I2), which belongs to it
+//! to the last byte (I3) and tells the truth about whether it ran (I4); no outcome comes twice (I5); nothing
+//! is left behind at nodes, controllers and sockets (I6); the order between two nodes is kept, from how users
+//! called to how callbacks ran (I7); broadcasts are complete (I8); nested calls go as deep as the limit and
+//! no deeper, and no process is called by itself (U3); scheduled calls come when they are due and not after
+//! their end (I9); and once everything is repaired, every node can be called within 30 s (I11). A panic in
+//! daffi's code also breaks a promise, even if daffi survives it.
 //!
-//! A process dies after some number of steps and uses of sockets from a moment that chance has chosen, so between any two
-//! of them. Clocks on the wall are hours apart and jump.
+//! A process dies a number of steps and socket operations after a random moment, and so between any two of
+//! them. Wall clocks are hours apart and jump.
 //!
 //! ```console
 //! $ cargo run --release -p daffi-sim -- --seeds 10000
@@ -29,8 +29,8 @@
 //! $ cargo run --release -p daffi-sim -- --seed 4711 --trace
 //! ```
 //!
-//! What is not simulated: threads that really run at the same time (so no data races; shuttle is for these), blocking
-//! forms of the API, and what a kernel does beyond what the network here does.
+//! What is not simulated: threads that truly run at the same time (so no data races; shuttle is for these),
+//! the blocking forms of the API, and whatever a kernel does beyond this network.
 
 mod callbacks;
 mod checker;
@@ -75,7 +75,7 @@ pub struct Options {
     pub trace: bool,
     /// Plants a bug.
     pub bug: Option<Bug>,
-    /// Whether the clocks on the wall are hours apart, and jump.
+    /// Whether wall clocks are hours apart, and jump.
     pub clocks_differ: bool,
 }
 
@@ -85,7 +85,7 @@ impl Default for Options {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -93,33 +93,33 @@ pub struct Report {
     pub seed: u64,
     /// Promises that were broken.
     pub violations: Vec<String>,
-    /// Tells this run from any other.
+    /// Distinguishes this run from all others.
     pub hash: u64,
-    /// What went on.
+    /// What happened.
     pub summary: Summary,
     /// How many frames crossed the network.
     pub frames: u64,
     /// How much time passed in the simulated world.
     pub time: Duration,
-    /// How often somebody looked at a clock on the wall.
+    /// How often a wall clock was read.
     pub wall_reads: u64,
 }
 
 impl Report {
-    /// How to see a run of this seed again.
+    /// How to replay this seed.
     pub fn replay(&self) -> String {
         format!("to see it again: cargo run --release -p daffi-sim -- --seed {} --trace", self.seed)
     }
 }
 
-/// How long everybody may need to be reachable when all is well again.
+/// How long every node may take to be reachable once everything is repaired.
 const BACK_MAX: Duration = Duration::from_secs(30);
-/// How long calls that nobody hurries may still take.
+/// How long calls without a deadline may take to finish.
 const FINISH_MAX: Duration = Duration::from_secs(120);
-/// How often it is looked at whether all is at rest.
+/// How often to check whether everything is at rest.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs a seed. A panic that nothing in daffi caught ends this run alone.
+/// Runs a seed. A panic that nothing in daffi caught ends only this run.
 pub fn run(seed: u64, options: Options) -> Report {
     panics::watch();
     let run = || run_to_the_end(seed, options);
@@ -167,9 +167,9 @@ fn run_to_the_end(seed: u64, options: Options) -> Report {
     Report { seed, violations, hash, summary, frames, time, wall_reads }
 }
 
-/// Lets everything end that goes on.
+/// Lets everything in progress come to an end.
 fn come_to_rest(sim: &Rc<Sim>, cluster: &Cluster) {
-    // A call without a deadline waits for its callee as long as that takes, and one without a return just runs.
+    // A call without a deadline waits for its callee as long as it takes, and a one-way call simply runs.
     let until = sim.now() + FINISH_MAX;
     sim.run(until, || !sim.has_tasks());
     end_tasks(sim, cluster);
@@ -178,11 +178,11 @@ fn come_to_rest(sim: &Rc<Sim>, cluster: &Cluster) {
     }
 }
 
-/// Ends what was scheduled by processes that are gone: nobody else would, and it would go on for ever.
+/// Ends what was scheduled by processes that are gone: nobody else would, and it would continue forever.
 fn end_tasks(sim: &Rc<Sim>, cluster: &Cluster) {
     let Some(controller) = cluster.controller() else { return };
     let tasks = sim.network.lock().wire.tasks_of(controller);
-    // One whose questions can be seen.
+    // A node whose questions can be seen.
     let Some((id, _)) = cluster.nodes().into_iter().find(|(id, _)| *id != controller) else { return };
     let Some(global) = sim.host(id, |host| host.global.clone()) else { return };
     let done = Rc::new(Cell::new(false));
@@ -191,7 +191,7 @@ fn end_tasks(sim: &Rc<Sim>, cluster: &Cluster) {
 }
 
 fn profile(random: &mut Random) -> Profile {
-    // What is on its way counts as buffered, so a small buffer makes a long way slow.
+    // Bytes in transit count as buffered, so a small buffer makes a long link slow.
     let (delay_min, delay_max, buffer) =
         random.one_of(&[(0, 1, 2000), (0, 1, 64 * 1024), (0, 20, 128 * 1024), (5, 200, 4 * 1024 * 1024)]);
     Profile {
@@ -202,7 +202,7 @@ fn profile(random: &mut Random) -> Profile {
     }
 }
 
-/// I11: has each node call each other one.
+/// I11: has each node call every other node.
 fn everybody_is_back(sim: &Rc<Sim>, cluster: &Cluster) -> Vec<String> {
     let until = sim.now() + BACK_MAX;
     let is_up = |id| sim.host(id, |host| host.global.is_some());
@@ -225,7 +225,7 @@ fn everybody_is_back(sim: &Rc<Sim>, cluster: &Cluster) -> Vec<String> {
     vec![format!("I11: {missing} nodes do not reach everybody {BACK_MAX:?} after all is well")]
 }
 
-/// Whether no node has a call that is not over, and nobody wants to make one.
+/// Whether no node has an unfinished call, and nobody wants to make one.
 fn is_at_rest(sim: &Sim, cluster: &Cluster) -> bool {
     let mut left = Vec::new();
     checker::rest(sim, cluster, &mut left);

@@ -1,4 +1,4 @@
-//! Runs seeds, and says of each that breaks a promise how to run it again.
+//! Runs seeds, and for each that breaks a promise says how to run it again.
 
 use std::{env, process::ExitCode, time::Instant};
 
@@ -6,7 +6,7 @@ use daffi_sim::{Options, run};
 
 const USAGE: &str = "usage: daffi-sim --seeds COUNT [--from SEED] | --seed SEED [--trace] [--log]";
 
-/// What is asked for.
+/// The command line arguments.
 #[derive(Default)]
 struct Arguments {
     seeds: Option<u64>,

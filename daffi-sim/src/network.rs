@@ -1,5 +1,5 @@
-//! The network: connections with delay, bounded buffers, partitions and sudden ends. Bytes come out in other pieces
-//! than they went in.
+//! The network: connections with delays, bounded buffers, partitions and sudden ends. Bytes come out in
+//! different pieces than they went in.
 
 mod faults;
 mod sockets;
@@ -18,18 +18,18 @@ pub(crate) use sockets::{Shared, connect, listen};
 
 use crate::{random::Random, tamper::Tamper, trace::Trace, wire::Wire};
 
-/// A process, as one run of it. A restart gives another one.
+/// One run of a process. A restart creates another.
 pub(crate) type HostId = usize;
 
-/// A machine, which processes come and go on.
+/// A machine, on which processes come and go.
 pub(crate) type Machine = u16;
 
-/// Time and network of a simulated world.
+/// The time and network of a simulated world.
 pub(crate) struct Network {
     pub(crate) now: Duration,
     pub(crate) random: Random,
     pub(crate) trace: Trace,
-    /// What is known from looking at the bytes.
+    /// What the bytes on the wire reveal.
     pub(crate) wire: Wire,
     pub(crate) tamper: Tamper,
     pub(crate) profile: Profile,
@@ -38,23 +38,23 @@ pub(crate) struct Network {
     listeners: BTreeMap<String, Listener>,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     event_last: u64,
-    /// Who has something to read, room to write, or somebody at the door.
+    /// Processes with something to read, room to write, or a connection to accept.
     pub(crate) stirred: BTreeSet<HostId>,
     blocked: BTreeSet<(Machine, Machine)>,
-    /// How many bytes a second a machine's link carries, where that is few.
+    /// How many bytes per second a machine's link carries, if it is slow.
     slow: BTreeMap<Machine, u64>,
     machines: Vec<Machine>,
-    /// After how many more steps a process dies, and whether without a word.
+    /// After how many more steps a process dies, and whether silently.
     doomed: BTreeMap<HostId, (usize, bool)>,
-    /// Processes that died within a step, and have to be buried after it.
+    /// Processes that died within a step, and must be buried after it.
     pub(crate) fallen: Vec<(HostId, bool)>,
-    /// Processes that are no more: what their code still does reaches nobody.
+    /// Processes that have ended: what their code still does reaches nobody.
     pub(crate) dead: BTreeSet<HostId>,
-    /// How many died so.
+    /// How many processes died within a step.
     pub(crate) deaths: usize,
-    /// How often one machine did not reach another one, by which it was reached still.
+    /// How often one machine could not reach another that could still reach it.
     pub(crate) one_way: usize,
-    /// When somebody tried to connect.
+    /// When connection attempts were made.
     pub(crate) attempts: Vec<Duration>,
 }
 
@@ -63,9 +63,9 @@ pub(crate) struct Network {
 pub(crate) struct Profile {
     pub(crate) delay_min: Duration,
     pub(crate) delay_max: Duration,
-    /// How many bytes are on their way or unread, in one direction of a connection.
+    /// How many bytes may be in transit or unread in one direction of a connection.
     pub(crate) buffer: usize,
-    /// In so many percent of all cases fewer bytes are read or written than could be.
+    /// In this percentage of cases fewer bytes are read or written than possible.
     pub(crate) pieces: usize,
 }
 
@@ -92,9 +92,9 @@ struct End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndState {
     Open,
-    /// The process closed it or died. What still comes is answered with a reset.
+    /// The process closed it or died. Anything that still comes is answered with a reset.
     Closed,
-    /// The machine is gone without a word.
+    /// The machine has gone silent.
     Gone,
 }
 
@@ -103,16 +103,16 @@ struct Lane {
     on_the_way: VecDeque<(Duration, Item)>,
     readable: VecDeque<u8>,
     bytes: usize,
-    /// Nothing comes any more.
+    /// Nothing more comes.
     ended: bool,
     /// The end has arrived.
     end_seen: bool,
     reset: bool,
-    /// When a slow link is done with what it has.
+    /// When a slow link will have carried what it has.
     busy_until: Duration,
-    /// The last write took nothing.
+    /// The last write could take nothing.
     full: bool,
-    /// What was written and is not a whole frame yet.
+    /// What was written and is not yet a whole frame.
     partial: BytesMut,
 }
 
@@ -228,7 +228,7 @@ impl Network {
                     answer_reset = true;
                     has_room |= std::mem::take(&mut arriving.full);
                 }
-                // Nobody says that it arrived, so the sender keeps it and gets no room.
+                // Nobody acknowledges them, so the sender keeps them and gets no room.
                 Item::Bytes(_) => {}
                 Item::End => arriving.end_seen = true,
                 Item::Reset => {
@@ -249,7 +249,7 @@ impl Network {
         self.tidy(id);
     }
 
-    /// Forgets a connection that neither end has any more.
+    /// Forgets a connection that neither end still has.
     fn tidy(&mut self, id: usize) {
         let over = self.connections.get(&id).is_some_and(|connection| {
             connection.ends.iter().all(|end| end.state != EndState::Open)
@@ -362,7 +362,7 @@ impl Network {
     }
 
     fn shutdown(&mut self, id: usize, end: usize, how: Shutdown) {
-        // A machine that is gone says nothing, and a process that is dead has said all.
+        // A machine that is gone says nothing, and a dead process has said everything.
         let of_the_dead = (self.connections.get(&id))
             .is_some_and(|connection| self.dead.contains(&connection.ends[end].host));
         if of_the_dead {

@@ -1,4 +1,4 @@
-//! Panics: daffi survives many of its own, so that one might pass for a connection that ends.
+//! Panics: daffi survives many of its own, so that one might be mistaken for the end of a connection.
 
 use std::{cell::RefCell, sync::Once};
 
@@ -8,7 +8,7 @@ thread_local! {
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes each panic in a simulated world, but those on purpose, which are not printed either.
+/// Records each panic in a simulated world, except deliberate ones, which are not printed either.
 pub(crate) fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -27,7 +27,7 @@ pub(crate) fn watch() {
     });
 }
 
-/// What was noted on this thread.
+/// Takes what was recorded on this thread.
 pub(crate) fn take() -> Vec<String> {
     PANICS.take()
 }

@@ -1,8 +1,8 @@
-//! Chance, from one seed.
+//! Chance, derived from one seed.
 
 use std::time::Duration;
 
-/// SplitMix64: small, quick, and good enough to choose faults with.
+/// SplitMix64: small, fast, and good enough for choosing faults.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -19,23 +19,23 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.number() % bound as u64) as usize
     }
 
-    /// True in `percent` of all cases.
+    /// Returns true in `percent` of all cases.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// A time from `from` to `to`.
+    /// Returns a time between `from` and `to`, inclusive.
     pub(crate) fn between(&mut self, from: Duration, to: Duration) -> Duration {
         let spread = (to - from).as_micros() as u64;
         from + Duration::from_micros(self.number() % (spread + 1))
     }
 
-    /// One of these.
+    /// Returns one of these.
     pub(crate) fn one_of<T: Clone>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())].clone()
     }

@@ -1,12 +1,12 @@
-//! Calls that call on, in a circle, as their arguments say.
+//! Calls that lead to further calls, in a circle, as their arguments say.
 
 use std::{collections::VecDeque, fmt};
 
-/// What sets a ring's parts apart in the arguments of a call.
+/// Separates the parts of a ring in a call's arguments.
 const BETWEEN: char = '>';
 
-/// How many more calls a call is to bring about, of which callback, and on which nodes: one after the other, and then from
-/// the first one again.
+/// How many more calls a call is to lead to, to which callback, and on which nodes: one after the other, over
+/// and over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ring {
     pub(crate) left: u32,
@@ -21,7 +21,7 @@ impl Ring {
         Some(Self { left, callback, nodes: parts.map(str::to_owned).collect() })
     }
 
-    /// Whom the node `me` calls, and what is left for that one. A node calls itself only where there is no other.
+    /// Returns which node `me` calls, and what is left for that one. A node calls itself only if alone.
     pub(crate) fn next(mut self, me: &str) -> Option<(String, Self)> {
         self.left = self.left.checked_sub(1)?;
         let other = self.nodes.iter().position(|node| node != me).unwrap_or_default();

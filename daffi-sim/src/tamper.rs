@@ -1,5 +1,5 @@
-//! Bugs on purpose: a layer between processes and network that breaks a promise now and then, to show that the checker
-//! sees it.
+//! Deliberate bugs: a layer between processes and network that occasionally breaks a promise, to show that
+//! the checker notices.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,23 @@ use daffi_core::{
 
 use crate::random::Random;
 
-/// A bug that is planted.
+/// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bug {
-    /// The controller passes a result on twice.
+    /// The controller passes on a result twice.
     DoubleReply,
     /// The controller loses a result.
     LostReply,
-    /// Two results change places.
+    /// Two results are swapped.
     SwappedIds,
-    /// A result has a byte of another one.
+    /// A result contains a byte of another one.
     MixedPayload,
-    /// A caller is told that what ran did not.
+    /// A caller is told that a call that ran did not.
     Denied,
     /// A callee gets a call again under another id.
     ResentCall,
-    /// A callee gets a call without an outcome, and does not run it.
+    /// A callee gets a one-way call and does not run it.
     NeverRun,
     /// Requests overtake each other on their way from the controller.
     Reordered,
@@ -34,20 +34,20 @@ pub enum Bug {
     Overtaken,
     /// A target of a broadcast is left out.
     MissingTarget,
-    /// A scheduled task that was cancelled goes on.
+    /// A scheduled task continues after it was cancelled.
     FiresAfterCancel,
-    /// The controller does not learn that nobody waits any more.
+    /// The controller does not learn that nobody is waiting any more.
     Forgotten,
-    /// Some nodes get no calls, and stay connected.
+    /// Some nodes get no calls, but stay connected.
     Unreachable,
-    /// The controller passes calls on as if none of them was nested.
+    /// The controller passes on calls as if they were not nested.
     HopsForgotten,
-    /// Code of daffi panics when it writes.
+    /// Code of daffi panics while writing.
     Panics,
 }
 
 impl Bug {
-    /// All of them, each with the beginning of the violation that has to be found.
+    /// All bugs, each with the beginning of the violation that must be found.
     pub const ALL: [(Self, &str); 15] = [
         (Self::DoubleReply, "I5: "),
         (Self::LostReply, "I2: "),
@@ -67,17 +67,17 @@ impl Bug {
     ];
 }
 
-/// What a planted panic says.
+/// The message of a planted panic.
 pub(crate) const PANIC: &str = "planted";
 
 /// Plants a bug, or none.
 pub(crate) struct Tamper {
     bug: Option<Bug>,
-    /// What is held back, by lane.
+    /// What is being held back, by lane.
     held: BTreeMap<(usize, usize), Vec<u8>>,
 }
 
-/// In so many percent of all cases where the bug could show, it does.
+/// In this percentage of cases where the bug could show, it does.
 const OFTEN: usize = 10;
 
 impl Tamper {
@@ -89,7 +89,7 @@ impl Tamper {
         self.bug.is_some()
     }
 
-    /// What goes out in place of a frame that `end` of a connection has written; end 1 is the controller's.
+    /// Returns what goes out in place of a frame written by `end` of a connection; end 1 is the controller's.
     pub(crate) fn change(
         &mut self,
         connection: usize,
@@ -183,7 +183,7 @@ fn encode(frame: &Frame<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Two frames with each other's ids.
+/// Swaps the ids of two frames.
 fn swapped(mut one: Vec<u8>, mut other: Vec<u8>) -> Vec<Vec<u8>> {
     const ID: std::ops::Range<usize> = 8..16;
     one[ID].swap_with_slice(&mut other[ID]);

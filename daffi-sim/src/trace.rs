@@ -1,4 +1,4 @@
-//! What happened, as lines for people and as one number that tells two runs apart.
+//! What happened, as lines for people and as one number that distinguishes runs.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Trace {
     hash: u64,
-    /// Whether the lines are printed as they come.
+    /// Whether to print the lines as they come.
     aloud: bool,
 }
 
@@ -19,7 +19,7 @@ impl Trace {
         self.hash
     }
 
-    /// Adds a line. It must not depend on anything but the seed.
+    /// Adds a line, which must depend only on the seed.
     pub(crate) fn note(&mut self, now: Duration, what: impl FnOnce() -> String) {
         let what = what();
         if self.aloud {

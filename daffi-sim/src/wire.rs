@@ -1,7 +1,7 @@
-//! What can be told from the bytes between nodes and controllers, apart from what either side says of itself.
+//! What the bytes between nodes and controllers reveal, regardless of what either side says about itself.
 //!
-//! End 0 of a connection is the node's, end 1 the controller's. A call carries its number in the first eight bytes of
-//! its arguments, by which it is known on all of its way.
+//! End 0 of a connection is the node's, end 1 the controller's. A call carries its number in the first eight
+//! bytes of its arguments, which identifies it all along its way.
 
 mod pauses;
 mod seen;
@@ -28,7 +28,7 @@ use crate::{
     trace::Trace,
 };
 
-/// What was seen.
+/// What has been seen.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     connections: BTreeMap<usize, Seen>,
@@ -36,42 +36,42 @@ pub(crate) struct Wire {
     pub(crate) violations: Vec<String>,
     /// Where and when each call last came to a controller.
     came: BTreeMap<Nonce, (usize, u64)>,
-    /// Calls that a node sent again, since they had reached nobody, and large ones of which that cannot be told.
+    /// Calls that a node sent again because they reached nobody, and large ones where that is unknown.
     pub(crate) again: BTreeSet<Nonce>,
-    /// Large calls that have left a node under this id, and whose number was not to be seen: over a later connection they are none
-    /// that leave for the first time.
+    /// Large calls that left a node under this id before their number could be seen: over a later connection,
+    /// they do not leave for the first time.
     left_unnamed: BTreeSet<(String, u64)>,
-    /// The last that went from one connection to another, by when it came.
+    /// The last call that went from one connection to another, with when it came.
     went: BTreeMap<(usize, usize), (u64, Nonce)>,
-    /// The last that went to a connection from the node in the controller's own process.
+    /// The last call that went to a connection from the node in the controller's own process.
     went_from_embedded: BTreeMap<usize, Nonce>,
-    /// Calls in the order in which they reached each process, for those that keep it.
+    /// Calls in the order in which they reached each process, for callbacks that keep it.
     pub(crate) given: BTreeMap<HostId, Vec<(String, Nonce)>>,
     order: u64,
-    /// When the calls of each task left, as far as they left as soon as they were due.
+    /// When the calls of each task left, for those that left as soon as they were due.
     pub(crate) fires: BTreeMap<Nonce, Vec<Duration>>,
-    /// The same of those that had to wait for room, which tells nothing of when they were due.
+    /// How many had to wait for room, so that nothing is known about when they were due.
     pub(crate) delayed_fires: BTreeMap<Nonce, usize>,
     /// Calls that nobody waits for, by the connection and the id with which they were passed on.
     handed_over: BTreeMap<(usize, u64), Nonce>,
-    /// When which process did nothing.
+    /// When each process was frozen.
     freezes: Vec<Freeze>,
-    /// When nobody did anything.
+    /// When nothing ran at all.
     sleeps: Vec<(Duration, Duration)>,
     /// Tasks by controller and id.
     tasks: BTreeMap<(HostId, u64), Nonce>,
-    /// Those that a controller was asked for and has not answered to yet.
+    /// Tasks that a controller was asked for and has not answered yet.
     asked_for: BTreeMap<Nonce, HostId>,
     /// When a cancellation was confirmed.
     cancelled: BTreeMap<Nonce, Duration>,
-    /// Whom each broadcast went to, as the controller said.
+    /// The targets of each broadcast, according to the controller.
     pub(crate) targets: BTreeMap<Nonce, BTreeSet<String>>,
     pub(crate) frames: u64,
-    /// Nodes that lost their name to another one.
+    /// Nodes that lost their name to another node.
     pub(crate) takeovers: usize,
-    /// Nodes may have few calls in flight: others wait, and what needs no place overtakes them.
+    /// Whether nodes may have few calls in flight: others wait, and those that need no place overtake them.
     pub(crate) calls_wait: bool,
-    /// Nodes that are in a controller's process, so that no bytes tell of them.
+    /// Nodes in a controller's own process, about which no bytes tell anything.
     pub(crate) embedded: BTreeSet<String>,
 }
 
@@ -80,7 +80,7 @@ impl Wire {
         self.connections.insert(id, Seen { node, controller, ..Seen::default() });
     }
 
-    /// Tasks that this controller has by its own account.
+    /// Returns the tasks that this controller has by its own account.
     pub(crate) fn tasks_of(&self, controller: HostId) -> Vec<u64> {
         let of_it = |((host, _), nonce): &(&(HostId, u64), &Nonce)| {
             *host == controller && !self.cancelled.contains_key(*nonce)
@@ -88,12 +88,12 @@ impl Wire {
         self.tasks.iter().filter(of_it).map(|((_, task), _)| *task).collect()
     }
 
-    /// How many tasks this controller may have that nobody knows the id of.
+    /// Returns how many tasks this controller may have whose id nobody knows.
     pub(crate) fn unknown_tasks(&self, controller: HostId) -> usize {
         self.asked_for.values().filter(|host| **host == controller).count()
     }
 
-    /// Calls that nobody waits for, with the processes that got them and still have the connection on which they came.
+    /// Returns calls that nobody waits for, with the processes that got them and still have the connection.
     pub(crate) fn handed_over(&self) -> impl Iterator<Item = (Nonce, HostId)> {
         self.handed_over.iter().filter_map(|((connection, _), nonce)| {
             let seen = self.connections.get(connection).filter(|seen| seen.over.is_none())?;
@@ -101,7 +101,7 @@ impl Wire {
         })
     }
 
-    /// An end was closed, or has seen that the other one was.
+    /// Records that an end was closed, or has seen the other one close.
     pub(crate) fn end_closed(&mut self, id: usize, end: usize, now: Duration) {
         if let Some(seen) = self.connections.get_mut(&id)
             && end == 1
@@ -110,21 +110,21 @@ impl Wire {
         }
     }
 
-    /// A lane is full.
+    /// Records that a lane is full.
     pub(crate) fn full(&mut self, id: usize, lane: usize) {
         if let Some(seen) = self.connections.get_mut(&id) {
             seen.full |= lane == 1;
         }
     }
 
-    /// A lane that was full has room.
+    /// Records that a lane that was full has room again.
     pub(crate) fn unblocked(&mut self, id: usize, lane: usize) {
         if let Some(seen) = self.connections.get_mut(&id) {
             seen.blocked[lane] = true;
         }
     }
 
-    /// Looks at what `end` wrote, gives back the beginning of a frame that is not whole yet, and what is to be sent.
+    /// Looks at what `end` wrote. Returns the beginning of an incomplete frame, and what is to be sent.
     #[expect(clippy::too_many_arguments, reason = "they are parts of the network, which calls this alone")]
     pub(crate) fn look(
         &mut self,
@@ -197,7 +197,7 @@ impl Wire {
                 let sent_before = seen.unnamed.remove(&request.id).is_some()
                     || self.left_unnamed.remove(&(seen.name.clone(), request.id));
                 match nonce {
-                    // A large one that takes nothing along at first: its number comes with the first chunk.
+                    // A large call that carries no arguments at first: its number comes with the first chunk.
                     None => {
                         seen.unnamed.insert(request.id, self.order);
                         self.left_unnamed.insert((seen.name.clone(), request.id));
@@ -249,12 +249,12 @@ impl Wire {
         }
     }
 
-    /// Whether a call leaves in the order of its node's calls.
+    /// Whether a call must leave in the order of its node's calls.
     fn has_its_place(&self, nonce: Nonce, one_way: bool) -> bool {
         is_ordered(nonce) && !(self.calls_wait && one_way)
     }
 
-    /// I7 at the caller: what its users call one after the other leaves in that order.
+    /// I7 at the caller: calls that its users make one after the other leave in that order.
     fn keeps_order(&mut self, seen: &mut Seen, nonce: Nonce) {
         if nonce < seen.sent_last {
             let problem =
@@ -278,14 +278,14 @@ impl Wire {
     fn controller_wrote(&mut self, id: usize, seen: &mut Seen, frame: &Frame<'_>, now: Duration) {
         match frame {
             Frame::Registered { .. } => seen.registered = true,
-            // It has forgotten the node already.
+            // The controller has already forgotten the node.
             Frame::Refuse(_) => seen.over = Some(now),
-            // And any older one of this name, but none that has not had its turn.
+            // It has also forgotten any older node with this name, except one that has not had its turn.
             Frame::Welcome(_) => {
                 seen.welcomed = true;
                 let of_the_name = |older: &&mut Seen| older.welcomed && older.name == seen.name;
                 for older in self.connections.values_mut().filter(of_the_name) {
-                    // Ended for this, or just now.
+                    // Ended because of this one, or just now.
                     self.takeovers += usize::from(older.over.is_none_or(|over| over == now));
                     older.over.get_or_insert(now);
                 }
@@ -331,7 +331,7 @@ impl Wire {
         let Some(nonce) = nonce else { return };
         self.given.entry(seen.node).or_default().push((request.name.to_owned(), nonce));
         if is_task(nonce) {
-            // What waited for room was decided before.
+            // What waited for room was decided earlier.
             if seen.waited(now) {
                 *self.delayed_fires.entry(nonce).or_default() += 1;
                 return;
@@ -411,13 +411,13 @@ impl Wire {
         }
     }
 
-    /// Whether a broadcast goes to everybody it has to go to, and to nobody else.
+    /// Checks that a broadcast goes to every node it must go to, and to no others.
     fn complete(&mut self, id: usize, caller: &Seen, names: &BTreeSet<String>, now: Duration) {
         let others = self.connections.values().filter(|seen| seen.name != caller.name);
         let mut may: BTreeSet<&str> = self.embedded.iter().map(String::as_str).collect();
         let mut missing = Vec::new();
         for seen in others {
-            // Between the end of a connection and its being noticed there is a moment.
+            // It takes a moment until the end of a connection is noticed.
             let noticed = seen.over.map(|over| self.awake_since(seen.controller, over) + NOTICED_MAX);
             if seen.registering && noticed.is_none_or(|at| at > now) {
                 may.insert(&seen.name);
@@ -440,10 +440,10 @@ impl Wire {
     }
 }
 
-/// How long after its end a connection may still count, while the controller does not freeze.
+/// How long after its end a connection may still count, unless the controller is frozen.
 const NOTICED_MAX: Duration = Duration::from_millis(100);
 
-/// The number of the call that a frame begins.
+/// Returns the number of the call that a frame begins.
 fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
     let body = match frame {
         Frame::Request(request) => request.body,
@@ -453,7 +453,7 @@ fn nonce_of(frame: &Frame<'_>) -> Option<Nonce> {
     number_in(body)
 }
 
-/// The number that arguments or a result begin with.
+/// Returns the number at the beginning of arguments or of a result.
 fn number_in(body: Body<'_>) -> Option<u64> {
     body.to_bytes().first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }

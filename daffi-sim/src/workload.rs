@@ -15,7 +15,7 @@ use crate::{
     world::{self, Sim, sim},
 };
 
-/// What one user does until it is quiet.
+/// What one user does until the cluster is quiet.
 pub(crate) async fn user(cluster: Cluster, global: Global) {
     let sim = sim();
     let me = sim.current();
@@ -39,10 +39,10 @@ pub(crate) async fn user(cluster: Cluster, global: Global) {
     }
 }
 
-/// How deep a ring of calls is to go that something else has to end.
+/// How deep a ring of calls would go if nothing else ended it.
 pub(crate) const RUNAWAY: u32 = 3 * HOPS_MAX as u32;
 
-/// Calls on as the callback of the call `within`, if it is told whom, and takes whatever comes.
+/// Makes a call from the callback of the call `within`, if it is told to, and accepts any outcome.
 pub(crate) async fn onwards(ctx: &Context, within: Nonce, next: &str) {
     let Some((nonce, outcome)) = nested(ctx, within, next) else { return };
     let abandoned = Abandoned(nonce);
@@ -64,7 +64,7 @@ fn nested(ctx: &Context, within: Nonce, next: &str) -> Option<(Nonce, Outcome)> 
             (ring.callback.clone(), Some(node), ring.to_string())
         }
     };
-    // Whoever calls as anybody would has no deadline, and is counted as nested all the same.
+    // A callback that calls like any other user has no deadline; its call still counts as nested.
     let plainly = !then.is_empty() && !sim.network.lock().wire.calls_wait && sim.chance(30);
     let global = global.filter(|_| plainly);
     let deadline = ctx.deadline().filter(|_| global.is_none()).map(|deadline| sim.time_of(deadline));
@@ -83,7 +83,7 @@ fn nested(ctx: &Context, within: Nonce, next: &str) -> Option<(Nonce, Outcome)> 
     Some((nonce, start(caller, callback, arguments, on, None)))
 }
 
-/// A call whose callback is dropped in the middle has no outcome.
+/// Marks that a call has no outcome because its callback is dropped midway.
 struct Abandoned(Nonce);
 
 impl Drop for Abandoned {
@@ -117,7 +117,7 @@ fn start(
     }
 }
 
-/// The first call of a ring, for which nobody is in its way.
+/// Makes the first call of a ring, with nothing in its way.
 pub(crate) async fn first_of_a_ring(
     global: Global,
     on: String,
@@ -125,7 +125,7 @@ pub(crate) async fn first_of_a_ring(
     timeout: Option<Duration>,
     nonces: std::rc::Rc<std::cell::RefCell<Vec<Nonce>>>,
 ) {
-    /// So that others that are called at the same time run as well when it calls on.
+    /// Long enough that others called at the same time are running, too, when it makes its call.
     const TAKES: Duration = Duration::from_millis(500);
     let sim = sim();
     let nonce = sim.history.borrow_mut().begin(sim.current(), Kind::Call, sim.now(), timeout);
@@ -162,7 +162,7 @@ impl User {
         self.sim.chance(50).then(|| self.sim.millis(5, 4000))
     }
 
-    /// A ring of some nodes or all, or of one that calls itself. Every fourth goes on and on.
+    /// Returns a ring of some or all nodes, or of one that calls itself. Every fourth one is endless.
     fn ring(&self) -> Ring {
         let sim = &self.sim;
         let left = if sim.chance(25) { RUNAWAY } else { 1 + sim.below(10) as u32 };
@@ -170,7 +170,7 @@ impl User {
         Ring { left, callback: "work".to_owned(), nodes }
     }
 
-    /// What a call is sent with that has a deadline, or has none.
+    /// Returns the arguments of a call; `hurries` says whether it has a deadline.
     fn arguments(&self, nonce: Nonce, callback: &str, hurries: bool) -> Arguments {
         let sim = &self.sim;
         let how = match sim.below(100) {
@@ -193,7 +193,7 @@ impl User {
             0..14 if callback == "work" => {
                 format!("{}@{}", self.callback(), self.other().unwrap_or_default())
             }
-            // Where there are few places, a ring may wait for one that it holds itself, until its time is over.
+            // Where places are few, a ring may wait for one that it holds itself, until its time is up.
             14..20 if callback == "work" && (hurries || !sim.network.lock().wire.calls_wait) => {
                 self.ring().to_string()
             }
@@ -217,7 +217,7 @@ impl User {
         record(nonce, &outcome.await);
     }
 
-    /// A call whose future is dropped after a while.
+    /// Makes a call whose future is dropped after a while.
     async fn give_up(&self) {
         let (nonce, outcome) = self.prepared(self.timeout());
         let patience = self.sim.millis(0, 200);
@@ -306,7 +306,7 @@ impl User {
         self.sim.ended(nonce, ended);
     }
 
-    /// Has the controller call for a while, and then no more.
+    /// Has the controller make calls for a while, and then stop.
     async fn period(&self) {
         let period = self.sim.millis(50, 900);
         let nonce = self.sim.history.borrow_mut().begin_task(period, self.sim.now());
@@ -333,7 +333,7 @@ impl User {
             world::sleep(self.until_next(nonce, period)).await;
         }
         let asked = self.sim.now();
-        // A controller that came after the one that had the task knows nothing of it.
+        // A controller that came after the one with the task knows nothing about it.
         if let Err(error) = task.cancel_async().await {
             return self.sim.note(|| format!("{nonce:#x} cannot be cancelled: {error}"));
         }
@@ -350,7 +350,7 @@ impl User {
         }
     }
 
-    /// How long it is until the next call of a task, more or less, so that what comes then comes at the same time.
+    /// Returns roughly how long it is until the next call of a task, to make something coincide with it.
     fn until_next(&self, nonce: Nonce, period: Duration) -> Duration {
         let last = (self.sim.history.borrow().runs.get(&nonce))
             .and_then(|runs| runs.last().map(|(_, at)| *at))
@@ -406,7 +406,7 @@ pub(crate) async fn reach_everybody(
     done.set(done.get() + 1);
 }
 
-/// What `future` gives, unless `other` comes first.
+/// Returns the output of `future`, unless `other` comes first.
 async fn either<T>(mut future: Pin<Box<dyn Future<Output = T> + Send>>, other: world::Sleep) -> Option<T> {
     let mut other = Box::pin(other);
     std::future::poll_fn(move |context| {
@@ -418,10 +418,10 @@ async fn either<T>(mut future: Pin<Box<dyn Future<Output = T> + Send>>, other: w
     .await
 }
 
-/// Ends the tasks that nobody is left to end.
+/// Ends the tasks that nobody else is left to end.
 pub(crate) async fn end_tasks(global: Global, tasks: Vec<u64>, done: std::rc::Rc<std::cell::Cell<bool>>) {
     for task in tasks {
-        // It may have none of this id any more.
+        // The controller may no longer have a task with this id.
         let _ = daffi_node::simulation::end_task(&global, task).await;
     }
     done.set(true);

@@ -1,4 +1,4 @@
-//! The machine that daffi runs on here: its clock, its threads and its chance, all on one thread and all from one seed.
+//! The machine that daffi runs on here: its clock, threads and chance, all on one thread and from one seed.
 
 mod steps;
 
@@ -35,15 +35,15 @@ pub(crate) struct Sim {
     pub(crate) network: Shared,
     pub(crate) history: RefCell<History>,
     hosts: RefCell<Vec<Host>>,
-    /// The process whose code runs now.
+    /// The process whose code is running.
     current: Cell<HostId>,
     later: RefCell<BTreeMap<u64, Later>>,
     later_last: Cell<u64>,
-    /// The clocks on the wall differ by hours, and jump.
+    /// Whether wall clocks differ by hours, and jump.
     clocks_differ: bool,
-    /// How often somebody looked at such a clock.
+    /// How often such a clock was read.
     pub(crate) wall_reads: Cell<u64>,
-    /// How many steps there were since time last went on.
+    /// How many steps were taken since time last advanced.
     steps: Cell<usize>,
 }
 
@@ -51,28 +51,28 @@ pub(crate) struct Sim {
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) alive: bool,
-    /// It ended in a way that tells its callers nothing.
+    /// Whether it ended in a way that tells its callers nothing.
     pub(crate) ended: bool,
     frozen_until: Duration,
     reactors: Vec<Turns>,
     runtimes: Vec<Option<Box<dyn FnMut() -> bool>>>,
     tasks: Vec<Option<Task>>,
-    /// How often its runtimes are polled until nothing can be new for them.
+    /// How many more times to poll its runtimes before nothing can be new for them.
     touched: u8,
     pub(crate) global: Option<Global>,
     pub(crate) server: Option<Server>,
-    /// The controller is in this process, too.
+    /// Whether the controller is in this process, too.
     pub(crate) with_controller: bool,
 }
 
-/// A reactor and when it has its next turn.
+/// A reactor and when its next turn is.
 struct Turns {
     handle: Handle,
     due: Option<Duration>,
     stirred: bool,
 }
 
-/// What is to happen at a certain time.
+/// Something that is to happen at a certain time.
 enum Later {
     Wake(HostId, Waker),
     Work(HostId, Box<dyn FnOnce() + Send>),
@@ -97,21 +97,21 @@ thread_local! {
     static SIM: RefCell<Option<Rc<Sim>>> = const { RefCell::new(None) };
 }
 
-/// How long it takes at most until a thread begins.
+/// The longest it takes until a thread begins.
 pub(crate) const THREAD_MAX: Duration = Duration::from_millis(2);
 
-/// The world that this thread is in.
+/// Returns the world that this thread is in.
 pub(crate) fn sim() -> Rc<Sim> {
     SIM.with_borrow(Clone::clone).expect("a thread of the simulation")
 }
 
-/// How far the clock on the wall of a process is off, in seconds: up to four days, and every three seconds by others.
-/// It is not from the seed's chance, so that it is not what makes two runs differ.
+/// How far off the wall clock of a process is, in seconds: up to four days, and differently every three
+/// seconds. It does not use the seed's chance, so that it cannot be what makes two runs differ.
 fn wrong_by(host: HostId, now: Duration) -> u64 {
     Random::new(((host as u64) << 32) ^ (now.as_secs() / 3)).below(4 * 24 * 3600) as u64
 }
 
-/// Where virtual time begins: long ago, so that no wait with a deadline in virtual time ever waits.
+/// Where virtual time begins: long ago, so that a wait with a deadline in virtual time never really waits.
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(|| {
@@ -144,7 +144,7 @@ impl Sim {
         SIM.try_with(|sim| sim.borrow().is_some()).unwrap_or(false)
     }
 
-    /// Leaves a world in which something panicked. Nothing in it is touched any more.
+    /// Leaves a world in which something panicked. Nothing in it is used any more.
     pub(crate) fn abandon() {
         std::mem::forget(SIM.take());
         simulation::enter(None);
@@ -165,7 +165,7 @@ impl Sim {
         self.network.lock().now
     }
 
-    /// A time of daffi's as one of this world.
+    /// Converts a time of daffi's into one of this world.
     pub(crate) fn time_of(&self, at: Instant) -> Duration {
         at.saturating_duration_since(epoch())
     }
@@ -218,23 +218,23 @@ impl Sim {
         id
     }
 
-    /// Looks at a process, or changes it.
+    /// Reads or changes a process.
     pub(crate) fn host<T>(&self, id: HostId, look: impl FnOnce(&mut Host) -> T) -> T {
         look(&mut self.hosts.borrow_mut()[id])
     }
 
-    /// The processes that live.
+    /// Returns the processes that are alive.
     pub(crate) fn alive(&self) -> Vec<HostId> {
         let hosts = self.hosts.borrow();
         hosts.iter().enumerate().filter(|(_, host)| host.alive).map(|(id, _)| id).collect()
     }
 
-    /// Whether this process has died in the middle of what it does: nobody ever hears of the rest.
+    /// Whether this process has died in the middle of something: nobody ever hears of the rest.
     pub(crate) fn has_died(&self, id: HostId) -> bool {
         self.network.lock().dead.contains(&id)
     }
 
-    /// A caller has the outcome of its call.
+    /// Records that a caller has the outcome of its call.
     pub(crate) fn ended(&self, nonce: Nonce, ended: Ended) {
         self.note(|| format!("{nonce:#x} ended: {ended:?}"));
         if !self.has_died(self.current()) {
@@ -242,7 +242,7 @@ impl Sim {
         }
     }
 
-    /// Whether any user is not done.
+    /// Whether any user is not finished.
     pub(crate) fn has_tasks(&self) -> bool {
         let hosts = self.hosts.borrow();
         hosts.iter().any(|host| host.alive && host.tasks.iter().any(Option::is_some))
@@ -257,7 +257,7 @@ impl Sim {
         done
     }
 
-    /// Has a process do this beside everything else.
+    /// Has a process do this alongside everything else.
     pub(crate) fn spawn(&self, id: HostId, future: impl Future<Output = ()> + 'static) {
         let flag = Arc::new(Flag(AtomicBool::new(true)));
         let task = Task { future: Box::pin(future), flag };
@@ -288,7 +288,7 @@ impl Sim {
             network.host_ended(id, silently);
         }
         self.as_host(id, || {
-            // Whatever its code still does on the way out reaches nobody.
+            // Whatever its code still does while it ends reaches nobody.
             drop(tasks);
             drop(global);
             drop(server);
@@ -297,7 +297,7 @@ impl Sim {
         });
     }
 
-    /// Lets a process do nothing for a while.
+    /// Freezes a process for a while.
     pub(crate) fn freeze(&self, id: HostId, time: Duration) {
         let now = self.now();
         self.note(|| format!("process {id} freezes for {time:?}"));
@@ -316,7 +316,7 @@ impl Sim {
 }
 
 impl Host {
-    /// Something may have come for it.
+    /// Notes that something may have come for it.
     fn stir(&mut self) {
         for turns in &mut self.reactors {
             turns.stirred = true;
@@ -372,7 +372,7 @@ impl World for Sim {
     }
 }
 
-/// Resolves when so much time has passed.
+/// Resolves once this much time has passed.
 pub(crate) fn sleep(time: Duration) -> Sleep {
     let sim = sim();
     Sleep { until: sim.now() + time, host: sim.current() }
@@ -392,7 +392,7 @@ impl Future for Sleep {
         if sim.now() >= self.until {
             return Poll::Ready(());
         }
-        // A task of daffi's may move from where it was polled first, so its waker is set each time.
+        // A task of daffi's may move away from where it was first polled, so its waker is set each time.
         sim.later(self.until, Later::Wake(self.host, context.waker().clone()));
         Poll::Pending
     }

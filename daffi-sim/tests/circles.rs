@@ -5,14 +5,14 @@ use std::time::Duration;
 use daffi::Limits;
 use daffi_sim::{Circle, Circled, Options, circle};
 
-/// How deep calls may be nested.
+/// How deeply calls may be nested.
 const DEPTH_MAX: usize = 32;
 /// More than that.
 const ON_AND_ON: u32 = 1000;
-/// On how many networks each is tried: quick ones and slow ones, with buffers of many sizes.
+/// On how many networks each is tried: fast and slow ones, with buffers of many sizes.
 const SEEDS: u64 = 8;
 
-/// Runs a circle on some networks, where everything but what `holds` looks at has to be as promised.
+/// Runs a circle on some networks. `holds` checks the outcome; everything else must be as promised.
 #[track_caller]
 fn each(what: &Circle, holds: impl Fn(&Circled)) {
     for seed in 0..SEEDS {
@@ -29,7 +29,7 @@ fn calls_that_come_back_are_answered() {
     for nodes in 2..=5 {
         let through: Vec<_> = (0..nodes).collect();
         for length in [1, nodes - 1, nodes, DEPTH_MAX - 1] {
-            // The first one is made by a node of the ring, and so comes back to its caller.
+            // The first call is made by a node of the ring, and so comes back to its caller.
             let ring = Circle::new(vec![(nodes - 1, 0)], through.clone(), length as u32);
             each(&ring, |circled| {
                 assert_eq!((circled.runs, circled.count("value")), (length + 1, length + 1), "{circled:?}");
@@ -38,7 +38,7 @@ fn calls_that_come_back_are_answered() {
     }
 }
 
-/// U3: one that goes on and on ends where it is too deep, and all before it are answered.
+/// U3: an endless ring ends where it is too deep, and all calls before that are answered.
 #[test]
 fn a_ring_that_goes_on_and_on_ends_with_the_hop_limit() {
     for nodes in [2, 3, 5] {
@@ -57,7 +57,7 @@ fn a_ring_that_goes_on_and_on_ends_with_the_hop_limit() {
     }
 }
 
-/// U3: a node is no candidate for its own calls, neither for those of its users nor for those of its callbacks.
+/// U3: a node is no candidate for its own calls, whether its users or its callbacks make them.
 #[test]
 fn a_node_that_calls_itself_is_told_so() {
     let directly = Circle::new(vec![(0, 0)], vec![0], 0);
@@ -78,8 +78,8 @@ fn limited(held: Option<usize>, in_flight: Option<usize>) -> Limits {
     limits
 }
 
-/// U4: two nodes hold as much as they may, and all of it waits for the other one: what comes then is refused, and nobody
-/// needs a deadline.
+/// U4: two nodes hold as many calls as they may, all of which wait for the other node: further calls are
+/// refused, and none of them needs a deadline.
 #[test]
 fn two_nodes_that_are_full_of_calls_to_each_other_refuse_more() {
     for held in [1, 2] {
@@ -90,7 +90,7 @@ fn two_nodes_that_are_full_of_calls_to_each_other_refuse_more() {
                 assert!(circled.count("Overloaded") > 0, "{circled:?}");
                 let clean = |told: &str| ["value", "Overloaded"].contains(&told);
                 assert!(circled.told.iter().all(|(_, told)| clean(told)), "{circled:?}");
-                // The first ones are answered: it is what they bring about that is refused.
+                // The first calls are answered: it is what they lead to that is refused.
                 let first = circled.told.iter().filter(|(depth, _)| *depth == 1);
                 assert_eq!(first.filter(|(_, told)| told == "value").count(), 2 * held, "{circled:?}");
             });
@@ -108,8 +108,8 @@ fn ends_with_the_deadline(circled: &Circled, first: usize) {
     assert!(took >= DEADLINE && took <= DEADLINE + Duration::from_millis(100), "{took:?}");
 }
 
-/// U4: two nodes may make one call or two at a time, and those that they make wait for the others: they end when the first
-/// ones have to.
+/// U4: two nodes may make one or two calls at a time, and further calls wait for these: they end when the
+/// first ones must.
 #[test]
 fn two_nodes_that_wait_for_places_end_with_the_deadline() {
     for places in [1, 2] {
@@ -121,7 +121,7 @@ fn two_nodes_that_wait_for_places_end_with_the_deadline() {
     }
 }
 
-/// U4: the same of callbacks that run one at a time, and come back to themselves.
+/// U4: the same for callbacks that run one call at a time, and come back to themselves.
 #[test]
 fn callbacks_that_run_one_at_a_time_and_come_back_end_with_the_deadline() {
     let lone = Circle::new(vec![(2, 0)], vec![0, 1], ON_AND_ON);

@@ -6,7 +6,7 @@ use daffi_sim::{Options, crowd};
 
 const NODES: u16 = 200;
 
-/// How many of `attempts` there are in each part of a time, which has as many parts as it takes, and at least `parts`.
+/// Counts the `attempts` in each part of the time, in as many parts as it takes, and at least `parts`.
 fn by_time(attempts: &[Duration], part: Duration, parts: usize) -> Vec<usize> {
     let mut counts = vec![0; parts];
     for at in attempts {
@@ -23,8 +23,8 @@ fn is_spread(counts: &[usize], what: &str) {
     assert!(most * counts.len() <= 3 * all, "{what}: more than three times the mean: {counts:?}");
 }
 
-/// N9: what lost one controller together does not come back as one. What is counted are attempts that reach the new
-/// controller, since others cost nobody anything.
+/// N9: nodes that lose their controller together do not all come back at once. Only attempts that reach the
+/// new controller are counted, since others cost nobody anything.
 #[test]
 fn two_hundred_nodes_come_back_within_thirty_seconds_and_spread_over_time() {
     for (seed, away) in [(1, 3), (2, 10), (3, 20)] {
@@ -41,7 +41,7 @@ fn two_hundred_nodes_come_back_within_thirty_seconds_and_spread_over_time() {
     }
 }
 
-/// A controller that is back at once meets the first attempts of all.
+/// A controller that is back at once meets the first attempts of all nodes.
 #[test]
 fn the_first_attempts_of_two_hundred_nodes_are_not_at_the_same_moment() {
     let back = crowd(4, NODES, Duration::ZERO, Options::default());

@@ -2,7 +2,7 @@
 
 use daffi_sim::{Bug, Options, run};
 
-/// Runs these seeds, and says how to see again what is wrong with one.
+/// Runs these seeds, and says how to replay one that fails.
 fn hold(seeds: impl Iterator<Item = u64>) {
     let (mut deaths, mut ran_unknown, mut cancelled, mut in_time) = (0, 0, 0, 0);
     let (mut one_way, mut takeovers) = (0, 0);
@@ -29,7 +29,7 @@ fn hold(seeds: impl Iterator<Item = u64>) {
     assert!(cancelled > 50 && in_time > 5, "nothing is cancelled when it is about to call");
 }
 
-// In two halves, which run beside each other.
+// In two halves, which run in parallel.
 
 #[test]
 fn the_first_seeds_keep_every_promise() {
@@ -51,7 +51,7 @@ fn the_same_seed_does_the_same() {
     assert_ne!(run(1, Options::default()).hash, run(2, Options::default()).hash);
 }
 
-/// Of a run that cannot go on is told which it was, and the next one is as if it had never been.
+/// A run that cannot continue is reported by its seed, and the next is as if it had never happened.
 #[test]
 fn a_panic_ends_one_run_alone() {
     let mut options = Options::default();
@@ -64,8 +64,8 @@ fn a_panic_ends_one_run_alone() {
     assert_eq!((next.hash, next.summary), (again.hash, again.summary));
 }
 
-/// Nobody names a time of day here, so nothing may depend on what the clocks on the wall say: not with processes whose
-/// clocks are up to four days apart, and jump by as much every three seconds.
+/// No task names a time of day here, so nothing may depend on wall clocks: not even with processes whose
+/// clocks are up to four days apart and jump by as much every three seconds.
 #[test]
 fn clocks_that_differ_by_days_and_jump_change_nothing() {
     for seed in 100..105 {
@@ -81,7 +81,7 @@ fn clocks_that_differ_by_days_and_jump_change_nothing() {
     }
 }
 
-/// A checker that finds nothing proves nothing: each bug on purpose has to be found, and by the promise that it breaks.
+/// A checker that finds nothing proves nothing: each planted bug must be found, and by what it breaks.
 #[test]
 fn planted_bugs_are_found() {
     for (bug, sign) in Bug::ALL {

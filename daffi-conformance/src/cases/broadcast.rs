@@ -9,7 +9,7 @@ use daffi_core::{
 
 use crate::{Bench, Call, Node};
 
-/// How each target of a broadcast ended, by name.
+/// Returns how each target of a broadcast ended, by name.
 fn outcomes(caller: &mut Node, id: u64) -> BTreeMap<String, Result<String, Fault>> {
     let targets = caller.expect_targets(id);
     let count = targets.len();
@@ -165,7 +165,7 @@ pub(crate) fn the_slowest_target_sets_the_pace(controller: &dyn Controller) {
     caller.expect_no("credit that one target has not given", |frame| credit(frame).is_some());
     slow.send(&Frame::Credit { id: at_slow, reply: false, part: 0, bytes: 200 });
     assert_eq!(caller.expect("CREDIT", credit), 200);
-    // Once the slow one is out of the way, the other's credit counts.
+    // Once the slow one is gone, the other's credit counts.
     slow.die();
     assert_eq!(caller.expect("CREDIT", credit), 300);
 }
@@ -189,7 +189,7 @@ pub(crate) fn large_results_keep_their_parts(controller: &dyn Controller) {
                 Frame::Chunk(Chunk { id, reply: true, more, part: 0, body })
             });
         }
-        // Each part's credit finds its own target.
+        // The credit for each part reaches its own target.
         if step == 0 {
             for (part, (callee, request)) in callees.iter_mut().zip(&requests).enumerate() {
                 let part = targets.iter().position(|name| name == callee.name()).unwrap_or(part) as u32;

@@ -10,7 +10,7 @@ use daffi_core::{
 use super::until_nobody_offers;
 use crate::{Bench, Call, PATIENCE};
 
-/// Short, and yet nobody who answers is lost because the machine is busy for a moment.
+/// Short, yet long enough that a node that answers is not lost when the machine is briefly busy.
 const HEARTBEAT: Duration = Duration::from_millis(400);
 
 pub(crate) fn a_failure_arrives_whole(controller: &dyn Controller) {
@@ -79,7 +79,7 @@ pub(crate) fn a_cancel_reaches_the_callee(controller: &dyn Controller) {
     callee.reply(&kept, b"in time");
     assert_eq!(caller.expect_value(other), "in time");
     caller.expect_no_outcome(id);
-    // Once more, and for what never was: both are passed over.
+    // Again, and for a call that never existed: both are ignored.
     caller.cancel(id);
     caller.cancel(u64::MAX);
     caller.settle();
@@ -110,7 +110,7 @@ pub(crate) fn only_the_callee_can_answer(controller: &dyn Controller) {
     forger.fail(&request, "forged");
     forger.settle();
     caller.expect_no_outcome(id);
-    // The caller itself cannot either.
+    // Nor can the caller itself.
     caller.reply(&request, b"forged");
     caller.expect_no_outcome(id);
     callee.reply(&request, b"true");
@@ -167,7 +167,7 @@ pub(crate) fn only_a_pong_is_a_sign_of_life(controller: &dyn Controller) {
     let mut wire = bench.wire();
     wire.hello("deaf", 1);
     wire.expect_welcome();
-    // What it says arrives, and what it is asked does not: half of its connection is gone.
+    // What it sends arrives, but pings do not reach it: half of its connection is gone.
     let until = Instant::now() + PATIENCE;
     loop {
         wire.send(&Frame::Ping { id: 1 });
@@ -203,7 +203,7 @@ pub(crate) fn who_answers_pings_stays(controller: &dyn Controller) {
     let mut wire = bench.wire();
     wire.hello("a", 1);
     wire.expect_welcome();
-    // One more than who does not answer is asked.
+    // One more ping than a node that does not answer would get.
     for _ in 0..4 {
         let bytes = wire.receive().expect("who answers stays connected");
         match crate::wire::decoded(&bytes) {

@@ -11,12 +11,12 @@ use daffi_core::{
 
 use crate::{Bench, Call, Offered, PATIENCE, Wire, offer};
 
-/// A controller that closes nobody because a handshake takes long, but only for what was said in it.
+/// A controller that closes no connection for a slow handshake, but only for what is said in it.
 fn bench(controller: &dyn Controller) -> Bench {
     Bench::with(controller, Limits { handshake_timeout: 12 * PATIENCE, ..Limits::default() })
 }
 
-/// Whatever `attack` does on a connection closes it, and two nodes that were there go on calling each other.
+/// Checks that `attack` gets its connection closed, and that two existing nodes can still call each other.
 fn check(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
     let mut callee = bench.node("callee", &["f"]);
     let mut caller = bench.node("caller", &[]);
@@ -24,10 +24,10 @@ fn check(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
     attack(&mut wire);
     wire.expect_closed(why);
     let id = caller.call(&Call::new("f"));
-    // Calls of the attacker may have come before.
+    // Calls from the attacker may come first.
     while callee.echo().caller != "caller" {}
     caller.expect_value(id);
-    // The next check uses the names again.
+    // The next check reuses the names.
     for node in [callee, caller] {
         let name = node.name().to_owned();
         node.die();
@@ -35,7 +35,7 @@ fn check(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
     }
 }
 
-/// As [`check`], after a handshake.
+/// Like [`check`], but after a handshake.
 fn check_open(bench: &Bench, why: &str, attack: impl Fn(&mut Wire)) {
     check(bench, why, |wire| {
         wire.hello("attacker", 66);
@@ -94,7 +94,7 @@ pub(crate) fn random_bytes_are_closed(controller: &dyn Controller) {
         let mut wire = bench.wire();
         wire.hello("noise", 1);
         wire.expect_welcome();
-        // A first byte that makes the length too large whatever follows, so that it does not wait for more.
+        // Begins with bytes that make the length too large, so that the controller does not wait for more.
         wire.send_bytes(&[&[0xff; 4][..], &bytes].concat());
         wire.expect_closed("it sent noise");
         super::until_gone(&bench, "noise");
@@ -222,7 +222,7 @@ pub(crate) fn a_result_comes_in_order_and_once(controller: &dyn Controller) {
     }
 }
 
-/// Answers to calls that a node never got, in every shape, with ids that others have.
+/// Answers to calls that a node never got, in every form, with ids that belong to others.
 pub(crate) fn forged_answers_do_no_harm(controller: &dyn Controller) {
     let bench = Bench::new(controller);
     let mut callee = bench.node("callee", &["f"]);

@@ -84,7 +84,7 @@ pub(crate) fn a_handshake_takes_only_so_long(controller: &dyn Controller) {
     slow.send_bytes(&[28, 0, 0, 0, 1]);
     silent.expect_closed("it said nothing");
     slow.expect_closed("it said half of a HELLO");
-    // Who is in stays in.
+    // A node that is in stays in.
     node.settle();
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn only_so_many_connect(controller: &dyn Controller) {
     let mut nodes = [bench.node("a", &["f"]), bench.node("b", &[])];
     let mut third = bench.wire();
     third.hello("c", 1);
-    // It may be told why, if the system lets that through before the end of the connection.
+    // It may be told why, if the system delivers that before the end of the connection.
     third.expect_closed("there are as many connections as there may be");
     let id = nodes[1].call(&Call::new("f"));
     nodes[0].echo();

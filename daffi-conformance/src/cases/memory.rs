@@ -1,4 +1,4 @@
-//! A controller need not offer connections in memory; one that does not holds all of this.
+//! Connections in memory. A controller need not offer them; one that does not passes all of these.
 
 use daffi_core::{controller::Controller, fault::FaultKind, limits::CHUNK_BYTES};
 

@@ -1,4 +1,4 @@
-//! What a controller has to hold, case by case. What each is about stands in the list in `lib.rs`.
+//! What a controller must do, case by case. The list in `lib.rs` says what each case is about.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ pub(crate) mod routing;
 pub(crate) mod schedule;
 pub(crate) mod stop;
 
-/// Waits until `holds` says yes. Each look is a question to the controller, so this does not spin.
+/// Waits until `holds` returns true. Each check asks the controller, so this does not spin.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
@@ -37,7 +37,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Waits until the controller knows that nobody but `caller` offers `name`.
 ///
-/// Until then a call may still be routed to the node that is going, and fail with that.
+/// Until then a call may still be routed to the node that is leaving, and fail.
 fn until_nobody_offers(caller: &mut Node, name: &str) {
     eventually("nobody offers it", || {
         let id = caller.call(&Call::new(name));
@@ -51,7 +51,7 @@ fn until_nobody_offers(caller: &mut Node, name: &str) {
 
 /// Waits until the controller knows that a node has gone.
 fn until_gone(bench: &Bench, name: &str) {
-    // The watcher's own going is not waited for, so each has a name of its own.
+    // A watcher does not wait for another watcher to leave, so each has its own name.
     let mut watcher = bench.node(&format!("watcher {}", fresh_instance()), &[]);
     eventually("the node is gone", || {
         let id = watcher.ask(Question::Processes);

@@ -29,8 +29,8 @@ pub(crate) fn large_payloads_go_both_ways(controller: &dyn Controller) {
     }
 }
 
-/// The chunks of `body` from `sender` to `receiver`, as far as the window goes each time. The first chunk has come
-/// with the head. Returns what the receiver got.
+/// Sends the chunks of `body` from `sender` to `receiver`, up to the window each time. The first chunk was
+/// sent with the request or reply. Returns what the receiver got.
 fn stream(
     (sender, sender_id): (&mut Node, u64),
     (receiver, receiver_id): (&mut Node, u64),
@@ -57,7 +57,7 @@ fn stream(
         if got.len() < body.len() {
             receiver.send(&Frame::Credit { id: receiver_id, reply, part: 0, bytes: bytes as u32 });
             let mut given = 0;
-            // It may arrive in pieces, but not less of it and not more.
+            // It may arrive in pieces, but must add up exactly.
             while given < bytes {
                 given += sender.expect("CREDIT", |frame| match frame {
                     Frame::Credit { id, reply: of, part: 0, bytes } if (*id, *of) == (sender_id, reply) => {
@@ -109,7 +109,7 @@ pub(crate) fn a_small_call_overtakes_a_large_one(controller: &dyn Controller) {
     let (begin, rest) = body.split_at(CHUNK_BYTES);
     Call::new("f").body(begin).send_announcing(large, body.len() as u32, |frame| caller.send(frame));
 
-    // The large one is on its way for good, and yet:
+    // The large call is well under way, and yet:
     let small = caller.call(&Call::new("g").body(b"small"));
     let large_request = callee.expect_request();
     assert_eq!(callee.echo().name, "g");
@@ -158,7 +158,7 @@ pub(crate) fn arguments_of_another_size_than_announced_close_the_connection(cont
     let mut callee = bench.node("callee", &["f"]);
     let mut bystander = bench.node("bystander", &[]);
     let body = [7; 1000];
-    // Too much at the end, too little at the end, and more to come with nothing left to come.
+    // Too much at the end, too little at the end, and `more` with nothing left to come.
     for (liar, length, more) in [("a", 600, false), ("b", 400, false), ("c", 500, true)] {
         let mut liar = bench.node(liar, &[]);
         let id = liar.fresh_id();
@@ -187,7 +187,7 @@ pub(crate) fn a_result_of_another_size_than_announced_closes_the_connection(cont
         let body = Body::borrowed(&rest);
         liar.send(&Frame::Chunk(Chunk { id: request.id, reply: true, more, part: 0, body }));
         liar.expect_closed();
-        // The caller has the beginning of a value, and then the failure.
+        // The caller gets the beginning of a value, and then the failure.
         let fault = caller.expect("a FAILURE", |frame| match frame {
             Frame::Failure(failure) if failure.id == id => Some((*failure.fault).clone()),
             _ => None,
@@ -215,12 +215,12 @@ pub(crate) fn a_large_one_way_call_ends_with_its_last_chunk(controller: &dyn Con
     let id = caller.call(&Call::new("f").one_way().body(&body));
     let request = callee.expect_request();
     assert!(callee.expect_arguments(&request) == body, "the arguments are other bytes");
-    // Its id is free again, since nothing more comes of it.
+    // Its id is free again, because nothing more will follow.
     Call::new("f").body(b"again").send(id, |frame| caller.send(frame));
     callee.echo();
     assert_eq!(caller.expect_value(id), "again");
 
-    // One whose callee is lost on the way fails without a word, too.
+    // A call whose callee is lost on the way also fails silently.
     let id = caller.fresh_id();
     let begin = Call::new("f").one_way().body(&body[..CHUNK_BYTES]);
     begin.send_announcing(id, body.len() as u32, |frame| caller.send(frame));
@@ -243,7 +243,7 @@ pub(crate) fn a_large_one_way_call_that_nobody_takes_gets_its_credit_back(contro
         })
     };
 
-    // Its sender hears nothing else, and may wait with all that it has for others.
+    // Its sender hears nothing else, and may be holding back everything it has for others.
     let id = caller.fresh_id();
     Call::new("nowhere").one_way().body(&body).send_announcing(id, total, |frame| caller.send(frame));
     assert_eq!(credited(&mut caller, id), CHUNK_BYTES);
@@ -264,7 +264,7 @@ pub(crate) fn an_early_answer_ends_a_large_call(controller: &dyn Controller) {
     let mut caller = bench.node("caller", &[]);
     let body = pattern(3 * CHUNK_BYTES);
     let (begin, rest) = body.split_at(CHUNK_BYTES);
-    // One that nobody takes, and one whose callee has seen enough.
+    // One call that nobody takes, and one whose callee has seen enough.
     for name in ["nobody", "f"] {
         let id = caller.fresh_id();
         Call::new(name).body(begin).send_announcing(id, body.len() as u32, |frame| caller.send(frame));
@@ -273,7 +273,7 @@ pub(crate) fn an_early_answer_ends_a_large_call(controller: &dyn Controller) {
             callee.fail(&request, "enough");
         }
         assert!(caller.expect_outcome(id, 0).is_err());
-        // What was on its way is dropped.
+        // Chunks that were already on their way are dropped.
         send_chunks(id, false, rest, |frame| caller.send(frame));
         caller.settle();
         callee.settle();

@@ -94,7 +94,7 @@ pub(crate) fn a_process_is_waited_for(controller: &dyn Controller) {
     let _late = bench.node("late", &[]);
     asker.expect_answer::<()>(id);
     asker.expect_no_outcome(other);
-    // It is there already.
+    // The process is already there.
     let id = asker.ask(Question::WaitProcess { name: "late" });
     asker.expect_answer::<()>(id);
 }
@@ -104,7 +104,7 @@ pub(crate) fn a_callback_is_waited_for(controller: &dyn Controller) {
     let mut asker = bench.node("asker", &["f"]);
     let id = asker.ask(Question::WaitFunction { name: "f" });
     asker.expect_no_outcome(id);
-    // One that is not ready is not enough, nor is a node without it.
+    // A callback that is not ready is not enough, nor is a node without it.
     let waiting = Offered { ready: false, ..offer("f") };
     let mut callee = bench.node_with("callee", std::slice::from_ref(&waiting));
     let _idle = bench.node("idle", &["g"]);

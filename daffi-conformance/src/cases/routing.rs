@@ -120,14 +120,14 @@ pub(crate) fn signatures_are_compared(controller: &dyn Controller) {
         Offered { fingerprint: 0x1111_1111_2222_3333, signature: "(a: i64) -> i64".to_owned(), ..offer("f") };
     let mut callee = bench.node_with("callee", &[offered]);
     let mut caller = bench.node("caller", &[]);
-    // Other names, and the same names with another shape.
+    // Other names, and the same names with different shapes.
     for other in [0x7777_7777_2222_3333, 0x1111_1111_7777_3333, 0x1111_1111_2222_7777] {
         let id = caller.call(&Call::new("f").fingerprint(other));
         let fault = caller.expect_fault(id, FaultKind::SignatureMismatch);
         assert_eq!((&*fault.node, &*fault.message), ("callee", "(a: i64) -> i64"));
     }
     callee.expect_no_request();
-    // The same, no fingerprint, and one whose shapes are not known.
+    // The same one, no fingerprint, and fingerprints with unknown shapes.
     for same in [0x1111_1111_2222_3333, 0, 0x1111_1111_0000_0000, 0x1111_1111_0000_3333] {
         let id = caller.call(&Call::new("f").fingerprint(same));
         callee.echo();
@@ -184,7 +184,7 @@ pub(crate) fn a_one_way_call_is_not_answered(controller: &dyn Controller) {
     let request = callee.expect_request();
     assert!(request.one_way);
     assert_eq!(request.body, "x");
-    // A callee that answers anyway is not heard.
+    // A callee that answers anyway is ignored.
     callee.reply(&request, b"y");
     callee.settle();
     caller.expect_no_outcome(id);
@@ -229,7 +229,7 @@ pub(crate) fn least_busy_spares_those_at_work(controller: &dyn Controller) {
     let bench = Bench::choosing(controller, Strategy::LeastBusy);
     let mut callees = [bench.node("a", &["f"]), bench.node("b", &["f"])];
     let mut caller = bench.node("caller", &[]);
-    // The one that is pinned to stays at work, so that all others go to the other.
+    // The callee of the pinned call stays busy, so that all others go to the other node.
     caller.call(&Call::new("f").on("a"));
     callees[0].expect_request();
     for _ in 0..10 {

@@ -21,7 +21,7 @@ fn every<'a>(period_ms: u64, name: &'a str) -> Schedule<'a> {
     schedule(Timing::Period(period_ms * MS), name)
 }
 
-/// Times in their encoded form: so many milliseconds from now.
+/// Encodes times, given in milliseconds from now.
 fn from_now(offsets_ms: &[i64]) -> Vec<u8> {
     let now =
         SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970").as_micros() as i64;
@@ -58,7 +58,7 @@ pub(crate) fn a_period_calls_at_a_fixed_rate(controller: &dyn Controller) {
         assert_eq!((&*request.caller, &*request.body, request.codec), ("owner", &b"[1]"[..], 1));
         assert_eq!((request.hops, request.deadline_us), (1, 0));
     }
-    // The rate does not drift: even a late machine has not lost a whole period more than it skipped.
+    // The rate does not drift: even a late machine loses less than a period beyond those it skipped.
     let status = status(&mut owner, task);
     assert_eq!(status.state, TaskState::Active);
     assert!(status.runs >= 5, "{status:?}");
@@ -70,7 +70,7 @@ pub(crate) fn points_in_time_are_kept(controller: &dyn Controller) {
     let mut callee = bench.node("callee", &["f"]);
     let mut owner = bench.node("owner", &[]);
     let began = Instant::now();
-    // In no order, as a person may write them.
+    // Out of order, as a person may write them.
     let times = from_now(&[180, 60]);
     let task = start(&mut owner, schedule(at(&times), "f"));
     for after in [60, 180] {
@@ -139,7 +139,7 @@ pub(crate) fn nothing_is_called_after_a_cancel_is_acknowledged(controller: &dyn 
     callee.settle();
     while callee.request_within(Duration::ZERO).is_some() {}
 
-    // Another task tells that the time of several ticks has passed.
+    // Another task shows that the time of several ticks has passed.
     let times = from_now(&[100]);
     start(&mut owner, schedule(at(&times), "g"));
     assert_eq!(callee.echo().name, "g");

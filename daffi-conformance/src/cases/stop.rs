@@ -37,7 +37,7 @@ pub(crate) fn an_idle_controller_stops_at_once(controller: &dyn Controller) {
     bench.running().stop(2 * PATIENCE);
     assert!(began.elapsed() < PATIENCE, "nothing was to be waited for, and it took {:?}", began.elapsed());
     node.expect_closed();
-    // Once more returns at once.
+    // A second call returns at once.
     bench.running().stop(2 * PATIENCE);
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn a_stopped_controller_leaves_its_addresses(controller: &dyn Control
     let bench = Bench::new(controller);
     let addresses = bench.running().addresses();
     let node = bench.node("node", &[]);
-    // Who closes first keeps a TCP port busy for a while; here that is the node.
+    // The side that closes first keeps a TCP port busy for a while; here that is the node.
     node.die();
     super::until_gone(&bench, "node");
     bench.running().stop(Duration::ZERO);

@@ -1,7 +1,9 @@
-//! Threads that route, tick and wait at once, in orders that shuttle picks; see `tests/sync`. `DAFFI_SHUTTLE_RUNS` says how many.
+//! Threads that route, tick and wait concurrently, in orders that shuttle picks; see `tests/sync`.
+//! `DAFFI_SHUTTLE_RUNS` sets the number of runs.
 //!
-//! That these find mistakes was seen with each of these planted: a cancelled task stays in the timetable; frames for another
-//! node are delivered before older ones; `work` tells nobody who waits; `wait` lets go of the lock after its first look.
+//! These tests were seen to fail with each of these bugs planted: a cancelled task stays in the timetable;
+//! frames for another node are delivered before older ones; `work` does not notify waiting threads; `wait`
+//! releases the lock after its first look.
 
 use std::{
     sync::{
@@ -25,21 +27,21 @@ use daffi_test_sync::{
 use super::*;
 use crate::peer::MemoryPeer;
 
-/// As many orders of each kind.
+/// How many orders of each kind to try.
 fn runs() -> usize {
     std::env::var("DAFFI_SHUTTLE_RUNS").map_or(3_000, |runs| runs.parse().expect("a number of runs"))
 }
 
-/// What came to whom, in the order in which it came.
+/// Who got what, in the order of arrival.
 type Log = Arc<Mutex<Vec<&'static str>>>;
 
-/// A node of this process that offers `f`, and answers its calls at once if it is to.
+/// A node of this process that offers `f` and, if `answers` is set, answers its calls at once.
 struct Node {
     name: &'static str,
     log: Log,
     answers: bool,
     way_back: OnceLock<Arc<MemoryPeer>>,
-    /// The id of the call that it was given last.
+    /// The id of the last call it was given.
     called: Mutex<u64>,
     /// The id of its task.
     task: OnceLock<u64>,
@@ -83,7 +85,7 @@ impl FramePort for Node {
     }
 }
 
-/// A controller whose reactor does nothing: its turns are the test's.
+/// A controller whose reactor does nothing: the test takes its turns.
 fn hub() -> Arc<Hub> {
     static REACTOR: OnceLock<Reactor> = OnceLock::new();
     let reactor = REACTOR.get_or_init(|| Reactor::start("test").unwrap());
@@ -118,10 +120,10 @@ fn join(hub: &Arc<Hub>, name: &'static str, log: &Log, answers: bool) -> Arc<Nod
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// No call begins after a cancellation is acknowledged, whenever it comes, and at whatever time.
+/// No call begins after a cancellation is acknowledged, whenever the cancellation comes.
 #[test]
 fn no_call_follows_the_answer_to_a_cancellation() {
-    /// How often the task had called by then.
+    /// Counts runs by how often the task had called by then.
     static CALLS: [Count; 4] = [const { Count::new(0) }; 4];
     let run = || {
         let (hub, log) = (hub(), Log::default());
@@ -137,7 +139,7 @@ fn no_call_follows_the_answer_to_a_cancellation() {
             let hub = hub.clone();
             thread::spawn(move || {
                 for tick in 1..=3 {
-                    // As a turn of the reactor does, a little after the time has come.
+                    // Like a turn of the reactor, a little after the time has come.
                     let mono = begun.mono + PERIOD * tick + PERIOD / 2;
                     let now = Now { mono, wall: SystemTime::UNIX_EPOCH };
                     hub.with(|state, _| state.router.tick(now, &mut state.ports));
@@ -154,7 +156,7 @@ fn no_call_follows_the_answer_to_a_cancellation() {
         };
         ticks.join().unwrap();
         cancels.join().unwrap();
-        // What came in the middle of a delivery is left to the next.
+        // Whatever came in the middle of a delivery is left to the next one.
         hub.deliver();
         let log = log.lock();
         assert_eq!(log.last(), Some(&"answer"), "{log:?}");
@@ -169,7 +171,7 @@ fn no_call_follows_the_answer_to_a_cancellation() {
     assert!(calls.iter().all(|calls| *calls > 0), "a cancellation never came then: {calls:?}");
 }
 
-/// Whoever stops the controller sees the end of the last call, and the caller has its answer.
+/// A thread that stops the controller sees the last call end, and the caller has its answer.
 #[test]
 fn whoever_waits_for_the_last_call_sees_its_end() {
     let run = || {
@@ -186,7 +188,7 @@ fn whoever_waits_for_the_last_call_sees_its_end() {
                     state.stop = Stop::Begun;
                     state.router.drain(now, &mut state.ports);
                 });
-                // Shuttle tells of one who waits for ever.
+                // Shuttle reports a thread that waits forever.
                 assert!(hub.wait(Instant::now(), |state| state.router.is_idle()));
             })
         };

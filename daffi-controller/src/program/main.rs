@@ -94,7 +94,7 @@ enum Strategy {
 fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    // A log that cannot be written any more is no reason to stop, nor to complain on the same stderr.
+    // A log that can no longer be written is no reason to stop, nor to complain on the same stderr.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
         .init();
 
     allow_sockets(options.connections_max);
-    // Before anything is announced, so that whoever reads the announcement may send a signal.
+    // Before anything is announced, so that a process that reads the announcement may send a signal.
     let mut signals = match Signals::register() {
         Ok(signals) => signals,
         Err(error) => {
@@ -153,9 +153,9 @@ impl Options {
     }
 }
 
-/// Each connection takes a file descriptor. By default a process may often have a thousand of them, and more if it asks.
+/// Raises the limit on file descriptors, of which each connection takes one: the default is often a thousand.
 fn allow_sockets(connections: usize) {
-    // What the controller has open besides.
+    // What else the controller has open.
     const OTHERS: u64 = 64;
     let wanted = connections as u64 + OTHERS;
     match rlimit::increase_nofile_limit(wanted) {
@@ -167,15 +167,15 @@ fn allow_sockets(connections: usize) {
     }
 }
 
-/// The router's lock keeps more than four threads from doing more (docs/PERFORMANCE.md), and where there are few cores, nodes
-/// need them as well.
+/// The router's lock keeps more than four threads from achieving more (docs/PERFORMANCE.md), and where cores
+/// are few, nodes need them as well.
 fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).clamp(1, 4))
 }
 
 fn announce(address: &Address) {
     tracing::info!(%address, "listening");
-    // Nobody may be reading, which is fine.
+    // It is fine if nobody is reading.
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Tells of signals that arrive.
+/// Reports incoming signals.
 #[derive(Debug)]
 pub(crate) struct Signals {
     #[cfg(unix)]
@@ -11,7 +11,7 @@ pub(crate) struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// From now on signals wait here instead of ending the program.
+    /// Registers for signals, which from now on wait here instead of ending the program.
     pub(crate) fn register() -> io::Result<Self> {
         use signal_hook::{
             consts::{SIGINT, SIGTERM},
@@ -23,10 +23,10 @@ impl Signals {
         Ok(Self { pipe })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) fn wait(&mut self) {
         use std::io::Read;
-        // The other end lives as long as the program, so this ends with a signal alone.
+        // The other end stays open as long as the program runs, so only a signal ends this.
         let _ = self.pipe.read_exact(&mut [0]);
     }
 }
@@ -38,7 +38,7 @@ impl Signals {
         Ok(Self {})
     }
 
-    /// Waits for ever.
+    /// Waits forever.
     pub(crate) fn wait(&mut self) {
         loop {
             std::thread::park();

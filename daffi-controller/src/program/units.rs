@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Bytes: `65536`, `64KiB`, `8MiB`, `1GiB`.
+/// Parses bytes: `65536`, `64KiB`, `8MiB`, `1GiB`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text)?;
     let factor = match unit {
@@ -15,7 +15,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "that is more bytes than there are".to_owned())
 }
 
-/// A time: `500ms`, `5s`, `2m`.
+/// Parses a time: `500ms`, `5s`, `2m`.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text)?;
     match unit {

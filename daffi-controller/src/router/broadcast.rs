@@ -20,12 +20,12 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Broadcast {
     pub(super) caller: PeerId,
-    /// The caller's id of it.
+    /// The caller's id for it.
     pub(super) id: u64,
     pub(super) one_way: bool,
     /// The payload, which goes to all targets at once.
     pub(super) request: Stream,
-    /// It comes in several frames, for which there is credit.
+    /// Whether the payload comes in several frames, for which there is credit.
     in_chunks: bool,
     /// One for each target, in the order of `TARGETS`.
     pub(super) parts: Vec<Part>,
@@ -43,7 +43,7 @@ pub(super) struct Part {
 }
 
 impl Broadcast {
-    /// Whether more outcomes follow that of one of its parts.
+    /// Whether more outcomes will follow that of one of its parts.
     pub(super) fn awaits_others(&self) -> bool {
         self.pending > 1
     }
@@ -51,11 +51,11 @@ impl Broadcast {
 
 struct Target {
     name: Arc<str>,
-    /// The node and its index of the callback, or why it cannot be called.
+    /// The node and its index for the callback, or why it cannot be called.
     callee: Result<(PeerId, u32), Box<Fault>>,
 }
 
-/// The most bytes that the names of the targets may have together, so that they fit in one frame.
+/// The most bytes that all target names may have together, so that they fit in one frame.
 const NAMES_BYTES_MAX: usize = CHUNK_BYTES;
 
 impl Router {
@@ -123,7 +123,7 @@ impl Router {
         if self.broadcasts.get(key).is_some_and(|broadcast| broadcast.pending == 0) {
             self.broadcasts.remove(key);
             if request.one_way {
-                // Its caller was told its targets, and goes on sending.
+                // The caller was told the targets, and keeps sending.
                 send_to_nobody(from, request.id, Stream::new(request.total, request.body.len()), out);
             }
         } else if let (Some(broadcast), Some(caller)) = (self.broadcasts.get(key), self.peers.get_mut(from.0))
@@ -133,7 +133,7 @@ impl Router {
         }
     }
 
-    /// A part has its outcome.
+    /// Records that a part has its outcome.
     pub(super) fn part_done(&mut self, key: u64, part: u32, out: &mut impl Outbound) {
         let Some(broadcast) = self.broadcasts.get_mut(key) else { return };
         if broadcast.parts[part as usize].route.take().is_none() {
@@ -150,12 +150,12 @@ impl Router {
             }
             self.end_broadcast(key);
         } else {
-            // It may have been the slowest one.
+            // It may have been the slowest part.
             self.grant(key, out);
         }
     }
 
-    /// A target takes more of the payload.
+    /// Handles a target's credit for more of the payload.
     pub(super) fn part_credit(&mut self, key: u64, part: u32, bytes: u32, out: &mut impl Outbound) {
         let Some(broadcast) = self.broadcasts.get_mut(key) else { return };
         let granted = &mut broadcast.parts[part as usize].granted;
@@ -165,7 +165,7 @@ impl Router {
 
     /// Gives the caller as much credit as the slowest target has given.
     fn grant(&mut self, key: u64, out: &mut impl Outbound) {
-        // Of one that has results the last part is credited as well: its sender counts it until it has arrived.
+        // If there are results, the last chunk is credited too: its sender counts it until it has arrived.
         let counts = |broadcast: &&mut Broadcast| {
             broadcast.in_chunks && (!broadcast.one_way || !broadcast.request.is_over())
         };
@@ -179,7 +179,7 @@ impl Router {
         }
     }
 
-    /// Drops a broadcast with what is left of its routes, without a word to anybody.
+    /// Drops a broadcast and its remaining routes without telling anyone.
     pub(super) fn end_broadcast(&mut self, key: u64) {
         let Some(broadcast) = self.broadcasts.remove(key) else { return };
         for (callee, route) in broadcast.parts.into_iter().filter_map(|part| part.route) {
@@ -191,7 +191,7 @@ impl Router {
         }
     }
 
-    /// Cancels what runs of a broadcast that its caller does not wait for.
+    /// Cancels what is still running of a broadcast that its caller no longer waits for.
     pub(super) fn drop_broadcast(&mut self, key: u64, out: &mut impl Outbound) {
         let Some(broadcast) = self.broadcasts.remove(key) else { return };
         if let Some(caller) = self.peers.get_mut(broadcast.caller.0) {
@@ -204,7 +204,7 @@ impl Router {
         }
     }
 
-    /// Every other node that offers the callback and is ready.
+    /// Returns all other nodes that offer the callback and are ready.
     fn targets(&self, from: PeerId, request: &Request<'_>) -> Vec<Target> {
         let Some(callback) = self.registry.find(request.name) else { return Vec::new() };
         let others = callback.ready().iter().filter(|offer| offer.peer != from);
@@ -221,7 +221,7 @@ impl Router {
             .collect()
     }
 
-    /// The nodes that the request names, each once.
+    /// Returns the nodes that the request names, each once.
     fn named_targets(&self, from: PeerId, request: &Request<'_>) -> Vec<Target> {
         let mut seen = HashSet::new();
         let names = request.node.split('\n').filter(|name| !name.is_empty() && seen.insert(*name));

@@ -23,15 +23,15 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) origin: Origin,
-    /// No answer is wanted; the route is kept for the rest of the payload alone.
+    /// No answer is wanted; the route is kept only for the rest of the payload.
     pub(super) one_way: bool,
-    /// The payload on its way to the callee. A broadcast's is counted once, at the broadcast.
+    /// The payload on its way to the callee. That of a broadcast is counted once, at the broadcast.
     pub(super) request: Stream,
     /// The result on its way back, once it has begun.
     pub(super) reply: Option<Stream>,
 }
 
-/// Whom the outcome of a call goes to.
+/// Where the outcome of a call goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Origin {
     /// A peer, which knows the call by this id.
@@ -42,7 +42,7 @@ pub(super) enum Origin {
     Task(u64),
 }
 
-/// What a caller waits for.
+/// What a caller is waiting for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Call {
     /// A route at a callee.
@@ -53,7 +53,7 @@ pub(super) enum Call {
     Watch(u64),
 }
 
-/// Keeps the log readable when many calls without an answer reach nobody.
+/// Keeps the log readable when many one-way calls reach nobody.
 #[derive(Debug, Default)]
 pub(super) struct Undelivered {
     said: Option<Instant>,
@@ -106,7 +106,7 @@ impl Router {
             let Some(to) = self.peers.get(callee.0) else { return Ok(()) };
             let call = Call::One { callee, route: to.routes.next_id() };
             let Some(caller) = self.peers.get_mut(from.0) else { return Ok(()) };
-            // Adding it and seeing whether the id is taken are one look into the table.
+            // One table lookup both adds it and checks whether the id is taken.
             match caller.calls.entry(request.id) {
                 Entry::Vacant(place) => place.insert(call),
                 Entry::Occupied(_) => return Err(ID_IN_FLIGHT.into()),
@@ -179,7 +179,7 @@ impl Router {
                     }
                     let (caller, part_reply) =
                         (broadcast.caller, Frame::Reply(Reply { id, part, ..reply.clone() }));
-                    // Its caller waits for all of them.
+                    // The caller waits for all of them.
                     let _ = match broadcast.awaits_others() && !reply.more {
                         true => out.send_soon(caller, &part_reply),
                         false => out.send(caller, &part_reply, true),
@@ -214,7 +214,7 @@ impl Router {
             self.counters.late_replies += 1;
             return callee.control.late_answer(now.mono);
         };
-        // Who failed is known here; what the callee says about it is not needed.
+        // Which node failed is known here, whatever the callee says about it.
         let fault = Box::new((*failure.fault).clone().on(&*callee.name));
         self.fail_origin(&route, fault, now, out);
         Ok(())
@@ -228,7 +228,7 @@ impl Router {
         out: &mut impl Outbound,
     ) -> Result<(), Breach> {
         let Some(caller) = self.peers.get_mut(from.0) else { return Ok(()) };
-        // The outcome may have been on its way when the caller cancelled; then there is nothing left to do.
+        // The outcome may have crossed the caller's CANCEL; then there is nothing left to do.
         let call = caller.calls.remove(&id);
         caller.control.cancel(call.is_some(), now.mono)?;
         if let Some(call) = call {
@@ -237,7 +237,7 @@ impl Router {
         Ok(())
     }
 
-    /// Tells a callee that nobody waits for a call any more, once its route is closed.
+    /// Tells a callee that nobody waits for a call any more, after its route was closed.
     pub(super) fn send_cancel(&mut self, callee: PeerId, route: u64, out: &mut impl Outbound) {
         let _ = out.send(callee, &Frame::Cancel { id: route }, true);
         if let Some(callee) = self.peers.get_mut(callee.0) {
@@ -245,7 +245,7 @@ impl Router {
         }
     }
 
-    /// Ends what a caller does not wait for any more, once its own entry is gone.
+    /// Ends what a caller no longer waits for, after its own entry was removed.
     pub(super) fn drop_call(&mut self, call: Call, out: &mut impl Outbound) {
         match call {
             Call::One { callee, route } => {
@@ -258,7 +258,7 @@ impl Router {
         }
     }
 
-    /// Which node's callback gets a call.
+    /// Chooses the node whose callback gets a call.
     pub(super) fn choose(
         &mut self,
         caller: Option<PeerId>,
@@ -291,7 +291,7 @@ impl Router {
         }
     }
 
-    /// The same for a call that names its node.
+    /// Does the same for a call that names its node.
     pub(super) fn pinned(
         &self,
         caller: Option<PeerId>,
@@ -320,7 +320,7 @@ impl Router {
         Ok((peer, offer.index))
     }
 
-    /// Sends a request to its callee and, if something more is to come of it, opens a route.
+    /// Sends a request to its callee and, if anything more of it is to come, opens a route.
     pub(super) fn start(
         &mut self,
         callee: PeerId,
@@ -342,7 +342,7 @@ impl Router {
         match out.send(callee, &Frame::Request(frame), false) {
             Ok(()) => {}
             Err(PortError::Full) => return Err(overloaded(&to.name)),
-            // Its end has not been noticed here yet.
+            // The loss of its connection has not been noticed here yet.
             Err(_) => return Err(gone(&to.name)),
         }
         if kept && let Some(to) = self.peers.get_mut(callee.0) {
@@ -374,7 +374,7 @@ impl Router {
         self.fail_origin(&closed, fault, now, out);
     }
 
-    /// Tells the origin of a route that is closed.
+    /// Sends a fault to the origin of a closed route.
     pub(super) fn fail_origin(
         &mut self,
         route: &Route,
@@ -410,7 +410,7 @@ impl Router {
         }
     }
 
-    /// Answers a request that was not passed on at all.
+    /// Answers a request that was not passed on.
     fn refuse(
         &mut self,
         from: PeerId,
@@ -427,7 +427,7 @@ impl Router {
         }
     }
 
-    /// A call without an answer reached nobody.
+    /// Records a one-way call that reached nobody.
     pub(super) fn undeliverable(&mut self, caller: PeerId, fault: &Fault, now: Now, out: &mut impl Outbound) {
         self.counters.undelivered += 1;
         let Undelivered { said, unsaid } = &mut self.undelivered;
@@ -461,7 +461,7 @@ impl Router {
             let fault = Fault::new(FaultKind::TooLarge, "the payload exceeds the limit of the controller");
             return Err(Box::new(fault.number(request.total.into()).limit(limit)));
         }
-        // Nodes keep to their own limit; this one is for those that do not.
+        // Nodes enforce their own limit; this one is for those that do not.
         if in_flight >= self.limits.calls_in_flight_max {
             return Err(overloaded("controller"));
         }
@@ -480,7 +480,7 @@ impl Router {
         self.peers.get(peer.0).map_or("", |peer| &peer.name)
     }
 
-    /// Why nobody can be called by this name.
+    /// Returns the fault for a name that nobody can be called by.
     pub(super) fn no_candidate(&self, name: &str, caller: Option<PeerId>) -> Box<Fault> {
         let offers = self.registry.find(name).map_or(&[][..], Callback::offers);
         if let Some(offer) = offers.iter().find(|offer| Some(offer.peer) != caller) {
@@ -495,7 +495,7 @@ impl Router {
         Box::new(Fault::new(FaultKind::NoCandidate, message).details(self.hints(name, caller)))
     }
 
-    /// Why the node that a call names cannot be called by this name.
+    /// Returns why the node that a call is pinned to cannot run it.
     fn not_offered(&self, name: &str, node: &str, caller: Option<PeerId>) -> Box<Fault> {
         let offers = self.registry.find(name).map_or(&[][..], Callback::offers);
         let other = offers.iter().find(|offer| Some(offer.peer) != caller);
@@ -512,7 +512,7 @@ impl Router {
         Box::new(fault.on(node))
     }
 
-    /// Names that look alike, unless too many have been asked for lately.
+    /// Returns similar names, unless too many have been asked for lately.
     fn hints(&self, name: &str, caller: Option<PeerId>) -> Vec<String> {
         if self.hints.take() { self.registry.similar(name, caller) } else { Vec::new() }
     }

@@ -1,8 +1,9 @@
 //! Control frames: those that cost the controller work and that nothing else paces.
 //!
-//! Calls and questions pace themselves: each is answered, is limited in number and may be refused. What only follows from
-//! them, such as a CANCEL, is paced by them and free, however many there are at a time. The rest is counted, and a peer that
-//! floods with it is disconnected. Such a flood is how streams that were opened and reset, both cheap, brought HTTP/2 servers down.
+//! Calls and questions pace themselves: each is answered, is limited in number and may be refused. They also
+//! pace what follows from them, such as a CANCEL, which is free however many come at a time. The rest is
+//! counted, and a peer that floods the controller with it is disconnected. Such floods, of streams opened and
+//! reset, which are both cheap, brought down HTTP/2 servers.
 
 use std::time::{Duration, Instant};
 
@@ -11,23 +12,23 @@ use super::Breach;
 /// The control frames of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Control {
-    /// How many CANCELs may still find nothing: one for each call and question, whose outcome it may have crossed.
+    /// How many CANCELs may still find nothing: one per call and question, whose outcome it may have crossed.
     pub(super) cancels: u64,
-    /// How many answers may still find nothing: one for each CANCEL that the peer was sent.
+    /// How many answers may still find nothing: one per CANCEL that the peer was sent.
     pub(super) answers: u64,
-    /// How many CREDITs may still come: one for each part of a payload that goes on that the peer was sent.
+    /// How many CREDITs may still come: one per part of an unfinished payload that the peer was sent.
     pub(super) credits: u64,
-    /// When the second began in which frames are counted now.
+    /// When the second in which frames are now counted began.
     second: Option<Instant>,
     count: u32,
     /// How many seconds in a row had too many frames.
     bad_seconds: u32,
 }
 
-/// The most control frames of a peer in a second, for longer than a few seconds.
+/// The most control frames a peer may send per second for longer than a few seconds.
 const CONTROLS_A_SECOND_MAX: u32 = 1000;
 
-/// For so many seconds in a row there may be more than that: a burst is no flood.
+/// For this many seconds in a row there may be more: a burst is not a flood.
 const BAD_SECONDS_MAX: u32 = 4;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,17 +54,17 @@ impl Control {
         Ok(())
     }
 
-    /// A CANCEL came, for a call that is open or not.
+    /// Handles a CANCEL for a call, open or not.
     pub(super) fn cancel(&mut self, is_open: bool, now: Instant) -> Result<(), Breach> {
         if take(&mut self.cancels) || is_open { Ok(()) } else { self.count(now) }
     }
 
-    /// An answer came for a call that is not open.
+    /// Handles an answer to a call that is not open.
     pub(super) fn late_answer(&mut self, now: Instant) -> Result<(), Breach> {
         if take(&mut self.answers) { Ok(()) } else { self.count(now) }
     }
 
-    /// A CREDIT came.
+    /// Handles a CREDIT.
     pub(super) fn credit(&mut self, now: Instant) -> Result<(), Breach> {
         if take(&mut self.credits) { Ok(()) } else { self.count(now) }
     }

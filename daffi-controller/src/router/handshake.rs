@@ -14,11 +14,11 @@ use super::{
     registry::{NameTwice, Offer},
 };
 
-/// The most bytes that are kept of a signature: it is for people.
+/// The most bytes kept of a signature, which is only for people to read.
 const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
 
-/// The most bytes that are kept of all signatures of a node. What comes beyond is left out: it would let every connection take
-/// up hundreds of megabytes.
+/// The most bytes kept of all signatures of a node. The rest is dropped: otherwise every connection could
+/// take up hundreds of megabytes.
 const SIGNATURES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Router {
@@ -40,7 +40,7 @@ impl Router {
         self.claim(from, now, out);
     }
 
-    /// Gives a newcomer its name, at once or once it is known whether the older node of this name lives.
+    /// Gives a newcomer its name, at once or when it is known whether the older node with this name is alive.
     pub(super) fn claim(&mut self, newcomer: PeerId, now: Now, out: &mut impl Outbound) {
         let Some(peer) = self.peers.get_mut(newcomer.0) else { return };
         peer.stage = Stage::Claiming;
@@ -49,20 +49,20 @@ impl Router {
             return self.welcome(newcomer, now, out);
         };
         if self.peers.get(newcomer.0).is_some_and(|peer| peer.instance == old_peer.instance) {
-            // The same process has a new connection, so the old one is a leftover that did not hear of its end.
+            // The same process has a new connection, so the old one is a leftover whose end went unnoticed.
             let (node, from) = (old_peer.name.clone(), old_peer.from.clone());
             out.log(LogLine::new(move || tracing::info!(%node, %from, "a node has connected anew")));
             out.close(older, "the same process has connected anew");
             let others = self.peers.get_mut(older.0).map(|older| std::mem::take(&mut older.claimed_by));
             self.forget(older, now, out);
             self.welcome(newcomer, now, out);
-            // Whoever wanted the name from the old connection has to ask the new one.
+            // Newcomers that wanted the name from the old connection must ask the new one.
             for other in others.into_iter().flatten() {
                 self.claim(other, now, out);
             }
             return;
         }
-        // Nothing but the answer will do: what was on its way when its process died comes, too, over a slow network.
+        // Only the answer will do: on a slow network, frames sent before the process died still arrive.
         let _ = out.send(older, &Frame::Ping { id: PROBE }, true);
         if let Some(old_peer) = self.peers.get_mut(older.0) {
             old_peer.claimed_by.push(newcomer);
@@ -70,7 +70,7 @@ impl Router {
         self.claims.push_back((now.mono + CLAIM_TIMEOUT, Claim { newcomer, older }));
     }
 
-    /// The older node lives: whoever wants its name is refused.
+    /// Refuses the newcomers that want the name of the older node, because it is alive.
     pub(super) fn refuse_claims(&mut self, older: PeerId, now: Now, out: &mut impl Outbound) {
         let Some(peer) = self.peers.get_mut(older.0) else { return };
         let newcomers = std::mem::take(&mut peer.claimed_by);
@@ -80,24 +80,24 @@ impl Router {
         }
     }
 
-    /// The older node has been silent for too long: the newcomer takes over.
+    /// Lets the newcomer take over from an older node that has been silent for too long.
     pub(super) fn take_over(&mut self, claim: Claim, now: Now, out: &mut impl Outbound) {
         let Claim { newcomer, older } = claim;
         if self.peers.get(newcomer.0).is_none() {
             return;
         }
-        // Whatever ended the claim before has said so to the newcomer.
+        // If the claim ended earlier, the newcomer has already been told.
         let Some(silent) = self.peers.get_mut(older.0).filter(|peer| peer.claimed_by.contains(&newcomer))
         else {
             return;
         };
-        // The newcomer is first in line now; the others have to ask it.
+        // The newcomer is first in line now; the others must ask it.
         silent.claimed_by.retain(|other| *other != newcomer);
         silent.claimed_by.insert(0, newcomer);
         self.expel(older, RefuseCode::NameTaken, "a newcomer took over the name of a silent node", now, out);
     }
 
-    /// Registers what a node offers, all of it at once when the last part is there.
+    /// Registers what a node offers, all of it at once when the last part has arrived.
     pub(super) fn register(
         &mut self,
         from: PeerId,
@@ -128,7 +128,7 @@ impl Router {
         let offers = std::mem::take(&mut peer.registering);
         peer.registering_bytes = 0;
         self.answers.clear();
-        // A node that leaves may still register an instance in another thread; nobody is to call it.
+        // A leaving node may still register an instance in another thread; nobody must call it.
         if peer.stage != Stage::Leaving {
             let first = peer.stage == Stage::Welcomed;
             peer.stage = Stage::Joined;

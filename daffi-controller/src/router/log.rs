@@ -1,10 +1,10 @@
-//! What the router has to say, written when nobody waits for it.
+//! What the router logs, written when nobody is waiting for it.
 
 use std::fmt;
 
 /// A line for the log.
 ///
-/// Whoever listens to the log may call daffi itself, so it is written only once no lock is held.
+/// A subscriber to the log may itself call daffi, so the line is written only once no lock is held.
 pub struct LogLine(Box<dyn FnOnce() + Send>);
 
 impl LogLine {
@@ -12,7 +12,7 @@ impl LogLine {
         Self(Box::new(write))
     }
 
-    /// Writes it.
+    /// Writes the line.
     pub fn write(self) {
         (self.0)();
     }

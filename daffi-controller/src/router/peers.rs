@@ -1,4 +1,4 @@
-//! What the router knows of a connection, and how one ends.
+//! What the router knows about a connection, and how one ends.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,36 +28,36 @@ pub(super) struct Peer {
     pub(super) name: Arc<str>,
     pub(super) instance: u64,
     pub(super) stage: Stage,
-    /// The pings that it was sent.
+    /// The pings it has been sent.
     pub(super) heartbeat: Heartbeat,
-    /// What it sends besides calls and what belongs to them.
+    /// What it sends besides calls and the frames that belong to them.
     pub(super) control: Control,
     /// Newcomers that want its name.
     pub(super) claimed_by: Vec<PeerId>,
-    /// What has come of a registration that is not complete.
+    /// The parts received so far of an incomplete registration.
     pub(super) registering: Vec<(Box<str>, Offer)>,
-    /// How many bytes the signatures in it have together.
+    /// The total bytes of the signatures in it.
     pub(super) registering_bytes: usize,
-    /// Calls that it runs. The id is what it sees.
+    /// Calls that it runs, by the id it sees.
     pub(super) routes: Table<Route>,
-    /// What it waits for, by its own id.
+    /// What it waits for, by its own ids.
     pub(super) calls: HashMap<u64, Call, RandomState>,
-    /// How many targets of its broadcasts have not answered.
+    /// How many targets of its broadcasts have not answered yet.
     pub(super) parts: usize,
 }
 
-/// How far a connection is.
+/// How far a connection has progressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// It has not said hello.
     Greeting,
-    /// It has, and waits until the name is decided.
+    /// It has said hello, and its name is not decided yet.
     Claiming,
     /// It may call. Others see it once its callbacks are registered.
     Welcomed,
     /// Others see it.
     Joined,
-    /// It has said goodbye: it finishes what it runs.
+    /// It has said goodbye and is finishing the calls it runs.
     Leaving,
 }
 
@@ -68,7 +68,7 @@ impl Stage {
 }
 
 impl Peer {
-    /// How much it waits for: calls, questions, and each target of a broadcast.
+    /// How many outcomes it waits for: of calls, questions, and each target of a broadcast.
     pub(super) fn in_flight(&self) -> usize {
         self.calls.len() + self.parts
     }
@@ -92,13 +92,13 @@ impl Peer {
 }
 
 impl Router {
-    /// The peer of this name that others see.
+    /// Returns the peer with this name, if others see it.
     pub(super) fn joined(&self, name: &str) -> Option<PeerId> {
         let peer = *self.names.get(name)?;
         self.peers.get(peer.0).filter(|found| found.stage == Stage::Joined).map(|_| peer)
     }
 
-    /// Drops all that is known of a peer, and tells those who have to do with it.
+    /// Drops everything known about a peer, and tells those involved with it.
     pub(super) fn forget(&mut self, peer: PeerId, now: Now, out: &mut impl Outbound) {
         let Some(gone) = self.peers.remove(peer.0) else { return };
         if !gone.stage.is_welcomed() {
@@ -116,7 +116,7 @@ impl Router {
             let fault = Fault::new(FaultKind::RemoteStopped, "it stopped before it answered").on(&*gone.name);
             self.fail_origin(route, Box::new(fault), now, out);
         }
-        // In order, because the map's own differs from process to process.
+        // Sorted, because the map's own order differs between processes.
         let mut calls: Vec<_> = gone.calls.into_iter().collect();
         calls.sort_unstable_by_key(|(id, _)| *id);
         for (_, call) in calls {
@@ -127,7 +127,7 @@ impl Router {
         }
     }
 
-    /// The peer takes no new requests. Its name is free, so that a successor need not wait for what still runs.
+    /// Stops new requests to a peer. Its name is free, so that a successor need not wait for what still runs.
     pub(super) fn goodbye(&mut self, from: PeerId, reason: &str, now: Now, out: &mut impl Outbound) {
         let Some(peer) = self.peers.get_mut(from.0) else { return };
         if !peer.stage.is_welcomed() {
@@ -154,7 +154,7 @@ impl Router {
         }
     }
 
-    /// It is time to ask a peer for a sign of life, or to give it up.
+    /// Asks a peer for a sign of life, or gives it up.
     pub(super) fn heartbeat(&mut self, peer: PeerId, now: Now, out: &mut impl Outbound) {
         let Some(asked) = self.peers.get_mut(peer.0) else { return };
         let Some(id) = asked.heartbeat.next_ping() else {

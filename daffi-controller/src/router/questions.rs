@@ -1,4 +1,4 @@
-//! What nodes ask the controller itself.
+//! Questions that nodes ask the controller itself.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,9 +19,9 @@ use super::{
     watches::Event,
 };
 
-/// Answers that are the same for whoever asks, as they are sent, by whether they are about callbacks and by codec.
+/// Encoded answers that are the same for every asker, by whether they are about callbacks and by codec.
 ///
-/// Making one takes as long as there are callbacks, so it is made once for all who ask.
+/// Making one takes time proportional to the number of callbacks, so it is made once for all of them.
 pub(super) type Answers = HashMap<(bool, u8), Result<Bytes, Box<Fault>>>;
 
 impl Router {
@@ -97,12 +97,12 @@ impl Router {
         Ok(())
     }
 
-    /// A node has joined: whoever waited for it is told.
+    /// Answers the questions that wait for a node to join.
     pub(super) fn process_joined(&mut self, name: &str, out: &mut impl Outbound) {
         self.happened(&Event::Process(name.into()), None, out);
     }
 
-    /// A node's callback can be called now: whoever waited for it is told, but for the node itself.
+    /// Answers the questions that wait for a callback, except those of the node that offers it.
     pub(super) fn function_ready(&mut self, name: &str, on: PeerId, out: &mut impl Outbound) {
         self.happened(&Event::Function(name.into()), Some(on), out);
     }
@@ -116,7 +116,7 @@ impl Router {
         }
     }
 
-    /// Answers at once if it is so already, else when it happens.
+    /// Answers at once if it has already happened, otherwise when it happens.
     fn wait(
         &mut self,
         (from, id, codec): (PeerId, u64, Codec),
@@ -134,7 +134,7 @@ impl Router {
         asker.calls.insert(id, Call::Watch(self.watches.insert(from, id, codec, event)));
     }
 
-    /// The processes that have joined, by name.
+    /// Returns the processes that have joined, by name.
     fn processes(&self) -> Vec<Process> {
         let mut processes: Vec<_> = self
             .names
@@ -151,7 +151,7 @@ impl Router {
         processes
     }
 
-    /// The callbacks that are offered, by name and signature.
+    /// Returns the callbacks that are offered, by name and signature.
     fn callbacks(&self) -> Vec<CallbackInfo> {
         let mut callbacks = Vec::new();
         for callback in self.registry.iter() {
@@ -170,7 +170,7 @@ impl Router {
         callbacks
     }
 
-    /// An answer, or what is wrong with it.
+    /// Returns the answer if it is within the limits, otherwise what is wrong with it.
     fn within_limit(&self, encoded: Result<Bytes, CodecError>) -> Result<Bytes, Box<Fault>> {
         // All of it is queued at once.
         let limit = self.limits.payload_bytes_max.min(self.limits.queue_bytes_max as u64);
@@ -187,8 +187,8 @@ impl Router {
 
 /// Sends an answer, in chunks if it is long.
 ///
-/// It waits for no credit, so that nothing of it has to be kept here. If there is no room for all of it, a failure cuts it
-/// short: who asks for much and reads slowly is not disconnected for that.
+/// It does not wait for credit, so that none of it has to be kept here. If there is no room for all of it, a
+/// failure cuts it short: a peer that asks for a lot and reads slowly is not disconnected for that.
 fn answer(to: PeerId, id: u64, codec: Codec, body: Result<Bytes, Box<Fault>>, out: &mut impl Outbound) {
     let mut rest = match body {
         Ok(body) => body,
@@ -200,7 +200,7 @@ fn answer(to: PeerId, id: u64, codec: Codec, body: Result<Bytes, Box<Fault>>, ou
     let body = Body::shared(&first);
     let reply = Reply { id, more, part: 0, codec: codec.to_byte(), total, body };
     let mut sent = out.send(to, &Frame::Reply(reply), true);
-    // Nobody reads the rest of it if the connection is closed.
+    // Nobody reads the rest if the connection is closed.
     while sent.is_ok() && !rest.is_empty() {
         let next = rest.split_to(rest.len().min(CHUNK_BYTES));
         let body = Body::shared(&next);
@@ -212,7 +212,7 @@ fn answer(to: PeerId, id: u64, codec: Codec, body: Result<Bytes, Box<Fault>>, ou
     }
 }
 
-/// An answer that says no more than that it is so: the unit value, which is no bytes or the word `null`.
+/// Sends an answer that only confirms: the unit value, which is no bytes or the word `null`.
 fn yes(to: PeerId, id: u64, codec: Codec, out: &mut impl Outbound) {
     let body: &[u8] = match codec {
         Codec::Json => b"null",

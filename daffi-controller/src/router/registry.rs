@@ -1,4 +1,4 @@
-//! Who offers which callback.
+//! Which nodes offer which callbacks.
 
 use std::{
     cell::Cell,
@@ -12,17 +12,17 @@ use foldhash::fast::RandomState;
 
 use super::PeerId;
 
-/// All callbacks that can be seen by others, by name and by node.
+/// All callbacks that others can see, by name and by node.
 ///
-/// Names come from peers, so they are hashed with a seed of this process.
+/// Names come from peers, so they are hashed with a seed chosen by this process.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     by_name: HashMap<Arc<str>, Callback, RandomState>,
-    /// The same names in order, for lists and for names that look alike.
+    /// The same names in order, for lists and for finding similar names.
     sorted: BTreeMap<Arc<str>, ()>,
-    /// Each node's own numbers of its callbacks. Ordered, so that withdrawing them always goes the same way.
+    /// Each node's own numbers for its callbacks, ordered so that withdrawing always goes the same way.
     by_peer: HashMap<PeerId, BTreeMap<u32, Arc<str>>, RandomState>,
-    /// How many bytes the signatures of each node's callbacks have together.
+    /// The total bytes of the signatures of each node's callbacks.
     signature_bytes: HashMap<PeerId, usize, RandomState>,
 }
 
@@ -30,12 +30,12 @@ pub(super) struct Registry {
 #[derive(Debug)]
 pub(super) struct Callback {
     pub(super) name: Arc<str>,
-    /// Those that can be called now come first, so that picking one looks at no other.
+    /// Those that can be called now come first, so that picking one looks at no others.
     offers: Vec<Offer>,
     ready: usize,
     /// Where each node's offer is.
     places: HashMap<PeerId, usize, RandomState>,
-    /// Whose turn it is.
+    /// Whose turn is next.
     pub(super) cursor: usize,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Callback {
 #[derive(Debug, Clone)]
 pub(super) struct Offer {
     pub(super) peer: PeerId,
-    /// The node's own number of the callback.
+    /// The node's own number for the callback.
     pub(super) index: u32,
     pub(super) fingerprint: u64,
     pub(super) ready: bool,
@@ -56,15 +56,15 @@ impl Offer {
     }
 }
 
-/// Two callbacks of one node have one name.
+/// Two callbacks of one node have the same name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NameTwice;
 
 impl Registry {
-    /// Adds an offer, or replaces what the node had under this index. Says whether the callback became ready by it.
+    /// Adds an offer, or replaces the one under its index. Returns whether the callback became ready.
     ///
     /// # Errors
-    /// The node offers the name already, under another index.
+    /// The node already offers the name under another index.
     pub(super) fn offer(&mut self, name: &str, offer: Offer) -> Result<bool, NameTwice> {
         let peer = offer.peer;
         if self
@@ -91,7 +91,7 @@ impl Registry {
         Ok(callback.upsert(offer))
     }
 
-    /// Takes back everything that the node offers.
+    /// Withdraws everything that the node offers.
     pub(super) fn withdraw(&mut self, peer: PeerId) {
         for name in self.by_peer.remove(&peer).unwrap_or_default().values() {
             self.remove(name, peer);
@@ -125,7 +125,7 @@ impl Registry {
         self.by_peer.get(&peer).map_or(0, BTreeMap::len)
     }
 
-    /// How many bytes the signatures of a node's callbacks have together.
+    /// The total bytes of the signatures of a node's callbacks.
     pub(super) fn signature_bytes_of(&self, peer: PeerId) -> usize {
         self.signature_bytes.get(&peer).copied().unwrap_or(0)
     }
@@ -144,9 +144,9 @@ impl Registry {
         self.by_name.len()
     }
 
-    /// Up to three names that look like `name` and that another node than `asker` offers.
+    /// Returns up to three names similar to `name` that a node other than `asker` offers.
     ///
-    /// The work is bounded whatever is registered: only names that begin alike are compared once there are many.
+    /// The work is bounded: once there are many names, only some from its first letter on are compared.
     pub(super) fn similar(&self, name: &str, asker: Option<PeerId>) -> Vec<String> {
         let first = name.chars().next().map(String::from).unwrap_or_default();
         let from = if self.sorted.len() <= COMPARED_MAX { "" } else { first.as_str() };
@@ -175,7 +175,7 @@ impl Callback {
         &self.offers[..self.ready]
     }
 
-    /// The same with the cursor, which picking moves.
+    /// The same, together with the cursor, which picking moves.
     pub(super) fn ready_and_cursor(&mut self) -> (&[Offer], &mut usize) {
         (&self.offers[..self.ready], &mut self.cursor)
     }
@@ -189,7 +189,7 @@ impl Callback {
         self.places.get(&peer).map(|at| &self.offers[*at])
     }
 
-    /// Adds or replaces a node's offer. Says whether it became ready by it.
+    /// Adds or replaces a node's offer. Returns whether this made it ready.
     fn upsert(&mut self, offer: Offer) -> bool {
         let is_ready = offer.ready;
         if let Some(at) = self.places.get(&offer.peer)
@@ -237,8 +237,8 @@ impl Callback {
     }
 }
 
-/// How many hints are still given for now. Each takes longer than passing a hundred calls on, so whoever calls what nobody
-/// offers again and again would hold up all others with them.
+/// How many more hints may be given for now. Each takes longer than passing on a hundred calls, so peers that
+/// keep calling what nobody offers would hold up all others.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     now: Option<Instant>,
@@ -247,12 +247,12 @@ pub(super) struct Hints {
 }
 
 impl Hints {
-    /// It is this late.
+    /// Sets the current time.
     pub(super) fn at(&mut self, now: Instant) {
         self.now = Some(now);
     }
 
-    /// Whether there may be one more.
+    /// Returns whether one more hint may be given, and counts it.
     pub(super) fn take(&self) -> bool {
         if self.since.get().is_none_or(|since| Some(since + HINTS_EVERY) <= self.now) {
             self.since.set(self.now);
@@ -264,33 +264,33 @@ impl Hints {
     }
 }
 
-/// At most so many hints are given …
+/// At most this many hints are given …
 const HINTS_MAX: u32 = 50;
-/// … in this time: at most a twentieth of it goes by with them.
+/// … in this time, so that they take at most a twentieth of it.
 const HINTS_EVERY: Duration = Duration::from_millis(100);
 
-/// How many names a hint has.
+/// How many names a hint contains.
 const SIMILAR_MAX: usize = 3;
-/// How many names are looked at for a hint. At about 100 ns each this stays below 0.1 ms.
+/// How many names are examined for a hint. At about 100 ns each this stays below 0.1 ms.
 const COMPARED_MAX: usize = 512;
-/// Longer names are compared by their beginning alone.
+/// Longer names are only compared by their beginnings.
 const COMPARED_BYTES_MAX: usize = 64;
-/// How many edits apart two names may be to look alike.
+/// How many edits apart two names may be and still look alike.
 const EDITS_MAX: usize = 2;
 
-/// How alike two names are, smaller being more; `None` if they are not.
+/// How alike two names are, where smaller is more alike; `None` if they are not.
 fn likeness(name: &str, other: &str) -> Option<usize> {
     let (short, long) = if name.len() < other.len() { (name, other) } else { (other, name) };
     let by_prefix = (short.len() >= 3 && long.starts_with(short)).then_some(EDITS_MAX + 1);
     if long.len() > COMPARED_BYTES_MAX {
         return by_prefix;
     }
-    // One edit in a name of two letters makes any other name.
+    // One edit turns a name of two letters into too many others.
     let allowed = EDITS_MAX.min(short.len() / 2);
     edits(short.as_bytes(), long.as_bytes()).filter(|edits| *edits <= allowed).or(by_prefix)
 }
 
-/// How many bytes have to be inserted, removed or replaced; `None` if clearly too many.
+/// Counts the bytes to insert, remove or replace; `None` if there are clearly too many.
 fn edits(a: &[u8], b: &[u8]) -> Option<usize> {
     if b.len() - a.len() > EDITS_MAX {
         return None;

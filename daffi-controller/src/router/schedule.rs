@@ -1,4 +1,4 @@
-//! When scheduled tasks are due. Pure: time comes in as an argument, and what is to be called is somebody else's.
+//! When scheduled tasks are due. Pure: time comes in as an argument, and making the calls is left to others.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -17,7 +17,7 @@ use super::Now;
 pub(super) struct Timetable<T> {
     tasks: HashMap<u64, Task<T>, foldhash::fast::RandomState>,
     due: BTreeSet<(Instant, u64)>,
-    /// How tasks that are over ended, the last [`REMEMBERED_MAX`] of them.
+    /// How finished tasks ended, for the last [`REMEMBERED_MAX`] of them.
     over: HashMap<u64, TaskStatus, foldhash::fast::RandomState>,
     over_order: VecDeque<u64>,
     last_id: u64,
@@ -27,7 +27,7 @@ pub(super) struct Timetable<T> {
 pub(super) struct Task<T> {
     pub(super) what: T,
     timing: Timing,
-    /// When it is looked at next, as in the queue.
+    /// When to look at it next, as in the queue.
     next: Option<Instant>,
     /// How many of its calls are in flight.
     running: usize,
@@ -40,7 +40,7 @@ pub(super) struct Task<T> {
 /// When a task is due.
 #[derive(Debug)]
 pub(super) enum Timing {
-    /// At `next` and every period from there.
+    /// At `next` and then once every period.
     Period { period_us: u64, next: Instant },
     /// At these times, soonest first, in microseconds since 1970 UTC.
     At(VecDeque<u64>),
@@ -49,23 +49,23 @@ pub(super) enum Timing {
 /// A task whose time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// It is to be called.
+    /// It must be called.
     Call(u64),
-    /// Its time came while the call before was still running, or passed too long ago.
+    /// Its time came while the previous call was still running, or passed too long ago.
     Skipped,
 }
 
-/// How many tasks that are over can still be asked about.
+/// How many finished tasks can still be asked about.
 const REMEMBERED_MAX: usize = 1000;
-/// The longest sleep for a time of day: a clock that is set meanwhile is noticed within this.
+/// The longest sleep before a time of day, so that a change of the clock is noticed within this time.
 const SLICE: Duration = Duration::from_secs(30);
-/// How far in the past a time may be, because clocks of two machines differ and a request takes a moment.
+/// How far in the past a time may be, because two machines' clocks differ and a request takes a moment.
 const PAST_MAX: Duration = Duration::from_secs(1);
-/// The longest period: a thousand years, beyond which a number is a mistake and adding it to a time may overflow.
+/// The longest period, a thousand years: anything longer is a mistake, and adding it to a time may overflow.
 const PERIOD_MAX: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 impl Timing {
-    /// Every `period_us` from now on, the first time after one period.
+    /// Every `period_us` from now on, starting after one period.
     ///
     /// # Errors
     /// A sentence about what is wrong with it.
@@ -104,7 +104,7 @@ impl Timing {
         Ok(Self::At(times.into()))
     }
 
-    /// When to look at it next; `None` if never again.
+    /// Returns when to look at it next; `None` if never again.
     fn next(&self, now: Now) -> Option<Instant> {
         match self {
             Self::Period { next, .. } => Some(*next),
@@ -129,13 +129,13 @@ impl<T> Default for Timetable<T> {
 }
 
 impl<T> Timetable<T> {
-    /// An empty one whose ids begin after `seed`, so that a handle to a task of an earlier controller finds nothing
-    /// here instead of somebody else's task. They stay below 2^53, up to where JSON has whole numbers.
+    /// Creates an empty one whose ids begin after `seed`, so that a handle to a task of an earlier controller
+    /// finds nothing here rather than another task. They stay below 2^53, where JSON numbers are exact.
     pub(super) fn new(seed: u64) -> Self {
         Self { last_id: (seed & u64::from(u32::MAX)) << 16, ..Self::default() }
     }
 
-    /// Adds a task and gives its id.
+    /// Adds a task and returns its id.
     pub(super) fn insert(&mut self, what: T, timing: Timing, now: Now) -> u64 {
         self.last_id += 1;
         let id = self.last_id;
@@ -155,7 +155,7 @@ impl<T> Timetable<T> {
         id
     }
 
-    /// Stops a task: no call of it starts any more. Says whether there is, or was lately, such a task.
+    /// Stops a task: no more of its calls start. Returns whether there is, or recently was, such a task.
     pub(super) fn cancel(&mut self, id: u64) -> bool {
         if let Some(task) = self.tasks.remove(&id) {
             if let Some(next) = task.next {
@@ -167,7 +167,7 @@ impl<T> Timetable<T> {
         self.over.contains_key(&id)
     }
 
-    /// The next task whose time has come, as often as there is one.
+    /// Returns the next task whose time has come, or `None` when no more are due.
     pub(super) fn pop_due(&mut self, now: Now) -> Option<Due> {
         while let Some(&(at, id)) = self.due.first().filter(|(at, _)| *at <= now.mono) {
             self.due.remove(&(at, id));
@@ -176,7 +176,7 @@ impl<T> Timetable<T> {
             task.next = task.timing.next(now);
             self.due.extend(task.next.map(|next| (next, id)));
             if due == Some(Due::Skipped) {
-                // It may have been the last time, after which no call ends.
+                // It may have been the last time, and then no call will end later.
                 self.change(id, |_| ());
             }
             if due.is_some() {
@@ -199,7 +199,7 @@ impl<T> Timetable<T> {
         self.tasks.len()
     }
 
-    /// A call of the task was sent.
+    /// Records that a call of the task was sent.
     pub(super) fn started(&mut self, id: u64) {
         if let Some(task) = self.tasks.get_mut(&id) {
             task.running += 1;
@@ -207,7 +207,7 @@ impl<T> Timetable<T> {
         }
     }
 
-    /// No call could be made, because nobody is there to take it.
+    /// Records that no call could be made, because there was no node to take it.
     pub(super) fn not_called(&mut self, id: u64, error: String) {
         self.change(id, |task| {
             task.skipped += 1;
@@ -215,7 +215,7 @@ impl<T> Timetable<T> {
         });
     }
 
-    /// A call could not even be sent.
+    /// Records that a call could not be sent.
     pub(super) fn refused(&mut self, id: u64, error: String) {
         self.change(id, |task| {
             task.runs += 1;
@@ -224,7 +224,7 @@ impl<T> Timetable<T> {
         });
     }
 
-    /// A call ended, in an error if there is one.
+    /// Records that a call ended, with an error if there is one.
     pub(super) fn ended(&mut self, id: u64, error: Option<String>) {
         self.change(id, |task| {
             task.running -= 1;
@@ -235,7 +235,7 @@ impl<T> Timetable<T> {
         });
     }
 
-    /// How a task is doing, or did.
+    /// Returns how a task is doing, or how it ended.
     pub(super) fn status(&self, id: u64, now: Now) -> Option<TaskStatus> {
         let Some(task) = self.tasks.get(&id) else { return self.over.get(&id).cloned() };
         let next_in_us = match &task.timing {
@@ -271,15 +271,15 @@ impl<T> Timetable<T> {
 }
 
 impl<T> Task<T> {
-    /// Takes the time that has come, if it has: a time of day may have moved away.
+    /// Takes the time that has come, if any: the clock may have been set back since.
     fn pass(&mut self, now: Now, id: u64) -> Option<Due> {
         match &mut self.timing {
             Timing::Period { period_us, next } => {
-                // What was missed, because the process did not run, is made up by one call: bursts help nobody. It is that of
-                // the last time, and made unless that is too long ago.
+                // One call makes up for all that were missed while the process did not run: bursts help
+                // nobody. It is the latest of them, and is made unless that is too long ago.
                 let late = now.mono.saturating_duration_since(*next).as_micros() as u64;
                 let missed = late / *period_us;
-                // Added to the last time and not to now, so that it never drifts.
+                // Added to the last time rather than to now, so that it never drifts.
                 *next += Duration::from_micros(*period_us * (missed + 1));
                 self.skipped += missed;
                 if self.running > 0 || is_too_late(late % *period_us) {
@@ -294,7 +294,7 @@ impl<T> Task<T> {
                     return None;
                 }
                 times.pop_front();
-                // Several times that were missed are as many calls: each was asked for by itself, and they may overlap.
+                // Every missed time gets its call: each was asked for individually, and they may overlap.
                 if is_too_late(micros(now.wall) - first) {
                     self.skipped += 1;
                     return Some(Due::Skipped);
@@ -315,12 +315,12 @@ impl<T> Task<T> {
     }
 }
 
-/// Whether it is too late to make a call that was due so long ago.
+/// Whether it is too late to make a call that was due this long ago.
 fn is_too_late(late_us: u64) -> bool {
     late_us > CATCH_UP_MAX.as_micros() as u64
 }
 
-/// Microseconds since 1970 UTC, 0 before that.
+/// Microseconds since 1970 UTC, or 0 before that.
 fn micros(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
@@ -331,7 +331,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A clock that is moved by hand: monotonic and of the day.
+    /// A clock that is moved by hand: monotonic and wall time.
     fn clock() -> Now {
         Now { mono: Instant::now(), wall: SystemTime::UNIX_EPOCH + 1_000_000 * SECOND }
     }
@@ -356,7 +356,7 @@ mod tests {
         let (mut table, id) = periodic(Duration::from_millis(10), start);
         let mut fired = 0;
         for n in 1..=360_000u64 {
-            // Looked at a little late each time, which must not add up.
+            // Checked a little late each time, which must not add up.
             let now = later(start, Duration::from_micros(n * 10_000 + n % 9_000));
             assert_eq!(table.next(), Some(start.mono + Duration::from_millis(n * 10)));
             while table.pop_due(now) == Some(Due::Call(id)) {
@@ -404,13 +404,13 @@ mod tests {
         ] {
             let start = clock();
             let (mut table, id) = periodic(hour, start);
-            // Of three times the last one counts.
+            // Of three missed times, the last one counts.
             let now = later(start, 3 * hour + late);
             assert_eq!(table.pop_due(now), Some(due), "{late:?}");
             assert_eq!(table.pop_due(now), None);
             let skipped = 2 + u64::from(due == Due::Skipped);
             assert_eq!(table.status(id, now).unwrap().skipped, skipped, "{late:?}");
-            // At its time again.
+            // Back on schedule.
             assert_eq!(table.next(), Some(start.mono + 4 * hour));
             assert_eq!(table.pop_due(later(start, 4 * hour)), Some(Due::Call(id)));
         }
@@ -443,7 +443,7 @@ mod tests {
         table.ended(id, None);
         table.ended(id, None);
         assert_eq!(table.len(), 0);
-        // Without any call it is over, too.
+        // It is also over if no call was made.
         let id = table.insert((), at(&[SECOND], start).unwrap(), start);
         assert_eq!(table.pop_due(now), Some(Due::Skipped));
         assert_eq!((table.len(), table.next()), (0, None));
@@ -457,10 +457,10 @@ mod tests {
         let mut table = Timetable::default();
         let id = table.insert((), at(&[3600 * SECOND], start).unwrap(), start);
         assert_eq!(table.next(), Some(start.mono + SLICE));
-        // The clock is set back: it is not due although the time has passed by the other clock.
+        // The clock is set back: the task is not due although the monotonic clock has passed its time.
         let now = Now { mono: start.mono + 3601 * SECOND, wall: start.wall };
         assert_eq!(table.pop_due(now), None);
-        // The clock is set forward: it is due at the next look.
+        // The clock is set forward: the task is due at the next look.
         let now = Now { mono: now.mono + SLICE, wall: start.wall + 3600 * SECOND };
         assert_eq!(table.pop_due(now), Some(Due::Call(id)));
     }

@@ -4,20 +4,21 @@ use daffi_core::controller::Strategy;
 
 use super::{PeerId, registry::Offer};
 
-/// Picks by a strategy, with random numbers that the seed fixes.
+/// Picks by a strategy, using random numbers determined by a seed.
 #[derive(Debug)]
 pub(super) struct Picker {
     strategy: Strategy,
     random: Random,
 }
 
-/// Up to so many offers are all looked at; among more, chance decides which are.
+/// Up to this many offers are all examined; among more, chance decides which are.
 const EXACT_MAX: usize = 8;
-/// How often a random draw may hit an offer that is out of the question before all are looked at.
+/// How many random draws may hit an ineligible offer before all are examined.
 const DRAWS_MAX: usize = 16;
-/// Among more offers than this, only so many neighbours are compared by load. A call has to cost the same with a
-/// hundred nodes as with ten thousand, and the least busy of 64 is nearly the least busy of all. Routing a call and its
-/// reply takes 70 ns by chance, 100 ns with ten nodes compared and 240 ns with 64.
+/// Among more offers than this, only this many neighbours are compared by load. A call must cost the same
+/// with a hundred nodes as with ten thousand, and the least busy of 64 is nearly the least busy of all.
+/// Routing a call and its reply takes 70 ns with a random choice, 100 ns with ten nodes compared and 240 ns
+/// with 64.
 const COMPARED_MAX: usize = 64;
 
 impl Picker {
@@ -25,9 +26,9 @@ impl Picker {
         Self { strategy, random: Random(seed) }
     }
 
-    /// The position of one of `offers` that is `eligible`, or `None` if none is.
+    /// Returns the position of one of the `eligible` offers, or `None` if there are none.
     ///
-    /// `cursor` is where the next round of this callback begins.
+    /// `cursor` is where the next round-robin search for this callback begins.
     pub(super) fn pick(
         &mut self,
         offers: &[Offer],
@@ -46,7 +47,7 @@ impl Picker {
                 Some(at)
             }
             Strategy::LeastBusy => self.least_busy(offers, &eligible, load),
-            // A strategy that this version does not know is served as the default one.
+            // A strategy unknown to this version is treated as the default.
             _ => self.any(offers, &eligible),
         }
     }
@@ -80,7 +81,7 @@ impl Picker {
     ) -> Option<usize> {
         let start = self.random.below(offers.len());
         let mut best: Option<(usize, usize)> = None;
-        // From a random start, so that equals take turns by chance.
+        // From a random start, so that equally busy nodes take turns by chance.
         for step in 0..offers.len().min(COMPARED_MAX) {
             let at = (start + step) % offers.len();
             if eligible(&offers[at]) {
@@ -106,14 +107,14 @@ fn first_from(offers: &[Offer], start: usize, eligible: impl Fn(&Offer) -> bool)
 struct Random(u64);
 
 impl Random {
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which must not be 0.
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
-        // The upper half of a product is as even as a remainder and needs no division.
+        // The upper half of a product is as evenly distributed as a remainder and needs no division.
         ((u128::from(z) * bound as u128) >> 64) as usize
     }
 }

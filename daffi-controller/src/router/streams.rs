@@ -1,4 +1,4 @@
-//! Payloads in chunks, and the credit that paces them.
+//! Chunked payloads, and the credit that paces them.
 
 use daffi_core::{
     controller::PortError,
@@ -11,7 +11,7 @@ use super::{
     calls::{Call, Origin, overloaded},
 };
 
-/// How much of a payload has passed.
+/// How much of a payload has passed through.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stream {
     total: u32,
@@ -26,24 +26,24 @@ impl Stream {
         Self { total, passed: passed.try_into().unwrap_or(u32::MAX), credited: 0 }
     }
 
-    /// Whether nothing more comes.
+    /// Whether nothing more is to come.
     pub(super) fn is_over(self) -> bool {
         self.passed >= self.total
     }
 
-    /// Counts what the sender is given credit for.
+    /// Counts credit given to the sender.
     pub(super) fn credit(&mut self, bytes: u32) {
         self.credited = self.credited.saturating_add(bytes);
     }
 
-    /// Counts credit of so many bytes in all; gives how many of them are new.
+    /// Counts credit up to a total of `bytes`; returns how many of them are new.
     pub(super) fn credit_up_to(&mut self, bytes: u32) -> u32 {
         let more = bytes.saturating_sub(self.credited);
         self.credited += more;
         more
     }
 
-    /// What the sender could still be given credit for, if it has more to send.
+    /// How much more credit the sender could be given, if it has more to send.
     fn uncredited(self) -> u32 {
         if self.is_over() { 0 } else { self.passed.saturating_sub(self.credited) }
     }
@@ -61,7 +61,7 @@ impl Stream {
 }
 
 impl Router {
-    /// More of a request, from its caller.
+    /// Handles more of a request, from its caller.
     pub(super) fn request_chunk(
         &mut self,
         from: PeerId,
@@ -71,13 +71,13 @@ impl Router {
     ) -> Result<(), Breach> {
         let Some(caller) = self.peers.get(from.0) else { return Ok(()) };
         match caller.calls.get(&chunk.id).copied() {
-            // The call is over and its caller does not know yet, or, if nobody was to answer, never will: unless it
-            // may send the rest, that would wait for ever.
+            // The call is over and its caller does not know yet or, if it is one-way, never will: without
+            // credit for the rest, the caller would wait forever.
             None => {
                 if chunk.more {
                     let bytes = chunk.body.len() as u32;
                     let credit = Frame::Credit { id: chunk.id, reply: false, part: 0, bytes };
-                    // A peer that is gone waits for nothing.
+                    // A peer that is gone is not waiting.
                     let _ = out.send(from, &credit, true);
                 }
                 Ok(())
@@ -151,7 +151,7 @@ impl Router {
         Ok(())
     }
 
-    /// More of a result, from its callee.
+    /// Handles more of a result, from its callee.
     pub(super) fn reply_chunk(
         &mut self,
         from: PeerId,
@@ -159,7 +159,7 @@ impl Router {
         out: &mut impl Outbound,
     ) -> Result<(), Breach> {
         let Some(callee) = self.peers.get_mut(from.0) else { return Ok(()) };
-        // The caller does not wait any more; its CANCEL is on the way.
+        // The caller no longer waits; its CANCEL is on the way.
         let Some(route) = callee.routes.get_mut(chunk.id) else { return Ok(()) };
         let Some(reply) = &mut route.reply else {
             return Err("a CHUNK frame of a result comes before its REPLY".into());
@@ -175,8 +175,8 @@ impl Router {
             // Its route ended with the REPLY.
             Origin::Task(_) => return Ok(()),
         };
-        // It must go like any other result: the callback has run, and nobody could have it run again. A caller that is gone has
-        // no more use for it.
+        // It must go like any other result: the callback has run, and nobody could run it again. A caller
+        // that is gone no longer needs it.
         let _ = out.send(to, &Frame::Chunk(Chunk { id, part, ..chunk.clone() }), true);
         if let Some(caller) = self.peers.get_mut(to.0) {
             caller.control.credits += 1;
@@ -195,7 +195,7 @@ impl Router {
         Ok(())
     }
 
-    /// A callee takes more of a request.
+    /// Handles a callee's credit for more of a request.
     pub(super) fn request_credit(&mut self, from: PeerId, id: u64, bytes: u32, out: &mut impl Outbound) {
         let Some(route) = self.peers.get_mut(from.0).and_then(|callee| callee.routes.get_mut(id)) else {
             return;
@@ -206,12 +206,12 @@ impl Router {
                 let _ = out.send(peer, &Frame::Credit { id, reply: false, part: 0, bytes }, true);
             }
             Origin::Broadcast { key, part } => self.part_credit(key, part, bytes, out),
-            // A task's request is one frame.
+            // A task's request is a single frame.
             Origin::Task(_) => {}
         }
     }
 
-    /// A caller takes more of a result.
+    /// Handles a caller's credit for more of a result.
     pub(super) fn reply_credit(
         &mut self,
         from: PeerId,
@@ -236,8 +236,8 @@ impl Router {
     }
 }
 
-/// Nobody takes a payload any more, and its sender is not told: it may have sent all that it was allowed to, and gets
-/// that back, or else it would keep the rest, and its share of the link, for ever.
+/// Credits a sender whose payload nobody takes any more. It is not told, and may have used up its credit:
+/// without this it would hold the rest, and its share of the link, forever.
 pub(super) fn send_to_nobody(to: PeerId, id: u64, request: Stream, out: &mut impl Outbound) {
     let bytes = request.uncredited();
     if bytes > 0 {
@@ -254,7 +254,7 @@ fn send_request_chunk(
     out.send(callee, &Frame::Chunk(Chunk { id, part: 0, ..chunk.clone() }), false)
 }
 
-/// The callee is going away with part of the payload; it cannot have begun.
+/// The callee is leaving with part of the payload, so it cannot have begun.
 fn lost(node: &str) -> Box<Fault> {
     Box::new(Fault::new(FaultKind::NoProcess, "it disconnected before the call was whole").on(node))
 }

@@ -22,13 +22,13 @@ use super::{
     streams::Stream,
 };
 
-/// A call that is made again and again.
+/// A call that is made repeatedly.
 #[derive(Debug)]
 pub(super) struct Scheduled {
     /// The name of the node that asked for it, which the callee sees as its caller.
     pub(super) owner: Arc<str>,
     name: Box<str>,
-    /// The node it is pinned to; empty for any.
+    /// The node it is pinned to; empty for any node.
     node: Box<str>,
     codec: u8,
     fingerprint: u64,
@@ -36,7 +36,7 @@ pub(super) struct Scheduled {
     _weight: Weight,
 }
 
-/// What a task takes up, counted for as long as it is there.
+/// What a task takes up, counted for as long as it exists.
 #[derive(Debug)]
 struct Weight {
     bytes: usize,
@@ -57,7 +57,7 @@ impl Drop for Weight {
 }
 
 impl Router {
-    /// Adds a task and gives its id.
+    /// Adds a task and returns its id.
     pub(super) fn schedule(
         &mut self,
         from: PeerId,
@@ -95,14 +95,14 @@ impl Router {
             node: (*node).into(),
             codec: *codec,
             fingerprint: *fingerprint,
-            // A copy, because a slice would keep everything that was read with it for as long as the task lives.
+            // A copy, because a slice would keep everything read along with it alive as long as the task.
             body: body.copied(),
             _weight: Weight::new(bytes, &self.task_bytes),
         };
         Ok(self.tasks.insert(Arc::new(what), timing, now))
     }
 
-    /// Makes the call of a task whose time has come.
+    /// Makes the call of a task that is due.
     pub(super) fn call_scheduled(&mut self, task: u64, out: &mut impl Outbound) {
         let Some(what) = self.tasks.get(task).map(|task| task.what.clone()) else { return };
         let owner = self.joined(&what.owner);
@@ -140,9 +140,9 @@ impl Router {
         }
     }
 
-    /// A call of a task failed.
+    /// Records that a call of a task failed.
     pub(super) fn task_failed(&mut self, task: u64, fault: Fault, out: &mut impl Outbound) {
-        // A task that was cancelled meanwhile wants to know no more.
+        // A task that has been cancelled in the meantime needs no error.
         let Some(what) = self.tasks.get(task).map(|task| task.what.clone()) else { return };
         let error = describe(fault, &what.name);
         log_failure(task, "a scheduled call failed", &error, out);
@@ -151,14 +151,14 @@ impl Router {
 }
 
 fn log_failure(task: u64, what: &'static str, error: &str, out: &mut impl Outbound) {
-    // It may fail a thousand times a second, and mostly nobody listens.
+    // It may fail a thousand times a second, and usually nobody is listening.
     if LevelFilter::current() >= LevelFilter::DEBUG {
         let error = error.to_owned();
         out.log(LogLine::new(move || tracing::debug!(task, error, "{what}")));
     }
 }
 
-/// A fault in the words that a caller would read.
+/// Describes a fault in the words a caller would read.
 fn describe(fault: Fault, callback: &str) -> String {
     if fault.kind == FaultKind::SignatureMismatch {
         return format!("{callback:?} on {:?} has another signature: {}", fault.node, fault.message);

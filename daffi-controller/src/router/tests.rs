@@ -1,4 +1,4 @@
-//! Situations played through by hand: frames in, frames out, time moved by the test.
+//! Scenarios played step by step: frames in, frames out, with the test moving time.
 
 mod broadcasts;
 mod calls;
@@ -25,9 +25,9 @@ use super::*;
 struct Recorder {
     sent: HashMap<PeerId, Vec<Bytes>>,
     closed: HashMap<PeerId, String>,
-    /// Peers whose queue is full for what need not go.
+    /// Peers whose queue is full for frames that need not go.
     full: HashSet<PeerId>,
-    /// How many frames at the end of what a peer was sent wait for others.
+    /// How many frames at the end of what a peer was sent are waiting for others.
     soon: HashMap<PeerId, usize>,
 }
 
@@ -85,7 +85,7 @@ impl World {
         self.send(from, &hello(name, instance));
     }
 
-    /// Connects a node that offers callbacks, those with a `!` in front not ready.
+    /// Connects a node that offers callbacks. Those with a leading `!` are not ready.
     fn join(&mut self, name: &str, callbacks: &[&str]) -> PeerId {
         let peer = self.connect();
         self.hello(peer, name, peer.0);
@@ -133,13 +133,13 @@ impl World {
         self.router.next()
     }
 
-    /// What the peer was sent since this was asked last.
+    /// Returns what the peer was sent since the last call of this.
     fn said(&mut self, peer: PeerId) -> Vec<String> {
         let frames = self.out.sent.remove(&peer).unwrap_or_default();
         frames.iter().map(|bytes| describe(&decode(bytes))).collect()
     }
 
-    /// The id of the one frame that the peer was sent, a request.
+    /// Returns the id of the single frame that the peer was sent, a request.
     fn id_at(&mut self, peer: PeerId) -> u64 {
         let frames = self.out.sent.remove(&peer).unwrap_or_default();
         let [frame] = &frames[..] else { panic!("{} frames instead of one", frames.len()) };
@@ -147,7 +147,7 @@ impl World {
         request.id
     }
 
-    /// The fault in the one frame that the peer was sent.
+    /// Returns the fault in the single frame that the peer was sent.
     fn fault_at(&mut self, peer: PeerId) -> Fault {
         let frames = self.out.sent.remove(&peer).unwrap_or_default();
         let [frame] = &frames[..] else { panic!("{} frames instead of one", frames.len()) };
@@ -155,7 +155,7 @@ impl World {
         *failure.fault
     }
 
-    /// No call has left anything behind.
+    /// Asserts that no call has left anything behind.
     fn assert_idle(&self) {
         let sizes = self.router.sizes();
         assert_eq!((sizes.calls, sizes.routes, sizes.broadcasts, sizes.watches), (0, 0, 0, 0));
@@ -196,7 +196,7 @@ fn decode(bytes: &Bytes) -> Frame<'_> {
     Frame::decode(bytes, 0, FRAME_BYTES_MAX).unwrap().unwrap().0
 }
 
-/// A frame in a line, without what tests seldom ask for.
+/// Describes a frame in one line, without what tests seldom need.
 fn describe(frame: &Frame<'_>) -> String {
     let text = |body: &Body<'_>, more: bool| {
         let more = if more { "…" } else { "" };

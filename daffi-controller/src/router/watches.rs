@@ -11,20 +11,20 @@ use foldhash::fast::RandomState;
 use super::PeerId;
 use crate::table::Table;
 
-/// Who waits for what.
+/// The waiting questions, and what they wait for.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     all: Table<Watch>,
     by_event: HashMap<Event, BTreeSet<u64>, RandomState>,
 }
 
-/// A question that waits.
+/// A waiting question.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) asker: PeerId,
-    /// The asker's id of the question.
+    /// The asker's id for the question.
     pub(super) id: u64,
-    /// The codec that the answer is to have.
+    /// The codec for the answer.
     pub(super) codec: Codec,
     event: Event,
 }
@@ -32,14 +32,14 @@ pub(super) struct Watch {
 /// What can be waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Event {
-    /// A process of this name joins.
+    /// A process with this name joins.
     Process(Arc<str>),
-    /// Another node offers a callback of this name, ready to be called.
+    /// Another node offers a callback with this name, ready to be called.
     Function(Arc<str>),
 }
 
 impl Watches {
-    /// Adds a question and gives its key.
+    /// Adds a question and returns its key.
     pub(super) fn insert(&mut self, asker: PeerId, id: u64, codec: Codec, event: Event) -> u64 {
         let key = self.all.insert(Watch { asker, id, codec, event: event.clone() });
         self.by_event.entry(event).or_default().insert(key);
@@ -56,7 +56,7 @@ impl Watches {
         }
     }
 
-    /// Takes out the questions that an event answers: all but those of `except`.
+    /// Takes out the questions that an event answers, except those of `except`.
     pub(super) fn take(&mut self, event: &Event, except: Option<PeerId>) -> Vec<Watch> {
         let Some(keys) = self.by_event.remove(event) else { return Vec::new() };
         let mut rest = BTreeSet::new();

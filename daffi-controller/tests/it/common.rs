@@ -1,4 +1,4 @@
-//! A node made of literal frames on a blocking socket.
+//! A node that speaks in literal frames over a blocking socket.
 
 use std::{
     io::{Read, Write},
@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(4);
 
 pub(crate) trait Socket: Read + Write + Send {
-    /// A second handle of the same connection.
+    /// Returns a second handle to the same connection.
     fn another(&self) -> Box<dyn Socket>;
 }
 
@@ -75,7 +75,7 @@ impl RawNode {
         node
     }
 
-    /// A second handle of its connection, for another thread.
+    /// Returns a second handle to its connection, for another thread.
     pub(crate) fn another(&self) -> Box<dyn Socket> {
         self.socket.another()
     }
@@ -84,7 +84,7 @@ impl RawNode {
         self.socket.write_all(&frame.to_bytes()).unwrap();
     }
 
-    /// The next frame, `None` at the end of the connection.
+    /// Returns the next frame, or `None` at the end of the connection.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         loop {
             let bytes = Bytes::copy_from_slice(&self.pending);
@@ -102,7 +102,7 @@ impl RawNode {
         }
     }
 
-    /// The next frame but for pings, which has to be as wanted.
+    /// Returns the next frame that is not a ping, which must be as wanted.
     pub(crate) fn expect(&mut self, wanted: impl Fn(&Frame<'_>) -> bool) -> Bytes {
         loop {
             let bytes = self.next().expect("a frame before the end of the connection");
@@ -116,14 +116,14 @@ impl RawNode {
         }
     }
 
-    /// The id of the next frame, which has to be a request.
+    /// Returns the id of the next frame, which must be a request.
     pub(crate) fn request(&mut self) -> u64 {
         let bytes = self.expect(|frame| matches!(frame, Frame::Request(_)));
         let Frame::Request(request) = decode(&bytes) else { unreachable!() };
         request.id
     }
 
-    /// Reads to the end.
+    /// Reads to the end of the connection, and returns how many frames there were.
     pub(crate) fn drain(&mut self) -> usize {
         let mut frames = 0;
         while self.next().is_some() {
@@ -149,7 +149,7 @@ pub(crate) fn hello(name: &str) -> Frame<'_> {
 }
 
 pub(crate) fn request(id: u64, name: &'static str, body: &Bytes) -> Frame<'static> {
-    // Leaked, as a test may: a frame for a static name is handy.
+    // Leaked, which is fine in a test: a frame with a static lifetime is convenient.
     let body: &'static Bytes = Box::leak(Box::new(body.clone()));
     Frame::Request(Request::new(id, name, Body::shared(body)))
 }

@@ -18,13 +18,13 @@ use parking_lot::Mutex;
 
 use crate::common::*;
 
-/// A node in memory: what it gets can be read by the test, and it answers requests by itself, on the spot.
+/// A node in memory: the test can read what it gets, and it answers requests by itself, immediately.
 #[derive(Default)]
 struct Node {
     got: Mutex<Option<Sender<Bytes>>>,
     port: Mutex<Option<Arc<dyn FramePort>>>,
     answers: bool,
-    /// How often it takes no more.
+    /// How many more times it refuses to take anything.
     full: Mutex<usize>,
 }
 
@@ -136,7 +136,8 @@ fn a_node_in_memory_calls_from_any_thread_and_gets_its_answers_in_order() {
         let bytes = fixture.expect(|frame| matches!(frame, Frame::Reply(_)));
         let Frame::Reply(reply) = decode(&bytes) else { unreachable!() };
         let thread = (reply.id >> 32) as usize;
-        // One thread's requests go out in order, one callee answers in order, and so it stays.
+        // A thread's requests go out in order and the callee answers in order, so the replies are in order
+        // too.
         assert_eq!(reply.id as u32, next[thread]);
         next[thread] += 1;
     }

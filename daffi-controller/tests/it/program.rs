@@ -99,7 +99,7 @@ fn calls_in_flight_finish_or_are_cut_off_with_their_own_exit_code() {
         b.drain();
         drop((a, b));
         assert_eq!(program.wait().code(), Some(code));
-        // By itself it would wait for 10 s, and with the answer it need not wait at all.
+        // By default it would wait for 10 s; with the answer it need not wait at all.
         assert!(begun.elapsed() < AT_ONCE, "{grace}: {:?}", begun.elapsed());
     }
 }
@@ -137,7 +137,7 @@ fn it_serves_with_several_threads() {
     assert_eq!(program.wait().code(), Some(0));
 }
 
-/// Nodes that join one after the other and then do nothing.
+/// Nodes that join one after the other and then stay idle.
 fn idle_nodes(program: &Program, prefix: &str, count: usize) -> Vec<RawNode> {
     (0..count).map(|number| RawNode::join(&program.address, &format!("{prefix}{number}"), &["f"])).collect()
 }
@@ -153,7 +153,8 @@ fn it_takes_more_connections_than_a_process_has_files_by_default() {
     nodes[199].request();
 }
 
-/// What stays resident for a node that does nothing: sockets are the kernel's, so this is the controller's own tables.
+/// How much memory an idle node keeps resident: sockets belong to the kernel, so this is the controller's own
+/// tables.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_idle_node_takes_less_than_12_kib() {
@@ -162,7 +163,7 @@ fn an_idle_node_takes_less_than_12_kib() {
 
     rlimit::increase_nofile_limit(NODES as u64 + 512).unwrap();
     let program = Program::start(&[]);
-    // What it takes once, such as the read buffer, is there after some.
+    // One-off costs, such as the read buffer, are included after some nodes.
     let some = idle_nodes(&program, "some", 100);
     let before = resident_bytes(&program);
     let nodes = idle_nodes(&program, "node", NODES);
@@ -222,7 +223,7 @@ fn it_serves_on_with_nobody_reading_its_output() {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut line).unwrap();
     let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
-    // From here on every line that it logs fails.
+    // From here on, every line it logs fails.
     let mut stderr = child.stderr.take().unwrap();
     stderr.read_exact(&mut [0]).unwrap();
     drop((stdout, stderr));

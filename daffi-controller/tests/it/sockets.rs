@@ -79,7 +79,7 @@ fn whoever_speaks_something_else_is_told_and_closed_and_others_go_on() {
     let noise: Vec<u8> = (0..4000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for (bytes, words) in [(http, "HTTP"), (tls, "TLS"), (noise, "")] {
         let mut stranger = RawNode::connect(&address);
-        // What is sent after the controller has closed may fail.
+        // Sending may fail once the controller has closed the connection.
         let _ = stranger.socket.write_all(&bytes);
         let frame = stranger.next().expect("a REFUSE");
         let Frame::Refuse(refuse) = decode(&frame) else { panic!("{frame:?}") };
@@ -142,7 +142,7 @@ fn a_callee_that_does_not_read_is_overloaded_and_holds_up_nobody() {
     let mut id = 0;
     loop {
         a.send(&request(id, "f", &body));
-        // Each round a call to somebody else goes through meanwhile.
+        // In each round, a call to another node goes through meanwhile.
         a.send(&request(1_000_000 + id, "g", &Bytes::new()));
         let at = alive.request();
         alive.send(&reply(at, b""));
@@ -175,7 +175,7 @@ fn a_peer_that_does_not_leave_is_closed_by_force() {
     node.send(&Frame::Cancel { id: 1 });
     node.expect(|frame| matches!(frame, Frame::Refuse(_)));
     assert_eq!(node.next(), None, "the controller says no more");
-    // The other direction is open until the controller closes it, and writing into it fails only then.
+    // The other direction stays open until the controller closes it, and only then does writing to it fail.
     let until = Instant::now() + PATIENCE;
     while node.socket.write_all(&[0]).is_ok() {
         assert!(Instant::now() < until, "the socket stayed open");
@@ -234,10 +234,11 @@ fn stopping_waits_for_calls_in_flight_and_only_so_long() {
     }
 }
 
-/// A flood of frames that nothing paces: of pings, cancellations, registrations, and answers that nobody waits for.
+/// Floods of frames that nothing paces: pings, cancellations, registrations, and answers that nobody waits
+/// for.
 #[test]
 fn whoever_floods_is_told_and_closed_after_five_seconds_and_others_go_on() {
-    /// Twenty times as many in a second as there may be.
+    /// Twenty times as many per second as are allowed.
     const AT_A_TIME: u64 = 200;
     const PAUSE: Duration = Duration::from_millis(10);
 
@@ -270,7 +271,7 @@ fn whoever_floods_is_told_and_closed_after_five_seconds_and_others_go_on() {
                         std::thread::sleep(PAUSE);
                     }
                 });
-                // What it is answered is read, so that it is not closed because it reads nothing.
+                // What it is answered is read, so that it is not closed for reading nothing.
                 let reason = loop {
                     let bytes = node.next().unwrap_or_else(|| panic!("{name}: closed without a word"));
                     if let Frame::Refuse(refuse) = decode(&bytes) {
@@ -320,7 +321,7 @@ fn a_stopped_controller_leaves_its_address_to_the_next() {
     let directory = std::env::temp_dir().join(format!("daffi-controller-next-{}", std::process::id()));
     let address = Address::Unix(directory.join("s"));
     for round in 0..40 {
-        // On somebody else's reactor, which goes on.
+        // On a foreign reactor, which keeps running.
         let reactor = Reactor::start("test").unwrap();
         let config = ControllerConfig::new(vec![address.clone()]);
         let running = DefaultController.start(config.clone(), &reactor).unwrap();
@@ -341,7 +342,7 @@ fn a_stopped_controller_leaves_its_address_to_the_next() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// They leave together with the last one, but do not wait for it.
+/// The outcomes may leave together with the last one, but do not wait for it.
 #[test]
 fn outcomes_of_a_broadcast_come_while_others_are_missing() {
     let (_server, address) = start(|_| ());

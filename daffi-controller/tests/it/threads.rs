@@ -25,8 +25,8 @@ fn start() -> Server {
     Server::start(config).unwrap()
 }
 
-/// Many nodes call one another at a time. What one sends to another arrives in the order in which it was sent, and each
-/// gets its own answers.
+/// Many nodes call one another at the same time. Requests from one to another arrive in the order they were
+/// sent, and each node gets its own answers.
 #[test]
 fn requests_of_each_pair_stay_in_order() {
     const CALLEES: usize = 6;
@@ -58,7 +58,7 @@ fn requests_of_each_pair_stay_in_order() {
         }
         for mut caller in callers {
             scope.spawn(move || {
-                // All of it at once, so that there are many frames in each read.
+                // All of it at once, so that each read contains many frames.
                 let mut batch = Vec::new();
                 for number in 0..CALLS {
                     let body = Bytes::copy_from_slice(&number.to_le_bytes());

@@ -26,7 +26,7 @@ pub(super) fn expand(args: TokenStream, function: Function, mistakes: &mut Mista
             semicolon,
             "a callback has a body: write it here, or `#[fetcher]` to call the callback of another process",
         );
-        // Without its body the item is no Rust, and would be reported once more.
+        // Without its body the item is not valid Rust, and would be reported a second time.
         return (TokenStream::new(), TokenStream::new());
     }
     let model = Model::of_callback(sig, mistakes);
@@ -47,7 +47,7 @@ pub(super) fn expand(args: TokenStream, function: Function, mistakes: &mut Mista
         const _: () = {
             #import
 
-            // A closure, since an item's name would stand before that of the user's function.
+            // A closure, because the name of an item would shadow that of the user's function.
             __daffi::inventory::submit! {
                 __daffi::Registration::new(|table: &mut __daffi::Vec<__daffi::Callback>| {
                     #entry

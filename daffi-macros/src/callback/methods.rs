@@ -47,7 +47,7 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
     }
 
     let self_ty = &block.self_ty;
-    // The one place that asks whether the struct is a singleton, so that one that is not is one error.
+    // The only place that requires a singleton, so that a struct that is not one gives one error.
     let group = with_receiver.then(|| {
         let of = quote_spanned!(at(self_ty.span())=> __daffi::instance::<#self_ty>());
         quote_spanned!(Span::mixed_site()=> let group = #of;)
@@ -59,7 +59,7 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
         const _: () = {
             #import
 
-            // A trait, so that `Self` in the methods' types means what it does there.
+            // A trait, so that `Self` in the methods' types keeps its meaning.
             trait __DaffiCallbacks {
                 fn fill(table: &mut __daffi::Vec<__daffi::Callback>);
             }
@@ -77,7 +77,7 @@ pub(super) fn expand(args: TokenStream, mut block: Impl, mistakes: &mut Mistakes
     (block.into_token_stream(), expansion)
 }
 
-/// The methods that other processes may call.
+/// Returns the methods that other processes may call.
 fn callbacks(block: &Impl) -> impl Iterator<Item = &Function> {
     block.members.iter().filter_map(|member| match member {
         Member::Function(function)
@@ -114,7 +114,7 @@ fn entry(function: &Function, args: &Args, mistakes: &mut Mistakes) -> TokenStre
     .expand()
 }
 
-/// Attributes of ours on the methods, which would be reported a second time by their own expansion.
+/// Removes our attributes from the methods, where their own expansion would report them a second time.
 fn remove_attributes(block: &mut Impl, mistakes: &mut Mistakes) {
     for member in &mut block.members {
         let Member::Function(function) = member else { continue };

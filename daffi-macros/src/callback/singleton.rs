@@ -16,7 +16,7 @@ use crate::{
     signature::at,
 };
 
-/// A struct up to its fields, and all its tokens.
+/// A struct parsed up to its fields, and all its tokens.
 pub(super) struct Struct {
     attrs: Vec<Attribute>,
     vis: Visibility,

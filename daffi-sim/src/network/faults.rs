@@ -1,11 +1,11 @@
-//! What befalls the network, and the processes on it.
+//! What befalls the network and the processes on it.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Connection, EndState, Event, HostId, Item, Machine, Network};
 
 impl Network {
-    /// Lets nothing through from one machine to another, or lets it again.
+    /// Blocks everything from one machine to another, or unblocks it.
     pub(crate) fn block(&mut self, from: Machine, to: Machine, block: bool) {
         self.note(|| format!("{} {from} -> {to}", if block { "block" } else { "unblock" }));
         if block {
@@ -29,7 +29,7 @@ impl Network {
         }
     }
 
-    /// Makes the link of a machine slow, or quick again.
+    /// Makes a machine's link slow, or fast again.
     pub(crate) fn slow_down(&mut self, machine: Machine, bytes_per_second: Option<u64>) {
         let Some(rate) = bytes_per_second else {
             self.slow.remove(&machine);
@@ -38,7 +38,7 @@ impl Network {
         self.slow.insert(machine, rate);
     }
 
-    /// What a slow link has not carried yet comes at once, as on a quick one.
+    /// Delivers what a slow link has not carried yet, as a fast link would.
     fn hurry(&mut self, machine: Machine) {
         let ids: Vec<_> = self.connections.keys().copied().collect();
         for id in ids {
@@ -67,13 +67,13 @@ impl Network {
 
     // ---- death in the middle of something
 
-    /// A process dies after so many more steps and uses of sockets.
+    /// Makes a process die after this many more steps and socket operations.
     pub(crate) fn doom(&mut self, host: HostId, after: usize, silently: bool) {
         self.note(|| format!("process {host} is to die after {after} steps"));
         self.doomed.insert(host, (after, silently));
     }
 
-    /// A process goes one step on. Says whether it lives to do so.
+    /// Takes one step of a process. Returns whether it lives to do so.
     pub(crate) fn acts(&mut self, host: HostId) -> bool {
         if let Some((left, silently)) = self.doomed.get_mut(&host) {
             if *left > 0 {
@@ -96,7 +96,7 @@ impl Network {
         }
     }
 
-    /// How many sockets each process has open.
+    /// Returns how many sockets each process has open.
     pub(crate) fn open_sockets(&self) -> BTreeMap<HostId, usize> {
         let mut open = BTreeMap::new();
         let ends = self.connections.values().flat_map(|connection| &connection.ends);
@@ -123,7 +123,7 @@ impl Network {
         }
     }
 
-    /// A process ends: what it had open is closed by its machine, or goes silent with it.
+    /// Ends a process: its machine closes what it had open, or goes silent with it.
     pub(crate) fn host_ended(&mut self, host: HostId, silently: bool) {
         if !self.dead.insert(host) {
             return;
@@ -146,7 +146,7 @@ impl Network {
         }
     }
 
-    /// A machine that went silently is back, and knows nothing of its connections.
+    /// Brings back a machine that went silent; it knows nothing about its connections.
     pub(crate) fn machine_back(&mut self, machine: Machine) {
         for connection in self.connections.values_mut() {
             for end in &mut connection.ends {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{HostId, Listener, Network};
 
-/// The network as its sockets share it.
+/// The network, shared by its sockets.
 pub(crate) type Shared = Arc<Mutex<Network>>;
 
 /// One end of a connection.
@@ -76,10 +76,10 @@ impl Drop for Entrance {
     }
 }
 
-/// Connects `host` to whoever listens on `address`.
+/// Connects `host` to the process that listens on `address`.
 ///
 /// # Errors
-/// Nobody does, or nothing gets through.
+/// Nothing is listening, or nothing gets through.
 pub(crate) fn connect(network: &Shared, host: HostId, address: &str) -> io::Result<Box<dyn Pipe>> {
     let mut locked = network.lock();
     if !locked.acts(host) {
@@ -94,7 +94,7 @@ pub(crate) fn connect(network: &Shared, host: HostId, address: &str) -> io::Resu
 /// Has `host` listen on `address`.
 ///
 /// # Errors
-/// Another one does.
+/// Another process is already listening there.
 pub(crate) fn listen(network: &Shared, host: HostId, address: &str) -> io::Result<Box<dyn Door>> {
     let mut locked = network.lock();
     if locked.dead.contains(&host) || locked.listeners.contains_key(address) {

@@ -1,4 +1,4 @@
-//! What is known of one connection.
+//! What is known about one connection.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,23 +11,23 @@ pub(super) struct Seen {
     pub(super) controller: HostId,
     pub(super) name: String,
     pub(super) welcomed: bool,
-    /// Callbacks were sent.
+    /// Whether callbacks were sent.
     pub(super) registering: bool,
-    /// The controller said so.
+    /// Whether the controller confirmed them.
     pub(super) registered: bool,
     pub(super) leaving: bool,
-    /// The controller has no such connection any more, or will not soon.
+    /// Since when the controller no longer has this connection, or is about to lose it.
     pub(super) over: Option<Duration>,
     pub(super) asked: BTreeMap<u64, Asked>,
-    /// Large calls whose number is not known yet, and when they came.
+    /// Large calls whose number is not yet known, and when they came.
     pub(super) unnamed: BTreeMap<u64, u64>,
     /// The last call that the node sent for the first time.
     pub(super) sent_last: Nonce,
     pub(super) given: BTreeMap<u64, Outcome>,
-    /// When a lane that had been full took more again.
+    /// When a lane that had been full could take more again.
     pub(super) unblocked: [Option<Duration>; 2],
     pub(super) blocked: [bool; 2],
-    /// The controller has more to say than there is room for, maybe that it is over.
+    /// Whether the controller has more to say than there is room for, perhaps that the connection is over.
     pub(super) full: bool,
 }
 
@@ -48,21 +48,21 @@ pub(super) enum What {
     Other,
 }
 
-/// How far an outcome has come.
+/// How far an outcome has progressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Open,
-    /// A large one, of which more follows.
+    /// A large one, with more to follow.
     Coming,
     There,
 }
 
 impl Outcome {
-    /// A result or failure came. Says whether it may.
+    /// Records a result or failure. Returns whether it is allowed.
     pub(super) fn answer(&mut self, failure: bool, more: bool) -> bool {
         let may = match *self {
             Self::Open => true,
-            // What cannot be sent to its end becomes a failure.
+            // A result that cannot be sent completely becomes a failure.
             Self::Coming => failure,
             Self::There => false,
         };
@@ -78,7 +78,8 @@ impl Outcome {
 }
 
 impl Seen {
-    /// Whether what the controller writes now may have waited for room, and so tells nothing of when it was decided.
+    /// Whether what the controller writes now may have waited for room, so that it is unknown when it was
+    /// decided.
     pub(super) fn waited(&self, now: Duration) -> bool {
         self.unblocked[1] == Some(now)
     }

@@ -1,4 +1,4 @@
-//! How a world goes on: one step of one process after the other, as chance has it, and time when there is none.
+//! How a world proceeds: one step of one process at a time, chosen by chance, and time when none is left.
 
 use std::{
     sync::atomic::Ordering,
@@ -9,10 +9,10 @@ use std::{
 use super::{Later, Sim, epoch};
 use crate::network::{Event, HostId};
 
-/// More steps than there is ever reason for without time going on.
+/// More steps than can ever be needed without time advancing.
 const STEPS_MAX: usize = 1_000_000;
 
-/// What can go on.
+/// A possible next step.
 #[derive(Clone, Copy)]
 enum Step {
     Reactor(HostId, usize),
@@ -29,7 +29,7 @@ impl Step {
 }
 
 impl Sim {
-    /// Goes on until `until`, or until `done` says so; says whether it did.
+    /// Runs until `until`, or until `done` returns true; returns whether it did.
     pub(crate) fn run(&self, until: Duration, mut done: impl FnMut() -> bool) -> bool {
         loop {
             if done() {

@@ -1,4 +1,4 @@
-//! Calls: from a caller to one node or many, and the outcome back.
+//! Calls: from a caller to one or many nodes, and the outcomes back.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -26,16 +26,16 @@ pub(crate) struct Flight {
     pub(crate) granted: u64,
 }
 
-/// Whom an outcome goes to.
+/// Where an outcome goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Origin {
-    /// A node, with its own id of the call, and which target of a broadcast this is.
+    /// A node, with its own id for the call and the index of this target in a broadcast.
     Node { node: NodeId, id: u64, part: u32 },
     /// A scheduled task.
     Task(u64),
 }
 
-/// What a caller waits for: one flight, or as many as a broadcast has targets.
+/// What a caller is waiting for: one flight, or one per target of a broadcast.
 #[derive(Debug, Default)]
 pub(crate) struct Outstanding {
     flights: Vec<u64>,
@@ -43,7 +43,7 @@ pub(crate) struct Outstanding {
     granted: u64,
 }
 
-/// How much of a payload has passed.
+/// How much of a payload has passed through.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
     pub(crate) total: u32,
@@ -59,7 +59,7 @@ impl Progress {
     }
 }
 
-/// A node and its number of the callback, or why it cannot be called.
+/// A node and its number for the callback, or why it cannot be called.
 type Callee = Result<(NodeId, u32), Fault>;
 
 impl State {
@@ -97,14 +97,14 @@ impl State {
                 Err(fault) => self.fail(from, id, part, fault),
             }
         }
-        // Who calls for no answer hears of nothing else.
+        // A one-way caller hears nothing else about its call.
         if one_way && more && !self.outstanding.contains_key(&(from, id)) {
             self.give_back(from, id, request.body.len() as u64);
         }
         Ok(())
     }
 
-    /// Gives a sender credit for what nobody takes any more.
+    /// Gives a sender credit for bytes that no callee will take.
     fn give_back(&self, to: NodeId, id: u64, bytes: u64) {
         if bytes > 0 {
             self.send(to, &Frame::Credit { id, reply: false, part: 0, bytes: bytes as u32 });
@@ -158,13 +158,13 @@ impl State {
 
     // ---- who is called
 
-    /// Everybody else who offers a callback, ready or not.
+    /// Returns all other nodes that offer a callback, ready or not.
     fn offers(&self, caller: Option<NodeId>, name: &str) -> Vec<(NodeId, u32, &Offer)> {
         let others = self.nodes.iter().filter(|(id, node)| Some(**id) != caller && node.is_visible());
         others.filter_map(|(id, node)| node.offer(name).map(|(index, offer)| (*id, index, offer))).collect()
     }
 
-    /// The node that gets a call.
+    /// Chooses the node that gets a call.
     pub(crate) fn choose(
         &mut self,
         caller: Option<NodeId>,
@@ -219,7 +219,7 @@ impl State {
         }
     }
 
-    /// The targets of a broadcast, announced to its caller.
+    /// Returns the targets of a broadcast after announcing them to its caller.
     fn targets(&self, from: NodeId, request: &Request<'_>) -> Result<Vec<Callee>, Fault> {
         let mut names: Vec<String> = request.node.lines().map(str::to_owned).collect();
         if names.is_empty() {
@@ -301,7 +301,7 @@ impl State {
         }
     }
 
-    /// Forgets a flight. Its origin gets the fault, if there is one; else it has had its value.
+    /// Forgets a flight. Its origin gets the fault, if any; otherwise it already has its value.
     pub(crate) fn end(&mut self, id: u64, fault: Option<Fault>) {
         let Some(flight) = self.flights.remove(&id) else { return };
         match flight.origin {
@@ -342,7 +342,7 @@ impl State {
 
     pub(crate) fn request_chunk(&mut self, from: NodeId, chunk: &Chunk<'_>) -> Result<(), Violation> {
         let Some(outstanding) = self.outstanding.get(&(from, chunk.id)) else {
-            // The call is over, and whoever has not heard of it may send the rest.
+            // The call is over. A sender that does not know yet may send the rest.
             if chunk.more {
                 let bytes = chunk.body.len() as u32;
                 self.send(from, &Frame::Credit { id: chunk.id, reply: false, part: 0, bytes });
@@ -386,7 +386,7 @@ impl State {
         Ok(())
     }
 
-    /// A callee takes more of a request.
+    /// Handles a callee's credit for more of a request.
     pub(crate) fn request_credit(&mut self, from: NodeId, id: u64, bytes: u32) {
         let Some(flight) = self.flights.get_mut(&id).filter(|flight| flight.callee == from) else { return };
         flight.granted += u64::from(bytes);
@@ -407,7 +407,7 @@ impl State {
         }
     }
 
-    /// A caller takes more of a result.
+    /// Handles a caller's credit for more of a result.
     pub(crate) fn reply_credit(&self, from: NodeId, id: u64, part: u32, bytes: u32) {
         let Some(outstanding) = self.outstanding.get(&(from, id)) else { return };
         for flight in &outstanding.flights {
@@ -421,7 +421,7 @@ impl State {
     }
 }
 
-/// How many characters have to be added, removed or changed to make one name of the other.
+/// Counts the characters to add, remove or change to turn one name into the other.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -21,7 +21,7 @@ use crate::state::{NodeId, State};
 /// A controller that listens.
 pub(crate) struct Hub {
     shared: Arc<Shared>,
-    /// The same as `shared`, as the reactor knows it.
+    /// The same as `shared`, in the form that the reactor knows.
     service: Arc<dyn Service>,
     handle: Handle,
     addresses: Vec<Address>,
@@ -30,14 +30,14 @@ pub(crate) struct Hub {
 
 struct Shared {
     state: Mutex<State>,
-    /// Something changed that a `stop` may wait for.
+    /// Signals a change that `stop` may be waiting for.
     changed: Condvar,
     budget: Arc<Budget>,
 }
 
 impl Hub {
     pub(crate) fn start(config: ControllerConfig, handle: &Handle) -> Result<Self> {
-        // All addresses first, so that nothing is left behind if one of them is taken.
+        // Binds all addresses first, so that nothing is left behind if one of them is taken.
         let bound = config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             budget: Budget::new(config.limits.queue_total_bytes_max),
@@ -69,7 +69,7 @@ impl Hub {
         self.guards.lock().clear();
         let mut state = self.shared.state.lock();
         state.say_goodbye();
-        // On the reactor's own thread nothing would change while it waits.
+        // On the reactor's own thread, nothing would change during the wait.
         let waits = !self.handle.is_current();
         while waits && !state.is_idle() {
             if self.shared.changed.wait_until(&mut state, until).timed_out() {
@@ -91,7 +91,7 @@ impl Service for Shared {
     }
 }
 
-/// Lets connections in.
+/// Accepts connections.
 struct Door {
     shared: Arc<Shared>,
     handle: Handle,
@@ -119,7 +119,7 @@ impl Acceptor for Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        // The listener went just before, so the address is free from here on.
+        // The listener was dropped just before this, so the address is free from here on.
         self.shared.state.lock().listeners -= 1;
         self.shared.changed.notify_all();
     }

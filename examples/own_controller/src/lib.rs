@@ -1,11 +1,11 @@
-//! A controller of one's own for daffi, as an example of how to write one.
+//! A custom controller for daffi, as an example of how to write one.
 //!
-//! It needs nothing but `daffi-core`, holds everything that the conformance suite asks for, and is clear rather than fast: one
-//! lock around one `State`, which looks through its tables where a busy controller would keep
-//! an index. The real one is the crate `daffi-controller`.
+//! It needs only `daffi-core`, passes the whole conformance suite, and favours clarity over speed: it has one
+//! lock around one `State`, and scans its tables where a busy controller would keep an index. The real
+//! controller is the crate `daffi-controller`.
 //!
-//! [`submit_controller!`](daffi_core::submit_controller) at the end of this page is what makes `init_controller(true)`
-//! start it in a program that links this crate instead of `daffi-controller`.
+//! [`submit_controller!`](daffi_core::submit_controller) at the end of this file is what makes
+//! `init_controller(true)` start it in a program that links this crate instead of `daffi-controller`.
 
 // Faults are large, and rare enough to be passed by value where that reads better.
 #![allow(clippy::result_large_err)]
@@ -25,7 +25,7 @@ mod questions;
 mod state;
 mod tasks;
 
-/// The controller, before it runs.
+/// The controller, before it is started.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnController;
 

@@ -1,4 +1,4 @@
-//! Nodes: how they are let in, what they offer, how they go.
+//! Nodes: how they join, what they offer, and how they leave.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -18,27 +18,27 @@ pub(crate) struct Node {
     pub(crate) stage: Stage,
     pub(crate) name: String,
     instance: u64,
-    /// What it offers, by its own numbers.
+    /// What it offers, by its own callback numbers.
     pub(crate) offers: BTreeMap<u32, Offer>,
-    /// What has come of a registration that is not complete.
+    /// The parts received so far of an incomplete registration.
     registering: Vec<(u32, Offer)>,
-    /// Whether a registration was complete: from then on others see it.
+    /// Whether a registration has been completed: from then on, others see the node.
     registered: bool,
-    /// The pings that it was sent.
+    /// The pings it has been sent.
     pub(crate) heartbeat: Heartbeat,
     ping_at: Instant,
 }
 
-/// How far a connection is.
+/// How far a connection has progressed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// It has to say hello until then.
+    /// It must say hello by then.
     Greeting { until: Instant },
-    /// It wants the name of an older node, and gets it if that says nothing until then.
+    /// It wants the name of an older node, and gets it if that node stays silent until then.
     Claiming { older: NodeId, until: Instant },
     /// It is in.
     Open,
-    /// It finishes what it runs.
+    /// It is finishing the calls it runs.
     Leaving,
 }
 
@@ -98,7 +98,7 @@ impl State {
         self.claim(from);
     }
 
-    /// Gives a newcomer its name, at once or when it is known whether the older node of this name lives.
+    /// Gives a newcomer its name, at once or when it is known whether the older node with this name is alive.
     fn claim(&mut self, newcomer: NodeId) {
         let Some(node) = self.nodes.get(&newcomer) else { return };
         let same_name = |(id, other): &(&NodeId, &Node)| {
@@ -108,7 +108,7 @@ impl State {
             return self.welcome(newcomer);
         };
         if old.instance == node.instance {
-            // The same process has connected anew.
+            // The same process has reconnected.
             old.outbox.close();
             self.gone(older, "the same process has connected anew");
             return self.welcome(newcomer);
@@ -120,7 +120,7 @@ impl State {
         }
     }
 
-    /// An older node lives: whoever wants its name is refused.
+    /// The older node is alive: refuses all newcomers that want its name.
     pub(crate) fn refuse_claims(&mut self, alive: NodeId) {
         for newcomer in self.claims_on(alive) {
             self.expel(newcomer, RefuseCode::NameTaken, "a living node has this name");
@@ -182,7 +182,7 @@ impl State {
         Ok(())
     }
 
-    /// The node takes no new calls; its name is free.
+    /// The node takes no new calls, and its name becomes free.
     pub(crate) fn leave(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.stage = Stage::Leaving;
@@ -192,7 +192,7 @@ impl State {
         }
     }
 
-    /// The connection is gone. Everybody who had to do with the node is told.
+    /// Cleans up after a lost connection and tells everyone involved with the node.
     pub(crate) fn gone(&mut self, id: NodeId, reason: &str) {
         let Some(node) = self.nodes.remove(&id) else { return };
         tracing::info!(node = node.name, reason, "a node is gone");
@@ -212,7 +212,7 @@ impl State {
         }
     }
 
-    /// Does what a connection's time has come for, and says when it comes again.
+    /// Does what is due for a connection, and returns when the next thing is due.
     pub(crate) fn look_after(&mut self, id: NodeId, now: Instant) -> Option<Instant> {
         let heartbeat = self.limits.heartbeat;
         let node = self.nodes.get_mut(&id)?;
@@ -223,7 +223,7 @@ impl State {
                 None
             }
             Stage::Claiming { older, .. } => {
-                // That lets the newcomer in, once the name is free.
+                // This lets the newcomer in, because the name becomes free.
                 self.expel(older, RefuseCode::NameTaken, "another process took over the name");
                 None
             }

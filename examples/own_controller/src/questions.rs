@@ -1,4 +1,4 @@
-//! What nodes ask the controller itself.
+//! Questions that nodes ask the controller itself.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ impl State {
         Ok(())
     }
 
-    /// Answers in as many frames as it takes.
+    /// Sends an answer in as many frames as it takes.
     fn answer<T: Serialize>(&self, to: NodeId, id: u64, codec: Codec, answer: Result<T, Fault>) {
         let encoded = answer.and_then(|value| {
             codec.encode(&value).map_err(|error| Fault::new(FaultKind::BadResult, error.to_string()))
@@ -100,7 +100,7 @@ impl State {
         self.answer_watches();
     }
 
-    /// Answers the questions that have come true.
+    /// Answers the watches whose event has happened.
     pub(crate) fn answer_watches(&mut self) {
         let watches = std::mem::take(&mut self.watches);
         for watch in watches {

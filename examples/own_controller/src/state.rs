@@ -1,4 +1,4 @@
-//! All that the controller knows, and the way from a frame to what it means.
+//! All that the controller knows, and the dispatch of frames.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,10 +22,10 @@ use crate::{
     tasks::Task,
 };
 
-/// A connection. Never used twice.
+/// Identifies a connection. Never reused.
 pub(crate) type NodeId = u64;
 
-/// What a node did against the protocol.
+/// How a node violated the protocol.
 pub(crate) type Violation = String;
 
 /// What the controller knows.
@@ -33,21 +33,21 @@ pub(crate) struct State {
     pub(crate) limits: Limits,
     pub(crate) strategy: Strategy,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
-    /// Calls at their callees, by the id that the callee sees.
+    /// Calls in flight at their callees, by the id that the callee sees.
     pub(crate) flights: BTreeMap<u64, Flight>,
-    /// What callers wait for, by caller and its own id.
+    /// What callers are waiting for, by caller and the caller's own id.
     pub(crate) outstanding: HashMap<(NodeId, u64), Outstanding>,
     pub(crate) watches: Vec<Watch>,
     pub(crate) tasks: BTreeMap<u64, Task>,
-    /// How many calls each callback has had, for those who take turns.
+    /// How many calls each callback has had, for taking turns.
     pub(crate) turns: HashMap<String, usize>,
-    /// How many listeners there are.
+    /// How many listeners are open.
     pub(crate) listeners: usize,
     pub(crate) stopping: bool,
     last_id: u64,
 }
 
-/// How long an older node has to show that it lives when a newcomer wants its name.
+/// How long an older node has to show that it is alive when a newcomer wants its name.
 const CLAIM: Duration = Duration::from_secs(1);
 
 impl State {
@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    /// A number that nothing else has, not too large for JSON.
+    /// Returns a number that nothing else has, small enough for JSON.
     pub(crate) fn fresh_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -75,7 +75,7 @@ impl State {
 
     // ---- connections
 
-    /// A place for a connection that came in, if there is one.
+    /// Reserves an id for an incoming connection, if there is room for it.
     pub(crate) fn admit(&mut self) -> Option<NodeId> {
         let greeting = self.nodes.values().filter(|node| !node.is_welcomed()).count();
         let full = self.nodes.len() >= self.limits.connections_max || greeting >= self.limits.handshakes_max;
@@ -87,7 +87,7 @@ impl State {
         self.nodes.insert(id, Node::new(outbox, until));
     }
 
-    /// How long a frame of this node may be now.
+    /// Returns how long a frame from this node may be at this stage.
     pub(crate) fn frame_limit(&self, id: NodeId) -> usize {
         let welcomed = self.nodes.get(&id).is_some_and(Node::is_welcomed);
         if welcomed { FRAME_BYTES_MAX } else { HANDSHAKE_BYTES_MAX }
@@ -104,16 +104,16 @@ impl State {
 
     // ---- frames out
 
-    /// Sends a frame that nobody could send again.
+    /// Sends a frame that must not be lost, because nobody could send it again.
     pub(crate) fn send(&self, to: NodeId, frame: &Frame<'_>) {
         if let Some(node) = self.nodes.get(&to) {
-            // If it is closed, its `closed` comes and cleans up.
+            // If the outbox is closed, its `closed` callback follows and cleans up.
             let _ = node.outbox.push(frame);
             node.outbox.flush();
         }
     }
 
-    /// Sends a frame unless the node has too much to read already.
+    /// Sends a frame unless the node already has too much to read.
     pub(crate) fn try_send(&self, to: NodeId, frame: &Frame<'_>) -> Result<(), PortError> {
         let node = self.nodes.get(&to).ok_or(PortError::Closed)?;
         node.outbox.try_push(frame)?;
@@ -128,7 +128,7 @@ impl State {
     // ---- frames in
 
     pub(crate) fn handle(&mut self, from: NodeId, frame: &Frame<'_>) -> Result<(), Violation> {
-        // Whoever answers lives, so nobody else gets its name. Other frames may have been on their way when it died.
+        // A node that answers is alive and keeps its name. Other frames may have been sent before it died.
         if matches!(frame, Frame::Pong { id: 0 }) {
             self.refuse_claims(from);
         }
@@ -157,7 +157,7 @@ impl State {
                 node.heartbeat.pong(*id);
             }
             Frame::Goodbye { .. } => self.leave(from),
-            // HELLO once more, or what only controllers send.
+            // A second HELLO, or a frame that only controllers send.
             _ => {
                 return Err(format!("a {} frame is not for a node to send now", frame.kind()));
             }
@@ -167,7 +167,7 @@ impl State {
 
     // ---- time
 
-    /// Does what is due, and says when to come again.
+    /// Does what is due, and returns when to come back.
     pub(crate) fn turn(&mut self, now: Instant) -> Option<Instant> {
         let ids: Vec<_> = self.nodes.keys().copied().collect();
         let mut next = self.call_tasks(now);

@@ -15,7 +15,7 @@ use crate::{
     state::{NodeId, State},
 };
 
-/// A call that is made again and again.
+/// A call that is made repeatedly.
 pub(crate) struct Task {
     owner: String,
     name: String,
@@ -23,21 +23,21 @@ pub(crate) struct Task {
     codec: u8,
     fingerprint: u64,
     body: Bytes,
-    /// The period, for one that has one.
+    /// The period, if the task has one.
     period: Option<Duration>,
-    /// When it is called, soonest first; for a period the next time alone.
+    /// When to call, soonest first; for a periodic task, only the next time.
     times: Vec<Instant>,
     running: usize,
     status: TaskStatus,
 }
 
-/// The longest period, beyond which a number is a mistake.
+/// The longest period; anything longer must be a mistake.
 const PERIOD_MAX: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
-/// How far in the past a time may be, because clocks differ and a question takes a moment.
+/// How far in the past a time may be, because clocks differ and a request takes a moment.
 const PAST_MAX: Duration = Duration::from_secs(1);
 
 impl State {
-    /// Adds a task and gives its id.
+    /// Adds a task and returns its id.
     pub(crate) fn schedule(&mut self, from: NodeId, schedule: &Schedule<'_>) -> Result<u64, Fault> {
         let (period, times) =
             times(&schedule.timing).map_err(|problem| Fault::new(FaultKind::InvalidTime, problem))?;
@@ -94,7 +94,7 @@ impl State {
         }
     }
 
-    /// Makes the calls whose time has come, and says when the next one is.
+    /// Makes the calls that are due, and returns when the next one is.
     pub(crate) fn call_tasks(&mut self, now: Instant) -> Option<Instant> {
         let ids: Vec<_> = self.tasks.keys().copied().collect();
         for id in ids {
@@ -131,12 +131,12 @@ impl State {
 }
 
 impl Task {
-    /// Takes the next time, if it has come; says whether a call is to be made.
+    /// Takes the next time, if it has come, and returns whether to make a call.
     fn pass(&mut self, now: Instant) -> bool {
         let Some(&next) = self.times.first().filter(|next| **next <= now) else { return false };
         self.times.remove(0);
         let Some(period) = self.period else { return true };
-        // From the last time and not from now, so that it never drifts; what was missed is made up by one call.
+        // From the last time, not from now, so that it never drifts; one call makes up for all missed ones.
         let missed = (now - next).as_nanos() / period.as_nanos();
         self.times.push(next + period * (missed as u32 + 1));
         self.status.skipped += missed as u64 + u64::from(self.running > 0);
@@ -144,7 +144,7 @@ impl Task {
     }
 }
 
-/// The period, and the times of the calls.
+/// Returns the period and the times of the calls.
 fn times(timing: &Timing<'_>) -> Result<(Option<Duration>, Vec<Instant>), String> {
     let now = Instant::now();
     match timing {

@@ -1,3 +1,3 @@
-//! This controller holds what every controller of daffi holds.
+//! This controller passes what every daffi controller must pass.
 
 daffi_conformance::conformance!(own_controller::OwnController);

@@ -6,7 +6,7 @@ fn everybody(id: u64) -> Request<'static> {
     Request { broadcast: true, ..request(id, "f") }
 }
 
-/// A caller that offers the callback too, and three others that do.
+/// A caller that also offers the callback, and three others that do.
 fn world() -> (World, PeerId, [PeerId; 3]) {
     let mut world = World::new();
     let caller = world.join("caller", &["f"]);
@@ -139,14 +139,14 @@ fn chunks_go_to_all_at_the_pace_of_the_slowest() {
     assert_eq!(world.said(caller), [""; 0], "z has given none");
     world.send(z, &credit(zi, 70));
     assert_eq!(world.said(caller), ["CREDIT 1.0 request: 50"]);
-    // The slowest one is lost and holds up nobody any more.
+    // The slowest one is lost and no longer holds up the others.
     world.gone(y);
     assert_eq!(world.said(caller), ["FAILURE 1.1 RemoteStopped on y", "CREDIT 1.0 request: 20"]);
     world.send(caller, &chunk(1, false, true, "four"));
     world.out.full.insert(z);
     world.send(caller, &chunk(1, false, false, "more"));
     assert_eq!(world.said(caller), ["FAILURE 1.2 Overloaded on z", "CREDIT 1.0 request: 30"]);
-    // The last of it has passed here, and not there.
+    // The last chunk has left the router, but not arrived yet.
     world.send(x, &credit(xi, 8));
     assert_eq!(world.said(caller), ["CREDIT 1.0 request: 8"]);
     assert_eq!(
@@ -236,7 +236,7 @@ fn targets_count_as_calls_in_flight_until_they_answer() {
     let mut world = World::with(|config| config.limits.calls_in_flight_max = 8);
     let caller = world.join("caller", &[]);
     let callees = ["a", "b", "c"].map(|name| world.join(name, &["f"]));
-    // Each is a call, and three that wait to be answered.
+    // Each counts as one call plus three that wait to be answered.
     for id in 1..3 {
         world.send(caller, &Frame::Request(everybody(id)));
         assert_eq!(world.said(caller), [format!("TARGETS {id}: a b c")]);
@@ -254,7 +254,7 @@ fn targets_count_as_calls_in_flight_until_they_answer() {
     answer(&mut world, 0);
     world.send(caller, &Frame::Request(everybody(3)));
     assert_eq!(world.said(caller), ["TARGETS 3: a b c"]);
-    // However they end, nothing of them is left to be counted.
+    // However they end, none of them is counted any more.
     world.send(caller, &Frame::Cancel { id: 3 });
     answer(&mut world, 1);
     world.gone(callees[2]);

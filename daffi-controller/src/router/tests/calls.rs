@@ -179,7 +179,7 @@ fn limits_are_met_before_anybody_is_bothered() {
     let fault = world.fault_at(a);
     assert_eq!((fault.kind, fault.number, fault.limit), (FaultKind::TooLarge, 11, 10));
     assert_eq!(fault.node, "", "it is about the arguments");
-    // The rest of it comes before the caller knows.
+    // The rest of it arrives before the caller knows.
     world.send(a, &chunk(2, false, true, "rest"));
     assert_eq!(world.said(b), [""; 0]);
     assert_eq!(world.said(a), ["CREDIT 2.0 request: 4"]);
@@ -210,7 +210,7 @@ fn a_call_without_answer_leaves_nothing_behind_and_is_counted_if_it_reaches_nobo
     world.assert_idle();
     world.send(a, &Frame::Request(Request { one_way: true, ..request(0, "nothing") }));
     assert_eq!(world.router.counters().undelivered, 1);
-    // A node that answers nevertheless harms nobody.
+    // A node that answers anyway does no harm.
     world.reply(b, id, "late");
     assert_eq!(world.said(a), [""; 0]);
     assert_eq!(world.router.counters().late_replies, 1);
@@ -236,7 +236,7 @@ fn a_second_answer_is_dropped_and_counted() {
     let c = world.join("c", &[]);
     world.call(a, 1, "f");
     let id = world.id_at(b);
-    // Somebody else's answer means nothing: ids belong to a callee.
+    // An answer from another node means nothing: ids belong to a callee.
     world.reply(c, id, "forged");
     world.reply(b, id, "one");
     world.reply(b, id, "two");

@@ -4,7 +4,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Sends so many frames in each second, and says after how many seconds the peer was closed.
+/// Sends this many frames per second, and returns after how many seconds the peer was closed.
 fn flood(
     world: &mut World,
     peer: PeerId,
@@ -59,7 +59,7 @@ fn a_burst_is_no_flood() {
             world.send(peer, &Frame::Ping { id });
         }
         world.out.sent.clear();
-        // Once in a while it takes a breath.
+        // Now and then it pauses.
         world.now.mono += 2 * SECOND;
     }
     assert!(!world.out.closed.contains_key(&peer));
@@ -76,7 +76,7 @@ fn who_cancels_many_of_his_own_calls_is_no_flood() {
             world.said(b);
             world.call(a, id, "f");
             let at_callee = world.id_at(b);
-            // Some are cancelled in time, and answered in vain; of the others the outcome crosses the CANCEL.
+            // Some are cancelled in time and answered in vain; for the others the outcome crosses the CANCEL.
             let in_time = n % 2 == 0;
             if in_time {
                 world.send(a, &Frame::Cancel { id });
@@ -88,7 +88,7 @@ fn who_cancels_many_of_his_own_calls_is_no_flood() {
             id += 1;
             world.send(a, &Frame::Ask { id, codec: 0, question: Question::WaitProcess { name: "nobody" } });
             world.send(a, &Frame::Cancel { id });
-            // Nobody to call: the failure crosses the CANCEL.
+            // There is nobody to call: the failure crosses the CANCEL.
             id += 1;
             world.call(a, id, "nobody");
             world.send(a, &Frame::Cancel { id });
@@ -98,7 +98,7 @@ fn who_cancels_many_of_his_own_calls_is_no_flood() {
         world.now.mono += SECOND;
     }
     world.assert_idle();
-    // What was allowed for is used up.
+    // The allowance is used up.
     assert_eq!(flood(&mut world, b, 1001, |id| reply(id, "x")), Some(4));
 }
 

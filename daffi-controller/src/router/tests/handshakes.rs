@@ -101,11 +101,11 @@ fn a_silent_node_loses_its_name_after_a_second() {
     world.advance(Duration::from_millis(1));
     assert_eq!(world.said(older), ["REFUSE NameTaken"]);
     assert_eq!(world.said(caller), ["FAILURE 1.0 RemoteStopped on a"]);
-    // The next in line asks the one that has the name now.
+    // The next in line must ask the node that now has the name.
     assert_eq!(world.said(newcomer), ["WELCOME", "PING"]);
     world.send(newcomer, &Frame::Pong { id: 0 });
     assert_eq!(world.said(third), ["REFUSE NameTaken"]);
-    // What the older one says when it wakes up means nothing.
+    // What the older node says when it wakes up means nothing.
     world.reply(older, 1, "late");
     assert_eq!(world.said(caller), [""; 0]);
 }
@@ -158,7 +158,7 @@ fn a_new_connection_of_the_same_process_replaces_the_old_one() {
     assert_eq!(world.router.sizes().names, 1, "the end of the old one does not take the name along");
 }
 
-/// What every frame does in every stage: `closed` or not.
+/// What every frame does in every stage: whether it closes the connection.
 #[test]
 fn frames_out_of_turn_end_the_connection() {
     let welcome = Welcome { version: 1, capabilities: 0, node: 1, heartbeat_ms: 1, payload_bytes_max: 1 };
@@ -187,7 +187,7 @@ fn frames_out_of_turn_end_the_connection() {
         "GOODBYE",
     ];
     let greeting = [&always[..], &["HELLO"]].concat();
-    // Goodbye before the welcome ends the connection too, without a reproach.
+    // A goodbye before the welcome also ends the connection, but without a complaint.
     let stages: [(&str, &[&str]); 5] = [
         ("greeting", &greeting),
         ("claiming", &always),
@@ -271,9 +271,9 @@ fn pings_need_answers_and_nothing_else_counts() {
         assert_eq!(world.said(a), ["PING"]);
         assert_eq!(world.said(b), ["PING"]);
         world.send(a, &Frame::Pong { id });
-        // One way of the connection works, which proves nothing about the other.
+        // One direction of the connection works, which proves nothing about the other.
         world.send(b, &Frame::Ping { id: 1 });
-        // Nor does an answer to nothing that it was asked.
+        // Nor does an answer to a ping that was never sent.
         for stray in [0, id + 1, u64::MAX] {
             world.send(b, &Frame::Pong { id: stray });
         }
@@ -328,7 +328,7 @@ fn the_signatures_of_a_node_take_up_so_much_and_no_more() {
     let mut world = World::new();
     let peer = world.join("a", &[]);
     let signature = "s".repeat(4096);
-    // Twice, so that those of the first time are replaced.
+    // Twice, so that the second set replaces the first.
     for _ in 0..2 {
         for first in (0..8192).step_by(16) {
             let mut bytes = Vec::new();

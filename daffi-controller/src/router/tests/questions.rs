@@ -11,7 +11,7 @@ fn ask(id: u64, question: Question<'_>) -> Frame<'_> {
     Frame::Ask { id, codec: 0, question }
 }
 
-/// The one answer that a peer got, decoded.
+/// Decodes the single answer that a peer got.
 fn answer<T: serde::de::DeserializeOwned>(world: &mut World, peer: PeerId) -> T {
     let frames = world.out.sent.remove(&peer).unwrap();
     let [frame] = &frames[..] else { panic!("{} frames instead of one", frames.len()) };

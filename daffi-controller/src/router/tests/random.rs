@@ -1,4 +1,5 @@
-//! Many short lives with random frames: nothing panics, every request has exactly one outcome, nothing stays behind.
+//! Many short runs with random frames: nothing panics, every request has exactly one outcome, and nothing is
+//! left behind.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,7 @@ fn any_frames_in_any_order_do_no_harm() {
             } else {
                 world.out.full.clear();
             }
-            // Half of the ids are real ones.
+            // Half of the ids are real.
             let id = if random.chance(2) { random.below(4) } else { (1 << 32) + random.below(4) };
             any_frame(&mut world, &mut random, peer, id);
             if random.chance(15) {
@@ -119,7 +120,7 @@ fn any_frame(world: &mut World, random: &mut Random, peer: PeerId, id: u64) {
     world.send(peer, &frame);
 }
 
-/// What a caller has been told about its requests: how often each ended.
+/// Counts how often each of a caller's requests has ended, as far as the caller was told.
 fn outcomes(world: &mut World, caller: PeerId, ended: &mut BTreeMap<(u64, u32), u32>) {
     for bytes in world.out.sent.remove(&caller).unwrap_or_default() {
         match decode(&bytes) {
@@ -168,7 +169,7 @@ fn every_request_has_exactly_one_outcome() {
             }
             if !open.is_empty() && random.chance(2) {
                 let (callee, id) = open.swap_remove(random.below(open.len() as u64) as usize);
-                // Answered twice at times, which must not count twice.
+                // Sometimes answered twice, which must not count twice.
                 for _ in 0..=random.below(2) {
                     if random.chance(2) {
                         world.reply(callee, id, "done");

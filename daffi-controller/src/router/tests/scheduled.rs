@@ -30,7 +30,7 @@ fn status(world: &mut World, peer: PeerId, task: u64) -> TaskStatus {
     answer(world, peer)
 }
 
-/// An owner that offers the callback too, a callee, and a task that calls it each second.
+/// An owner that also offers the callback, a callee, and a task that calls it every second.
 fn world() -> (World, PeerId, PeerId, u64) {
     let mut world = World::with(|config| config.limits.heartbeat = 100_000 * SECOND);
     let owner = world.join("owner", &["f"]);

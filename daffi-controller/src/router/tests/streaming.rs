@@ -2,7 +2,7 @@ use daffi_core::fault::FaultKind;
 
 use super::*;
 
-/// A request of which more comes.
+/// A request with more to come.
 fn long(id: u64, total: u32) -> Request<'static> {
     Request { more: true, total, ..request(id, "f") }
 }
@@ -92,7 +92,7 @@ fn chunks_of_a_call_that_is_over_are_dropped_and_credited() {
     world.send(a, &Frame::Credit { id: 1, reply: true, part: 0, bytes: 1 });
     world.send(b, &chunk(id, true, true, "rest"));
     world.send(b, &Frame::Credit { id, reply: false, part: 0, bytes: 1 });
-    // Or else a caller that has not heard of it would wait for ever.
+    // Otherwise a caller that does not know yet would wait forever.
     assert_eq!(world.said(a), ["FAILURE 1.0 Failed on b", "CREDIT 1.0 request: 4"]);
     assert_eq!(world.said(b), [""; 0]);
     assert!(world.out.closed.is_empty());
@@ -146,10 +146,10 @@ fn a_long_call_that_nobody_answers_or_takes_gets_its_credit_back() {
     world.send(a, &chunk(1, false, true, "one"));
     world.send(b, &Frame::Credit { id: ids[0], reply: false, part: 0, bytes: 2 });
     assert_eq!(world.said(a), ["CREDIT 1.0 request: 2"]);
-    // Refused in the middle: the caller may have sent all that it was allowed to.
+    // Refused midway: the caller may have used up its credit.
     world.send(b, &failure(ids[0], FaultKind::Overloaded));
     assert_eq!(world.said(a), ["CREDIT 1.0 request: 5"]);
-    // What was on its way meanwhile.
+    // Chunks that were already on their way.
     world.send(a, &chunk(1, false, true, "two"));
     world.send(a, &chunk(1, false, false, "end"));
     world.send(b, &Frame::Credit { id: ids[0], reply: false, part: 0, bytes: 3 });

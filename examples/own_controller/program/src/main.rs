@@ -1,8 +1,8 @@
-//! A program whose controller is this one: it links `own_controller` and uses daffi without its default features,
-//! so that `init_controller(true)` finds no other.
+//! A program that uses this controller: it links `own_controller` and uses daffi without its default
+//! features, so that `init_controller(true)` finds no other.
 
 use daffi::{FG, Global, callback};
-// Nothing else names the crate, and one that nothing names is not linked.
+// Nothing else names the crate, and a crate that is never named is not linked.
 use own_controller as _;
 
 /// Adds two numbers.
@@ -28,7 +28,7 @@ fn main() -> daffi::Result<()> {
     let socket = std::env::temp_dir().join(format!("own-controller-{}.sock", std::process::id()));
     let server =
         Global::builder().process_name("server").init_controller(true).unix_sock_path(&socket).start()?;
-    // A node is never its own callee, so that a second one does the calling.
+    // A node never calls itself, so a second one makes the calls.
     let client = Global::builder()
         .process_name("client")
         .link_time_callbacks(false)
