@@ -44,7 +44,7 @@ use broadcast::Broadcast;
 use calls::Undelivered;
 pub use log::LogLine;
 use peers::{Peer, Stage};
-use questions::Answers;
+use questions::Lists;
 use registry::{Hints, Registry};
 use schedule::Timetable;
 use strategy::Picker;
@@ -174,8 +174,8 @@ pub struct Router {
     counters: Counters,
     undelivered: Undelivered,
     hints: Hints,
-    /// Answers to questions about all nodes, kept until a node comes or goes.
-    answers: Answers,
+    /// The answers to questions about everyone.
+    lists: Lists,
     /// How many bytes the calls of scheduled tasks take up.
     task_bytes: Arc<AtomicUsize>,
 }
@@ -228,7 +228,7 @@ impl Router {
             counters: Counters::default(),
             undelivered: Undelivered::default(),
             hints: Hints::default(),
-            answers: Answers::default(),
+            lists: Lists::default(),
             task_bytes: Arc::default(),
         }
     }
@@ -299,6 +299,7 @@ impl Router {
             let Some(peer) = pop_due(&mut self.heartbeats, now) else { break };
             self.heartbeat(peer, now, out);
         }
+        self.list_due(now, out);
         if !self.stopping {
             for _ in 0..TASKS_IN_A_ROW {
                 let Some(due) = self.tasks.pop_due(now) else { break };
@@ -316,6 +317,7 @@ impl Router {
             self.greet_by.front().map(|(at, _)| *at),
             self.claims.front().map(|(at, _)| *at),
             self.heartbeats.front().map(|(at, _)| *at),
+            self.lists_due(),
         ])
     }
 

@@ -127,7 +127,9 @@ impl Router {
         }
         let offers = std::mem::take(&mut peer.registering);
         peer.registering_bytes = 0;
-        self.answers.clear();
+        if !offers.is_empty() || peer.stage == Stage::Welcomed {
+            self.lists.clear();
+        }
         // A leaving node may still register an instance in another thread; nobody must call it.
         if peer.stage != Stage::Leaving {
             let first = peer.stage == Stage::Welcomed;

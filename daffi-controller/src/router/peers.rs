@@ -109,7 +109,7 @@ impl Router {
         }
         self.registry.withdraw(peer);
         if gone.stage.is_welcomed() {
-            self.answers.clear();
+            self.lists.clear();
         }
         self.in_flight -= gone.routes.len();
         for (_, route) in gone.routes.iter() {
@@ -148,7 +148,7 @@ impl Router {
             self.names.remove(&peer.name);
         }
         self.registry.withdraw(from);
-        self.answers.clear();
+        self.lists.clear();
         for newcomer in newcomers {
             self.claim(newcomer, now, out);
         }

@@ -1,6 +1,9 @@
 //! Questions that nodes ask the controller itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use daffi_core::{
@@ -19,10 +22,40 @@ use super::{
     watches::Event,
 };
 
-/// Encoded answers that are the same for every asker, by whether they are about callbacks and by codec.
+/// The lists of all processes and of all callbacks, encoded, which are the same for every asker.
 ///
-/// Making one takes time proportional to the number of callbacks, so it is made once for all of them.
-pub(super) type Answers = HashMap<(bool, u8), Result<Bytes, Box<Fault>>>;
+/// Making one takes time proportional to the number of callbacks, and everyone else waits meanwhile. So each is made
+/// once and kept until something changes. After a long one, questions wait for a while and are then answered
+/// together: otherwise a node that changes something before each question could keep the controller busy.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    known: HashMap<(List, u8), Result<Bytes, Box<Fault>>>,
+    rests_until: Option<Instant>,
+}
+
+/// Which list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum List {
+    Processes,
+    Callbacks,
+}
+
+/// How long no further list is made after one, for each of its entries: about ten times as long as making it took.
+const REST_OF_AN_ENTRY: Duration = Duration::from_micros(20);
+
+/// Shorter rests are left out.
+const REST_MIN: Duration = Duration::from_millis(1);
+
+impl Lists {
+    /// Forgets the lists, since something has changed.
+    pub(super) fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    fn rests(&self, now: Now) -> bool {
+        self.rests_until.is_some_and(|until| now.mono < until)
+    }
+}
 
 impl Router {
     pub(super) fn ask(
@@ -55,24 +88,15 @@ impl Router {
                 self.wait((from, id, codec), there, Event::Function((*name).into()), out);
             }
             Question::Processes | Question::Callbacks => {
-                let about_callbacks = matches!(question, Question::Callbacks);
-                let key = (about_callbacks, codec.to_byte());
-                let known = self.answers.get(&key).cloned();
-                let body = known.unwrap_or_else(|| {
-                    let encoded = if about_callbacks {
-                        codec.encode(&self.callbacks())
-                    } else {
-                        codec.encode(&self.processes())
-                    };
-                    let body = self.within_limit(encoded);
-                    self.answers.insert(key, body.clone());
-                    body
-                });
-                let parts = body.as_ref().map_or(0, |body| body.len().div_ceil(CHUNK_BYTES));
-                if let Some(asker) = self.peers.get_mut(from.0) {
-                    asker.control.credits += parts as u64;
+                let list = match question {
+                    Question::Callbacks => List::Callbacks,
+                    _ => List::Processes,
+                };
+                if self.lists.rests(now) && !self.lists.known.contains_key(&(list, codec.to_byte())) {
+                    self.wait((from, id, codec), false, Event::List(list), out);
+                } else {
+                    self.list((from, id, codec), list, now, out);
                 }
-                answer(from, id, codec, body, out);
             }
             Question::Schedule(schedule) => match self.schedule(from, schedule, now) {
                 Ok(task) => answer(from, id, codec, self.within_limit(codec.encode(&task)), out),
@@ -95,6 +119,59 @@ impl Router {
             }
         }
         Ok(())
+    }
+
+    /// Answers with a list.
+    fn list(
+        &mut self,
+        (from, id, codec): (PeerId, u64, Codec),
+        list: List,
+        now: Now,
+        out: &mut impl Outbound,
+    ) {
+        let key = (list, codec.to_byte());
+        let known = self.lists.known.get(&key).cloned();
+        let body = known.unwrap_or_else(|| {
+            let encoded = match list {
+                List::Callbacks => codec.encode(&self.callbacks()),
+                List::Processes => codec.encode(&self.processes()),
+            };
+            let body = self.within_limit(encoded);
+            let rest = REST_OF_AN_ENTRY * (self.registry.len() + self.names.len()) as u32;
+            if rest >= REST_MIN {
+                let from = self.lists.rests_until.map_or(now.mono, |until| until.max(now.mono));
+                self.lists.rests_until = Some(from + rest);
+            }
+            self.lists.known.insert(key, body.clone());
+            body
+        });
+        let parts = body.as_ref().map_or(0, |body| body.len().div_ceil(CHUNK_BYTES));
+        if let Some(asker) = self.peers.get_mut(from.0) {
+            asker.control.credits += parts as u64;
+        }
+        answer(from, id, codec, body, out);
+    }
+
+    /// Answers the questions that wait for lists, if their rest is over.
+    pub(super) fn list_due(&mut self, now: Now, out: &mut impl Outbound) {
+        if self.lists.rests_until.is_none_or(|until| now.mono < until) {
+            return;
+        }
+        self.lists.rests_until = None;
+        for list in [List::Processes, List::Callbacks] {
+            for watch in self.watches.take(&Event::List(list), None) {
+                if let Some(asker) = self.peers.get_mut(watch.asker.0) {
+                    asker.calls.remove(&watch.id);
+                    self.list((watch.asker, watch.id, watch.codec), list, now, out);
+                }
+            }
+        }
+    }
+
+    /// Returns when questions that wait for lists are answered, if there are any.
+    pub(super) fn lists_due(&self) -> Option<Instant> {
+        let waits = |list| self.watches.has(&Event::List(list));
+        self.lists.rests_until.filter(|_| waits(List::Processes) || waits(List::Callbacks))
     }
 
     /// Answers the questions that wait for a node to join.

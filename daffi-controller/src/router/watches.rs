@@ -1,21 +1,22 @@
 //! Questions that are answered when something happens.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     sync::Arc,
 };
 
 use daffi_core::payload::Codec;
 use foldhash::fast::RandomState;
 
-use super::PeerId;
+use super::{PeerId, questions::List};
 use crate::table::Table;
 
 /// The waiting questions, and what they wait for.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     all: Table<Watch>,
-    by_event: HashMap<Event, BTreeSet<u64>, RandomState>,
+    by_event: HashMap<Event, BTreeMap<PeerId, BTreeSet<u64>>, RandomState>,
 }
 
 /// A waiting question.
@@ -36,42 +37,47 @@ pub(super) enum Event {
     Process(Arc<str>),
     /// Another node offers a callback with this name, ready to be called.
     Function(Arc<str>),
+    /// A list may be made again.
+    List(List),
 }
 
 impl Watches {
     /// Adds a question and returns its key.
     pub(super) fn insert(&mut self, asker: PeerId, id: u64, codec: Codec, event: Event) -> u64 {
         let key = self.all.insert(Watch { asker, id, codec, event: event.clone() });
-        self.by_event.entry(event).or_default().insert(key);
+        self.by_event.entry(event).or_default().entry(asker).or_default().insert(key);
         key
     }
 
     pub(super) fn remove(&mut self, key: u64) {
         let Some(watch) = self.all.remove(key) else { return };
-        if let Some(keys) = self.by_event.get_mut(&watch.event) {
+        let Some(askers) = self.by_event.get_mut(&watch.event) else { return };
+        if let Some(keys) = askers.get_mut(&watch.asker) {
             keys.remove(&key);
             if keys.is_empty() {
-                self.by_event.remove(&watch.event);
+                askers.remove(&watch.asker);
             }
+        }
+        if askers.is_empty() {
+            self.by_event.remove(&watch.event);
         }
     }
 
-    /// Takes out the questions that an event answers, except those of `except`.
+    /// Takes out the questions that an event answers, except those of `except`, however many these are.
     pub(super) fn take(&mut self, event: &Event, except: Option<PeerId>) -> Vec<Watch> {
-        let Some(keys) = self.by_event.remove(event) else { return Vec::new() };
-        let mut rest = BTreeSet::new();
-        let mut answered = Vec::new();
-        for key in keys {
-            if self.all.get(key).is_some_and(|watch| Some(watch.asker) == except) {
-                rest.insert(key);
-            } else {
-                answered.extend(self.all.remove(key));
-            }
+        let Some(askers) = self.by_event.get_mut(event) else { return Vec::new() };
+        let kept = except.and_then(|peer| askers.remove_entry(&peer));
+        let answered = mem::take(askers);
+        match kept {
+            Some((peer, keys)) => _ = askers.insert(peer, keys),
+            None => _ = self.by_event.remove(event),
         }
-        if !rest.is_empty() {
-            self.by_event.insert(event.clone(), rest);
-        }
-        answered
+        answered.into_values().flatten().filter_map(|key| self.all.remove(key)).collect()
+    }
+
+    /// Returns whether anyone waits for this.
+    pub(super) fn has(&self, event: &Event) -> bool {
+        self.by_event.contains_key(event)
     }
 
     pub(super) fn len(&self) -> usize {

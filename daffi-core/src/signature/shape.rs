@@ -634,7 +634,7 @@ mod tests {
     #[test]
     fn while_a_type_is_asked_that_is_known() {
         struct Panics;
-        impl<'de> serde::Deserialize<'de> for Panics {
+        impl<'de> Deserialize<'de> for Panics {
             fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
                 assert!(is_tracing());
                 panic!("as this test wants it");

@@ -166,6 +166,7 @@ fn a_list_that_has_no_room_fails_and_costs_nobody_the_connection() {
     let more: Vec<String> = (0..2000).map(|n| format!("another callback {n}")).collect();
     let more: Vec<&str> = more.iter().map(String::as_str).collect();
     world.join("d", &more);
+    world.advance(Duration::from_secs(1));
     // It would never fit.
     world.send(a, &ask(2, Question::Callbacks));
     let fault = world.fault_at(a);
@@ -199,4 +200,65 @@ fn an_answer_is_made_once_and_anew_when_somebody_comes_or_goes() {
     assert_eq!(names(&mut world), expect(&["a", "c"], "a+c"));
     world.send(c, &Frame::Goodbye { reason: "" });
     assert_eq!(names(&mut world), expect(&["a"], "a"));
+}
+
+/// Otherwise someone who changes something before each question would keep everybody else waiting.
+#[test]
+fn after_a_long_list_the_next_one_is_made_for_all_who_wait() {
+    let mut world = World::new();
+    let names: Vec<_> = (0..1000).map(|number| format!("f{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (a, b, c) = (world.join("a", &names), world.join("b", &[]), world.join("c", &[]));
+    let count = |world: &mut World, peer| answer::<Vec<CallbackInfo>>(world, peer).len();
+    world.send(b, &ask(1, Question::Callbacks));
+    assert_eq!(count(&mut world, b), 1000);
+    world.send(b, &ask(2, Question::Callbacks));
+    assert_eq!(count(&mut world, b), 1000, "nothing has changed");
+
+    world.register(b, &["g"]);
+    world.said(b);
+    for peer in [a, b, c] {
+        world.send(peer, &ask(3, Question::Callbacks));
+    }
+    assert_eq!(world.said(b), [""; 0], "it waits");
+    assert!(world.router.next().is_some_and(|due| due <= world.now.mono + Duration::from_millis(21)));
+    world.send(c, &Frame::Cancel { id: 3 });
+    world.register(b, &["g", "h"]);
+    world.said(b);
+    world.advance(Duration::from_millis(25));
+    assert_eq!(count(&mut world, a), 1002, "what is so by then");
+    assert_eq!(count(&mut world, b), 1002);
+    assert_eq!(world.said(c), [""; 0]);
+
+    // Those who are gone by then are no obstacle, and an empty registration changes nothing.
+    world.register(b, &["g"]);
+    world.send(c, &ask(4, Question::Callbacks));
+    world.gone(c);
+    world.advance(Duration::from_millis(50));
+    world.register(b, &[]);
+    world.said(b);
+    world.send(a, &ask(5, Question::Callbacks));
+    assert_eq!(count(&mut world, a), 1002);
+    world.send(b, &ask(5, Question::Processes));
+    world.advance(Duration::from_millis(50));
+    assert_eq!(answer::<Vec<Process>>(&mut world, b).len(), 2);
+    world.assert_idle();
+}
+
+/// However many questions a node has open that its own offer does not answer.
+#[test]
+fn an_offer_passes_over_all_of_the_nodes_own_waits_at_once() {
+    let mut world = World::new();
+    let (a, b) = (world.join("a", &[]), world.join("b", &[]));
+    for id in 0..5 {
+        world.send(a, &ask(id, Question::WaitFunction { name: "f" }));
+    }
+    world.send(b, &ask(1, Question::WaitFunction { name: "f" }));
+    world.said(a);
+    world.register(a, &["f"]);
+    assert!(world.said(a).iter().all(|said| !said.starts_with("REPLY")));
+    assert_eq!(world.said(b), ["REPLY 1.0: "]);
+    world.register(b, &["f"]);
+    assert_eq!(world.said(a).len(), 5);
+    world.assert_idle();
 }
