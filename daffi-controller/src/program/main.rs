@@ -6,6 +6,7 @@ mod units;
 use std::{
     io::{self, Write},
     process::{self, ExitCode},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -16,7 +17,9 @@ use daffi_core::{
     Address, Error, Limits,
     controller::{self, ControllerConfig},
 };
+use parking_lot::Mutex;
 use signals::Signals;
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Routes calls between the nodes that connect to it.
@@ -94,10 +97,13 @@ enum Strategy {
 fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    // A log that can no longer be written is no reason to stop, nor to complain on the same stderr.
+    // A thread writes the log: if nobody reads it, lines are lost and nothing waits. A log that can no longer be
+    // written is no reason to stop, nor to complain on the same stderr.
+    let (log, written) = NonBlocking::new(io::stderr());
+    let log_end = LogEnd::new(written);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(log)
         .with_ansi(false)
         .log_internal_errors(false)
         .init();
@@ -121,13 +127,39 @@ fn main() -> ExitCode {
 
     signals.wait();
     tracing::info!(grace = ?options.grace, "stopping");
+    let forced_end = log_end.clone();
     thread::spawn(move || {
         signals.wait();
         tracing::warn!("stopping at once");
+        forced_end.write_rest();
         process::exit(EXIT_FORCED.into());
     });
     let cut_off = server.stop(options.grace);
+    tracing::info!(cut_off, "stopped");
+    log_end.write_rest();
     if cut_off > 0 { EXIT_FORCED.into() } else { ExitCode::SUCCESS }
+}
+
+/// Writes what is left of the log when the program ends.
+#[derive(Debug, Clone)]
+struct LogEnd(Arc<Mutex<Option<WorkerGuard>>>);
+
+impl LogEnd {
+    fn new(written: WorkerGuard) -> Self {
+        Self(Arc::new(Mutex::new(Some(written))))
+    }
+
+    /// Waits for about a second at most, in case nobody reads it.
+    fn write_rest(&self) {
+        let written = self.0.lock().take();
+        drop(written);
+    }
+}
+
+impl Drop for LogEnd {
+    fn drop(&mut self) {
+        self.write_rest();
+    }
 }
 
 impl Options {
@@ -159,6 +191,10 @@ fn allow_sockets(connections: usize) {
     const OTHERS: u64 = 64;
     let wanted = connections as u64 + OTHERS;
     match rlimit::increase_nofile_limit(wanted) {
+        // Nobody has asked for as many as the default.
+        Ok(allowed) if allowed < wanted && connections == Limits::default().connections_max => {
+            tracing::debug!(allowed, wanted, "fewer connections than the default of --connections-max");
+        }
         Ok(allowed) if allowed < wanted => {
             tracing::info!(allowed, wanted, "fewer connections than --connections-max: see `ulimit -Hn`");
         }

@@ -239,3 +239,31 @@ fn it_serves_on_with_nobody_reading_its_output() {
     drop(node);
     assert_eq!(program.wait().code(), Some(0));
 }
+
+/// As with a log collector that has stalled: the pipe is open, and full.
+#[test]
+fn it_serves_on_and_stops_with_its_output_stuck() {
+    let mut child = command(&["--listen", "tcp://127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env("RUST_LOG", "trace")
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
+    let _stderr = child.stderr.take().unwrap();
+    let mut program = Program { child, address };
+    // More than the 64 KiB that a pipe takes.
+    for _ in 0..1000 {
+        let mut stranger = RawNode::connect(&program.address);
+        stranger.send(&Frame::Cancel { id: 1 });
+        stranger.expect(|frame| matches!(frame, Frame::Refuse(_)));
+    }
+    let mut node = RawNode::join(&program.address, "a", &[]);
+    program.signal("-TERM");
+    node.drain();
+    drop(node);
+    assert_eq!(program.wait().code(), Some(0));
+}
