@@ -120,7 +120,7 @@ impl Stream {
                 {
                     unix::check_owner(directory)?;
                 }
-                Self::from_unix(std::os::unix::net::UnixStream::connect(path)?)
+                Self::from_unix(unix::connect(path, timeout)?)
             }
             #[cfg(not(unix))]
             Address::Unix(_) => {

@@ -10,7 +10,7 @@ use std::{
             net::{SocketAddr, UnixStream},
         },
     },
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -50,7 +50,8 @@ impl UnixListener {
         socket.set_nonblocking(true)?;
         let inner = mio::net::UnixListener::from_std(OwnedFd::from(socket).into());
         let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { inner, path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
+        // The program may be in another directory when the file is removed.
+        Ok(Self { inner, path: path::absolute(path)?, identity: (metadata.dev(), metadata.ino()) })
     }
 
     pub(super) fn accept(&self) -> io::Result<mio::net::UnixStream> {
@@ -122,12 +123,43 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"));
     }
-    match UnixStream::connect(path) {
+    match connect_at_once(path) {
+        // Someone who does not accept right now is listening as well.
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }
 }
+
+/// Connects within `timeout`. Blocks meanwhile, if the listener has as many connections to accept as it may.
+pub(super) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let until = Instant::now() + timeout;
+    loop {
+        match connect_at_once(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if Instant::now() >= until {
+                    let problem = "it is listening, but has not accepted connections for a while";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+                }
+                // Nothing signals that there is room again.
+                thread::sleep(CONNECT_EVERY);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// Connects without waiting; `WouldBlock` if the listener has as many connections to accept as it may.
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+/// How often connecting is tried again while the listener has as many connections to accept as it may.
+const CONNECT_EVERY: Duration = Duration::from_millis(10);
 
 fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -146,5 +178,42 @@ impl Source for UnixListener {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.inner.deregister(registry)
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    /// As one that is frozen.
+    #[test]
+    fn nobody_waits_for_a_listener_that_does_not_accept() {
+        let directory = std::env::temp_dir().join(format!("daffi-full-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("s");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect_at_once(&path) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let refused = UnixListener::bind(&path, false).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        let late = connect(&path, Duration::from_millis(30)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        // One that goes on in time is reached.
+        let accepting = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(30));
+            let accepted = listener.accept().unwrap();
+            (listener, accepted)
+        });
+        connect(&path, Duration::from_secs(20)).unwrap();
+        drop(accepting.join().unwrap());
+        fs::remove_dir_all(&directory).unwrap();
     }
 }
