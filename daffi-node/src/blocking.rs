@@ -73,12 +73,9 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
     };
     // Checked on our threads too: a callback may run its own runtime.
     let Ok(runtime) = Handle::try_current() else { return Ok(wait()) };
-    if !in_task() {
-        // `spawn_blocking`, or a thread that merely entered the runtime.
-        return Ok(wait());
-    }
     if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
-        return Err(refused());
+        // Otherwise it is `spawn_blocking`, or a thread that merely entered the runtime.
+        return if in_task() { Err(refused()) } else { Ok(wait()) };
     }
     // Inside a `LocalSet`, tokio panics before it runs the closure, and offers no way to know beforehand.
     let mut wait = Some(wait);
@@ -95,6 +92,8 @@ pub(crate) fn block<T>(blocking: &'static str, twin: &'static str, wait: impl Fn
 /// tokio has no function for this. `Handle::try_current` cannot tell: it also succeeds in `spawn_blocking`,
 /// where blocking is fine. But only a future that is being polled has a budget of steps; it is used up here,
 /// and given back at once.
+///
+/// A future inside `tokio::task::unconstrained` has no budget and is not noticed.
 ///
 /// A task's budget is below `STEPS` in tokio 1.54 (128); the tests of this file and `tests/start/mixing.rs`
 /// would notice if that changed.
@@ -123,6 +122,20 @@ mod tests {
 
     fn allowed() -> bool {
         block("get", "get_async", || ()).is_ok()
+    }
+
+    /// Such a task looks like no task at all, and still the others go on.
+    #[test]
+    fn a_worker_steps_aside_inside_unconstrained() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go_on, waits) = std::sync::mpsc::channel();
+            let blocked = tokio::spawn(tokio::task::unconstrained(async move {
+                block("get", "get_async", || waits.recv_timeout(std::time::Duration::from_secs(20)).is_ok())
+            }));
+            tokio::spawn(async move { go_on.send(()).unwrap() });
+            assert!(blocked.await.unwrap().unwrap());
+        });
     }
 
     #[test]

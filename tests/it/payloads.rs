@@ -269,8 +269,9 @@ fn broadcast_without_results_arrives(net: &Net, a: &Global) {
         (a.call.by_name::<(), _>("check", (&expected,)) & BROADCAST).unwrap();
         whole.wait(3 * round);
     }
-    // Whoever cannot take it holds up nobody.
-    (a.call.by_name::<(), _>("check", (&expected, 1)) & BROADCAST).unwrap();
+    // One that nobody can take holds up no other.
+    let refused = a.call.by_name::<(), _>("check", (&expected, 1)) & BROADCAST;
+    assert!(matches!(refused, Err(Error::SignatureMismatch { .. })), "{refused:?}");
     (a.call.by_name::<(), _>("check", (&expected,)) & BROADCAST.eta(Duration::from_millis(5))).unwrap();
     whole.wait(12);
 }
