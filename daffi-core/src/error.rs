@@ -344,7 +344,7 @@ impl Error {
     /// Returns the callback's own error, if it returned `Err(E)` and `E` is `Serialize + Deserialize`.
     ///
     /// Returns `None` if the callback's error has another type or was not sent, or if this is not a
-    /// callback's error.
+    /// callback's error. Types are told apart by their names alone, without modules.
     pub fn downcast<E: DeserializeOwned>(&self) -> Option<E> {
         let Self::Remote(remote) = self else { return None };
         remote.downcast()

@@ -178,7 +178,8 @@ impl GlobalBuilder {
     /// Offers a callback on this node only.
     ///
     /// The function may block. It takes what `#[callback]` functions take: owned arguments, whose types must
-    /// be written out, preceded by `&Context` if it wants to know about its call.
+    /// be written out, preceded by `&Context` if it wants to know about its call. For a function that returns a
+    /// `Result`, use [`try_callback`](Self::try_callback).
     ///
     /// ```no_run
     /// # use daffi_node as daffi;

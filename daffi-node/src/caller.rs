@@ -42,8 +42,8 @@ impl Caller {
 
     /// Calls a callback by name, with a tuple of arguments: `()` for none, `(x,)` for one.
     ///
-    /// The result type is inferred, or given as the first type parameter. As for typed calls, the types of
-    /// both sides are compared before anything runs.
+    /// The result type is inferred, or given as the first type parameter. The types of both sides are compared
+    /// before anything runs: arguments by the names of their types alone, whereas a fetcher compares fields too.
     ///
     /// ```no_run
     /// # use daffi_node as daffi;

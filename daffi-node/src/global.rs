@@ -276,7 +276,8 @@ impl Global {
     ///
     /// It takes no new calls from others, lets running callbacks finish within the grace time, sends what was
     /// handed over, and says goodbye. A controller in this process lets the calls of others finish too.
-    /// Stopping twice is the same as stopping once.
+    /// Stopping twice is the same as stopping once. A callback that stops its own process does not wait for
+    /// itself, and its caller gets [`Error::RemoteStopped`](crate::Error::RemoteStopped).
     ///
     /// # Errors
     /// [`Error::BlockingInAsync`](crate::Error::BlockingInAsync).
