@@ -50,7 +50,7 @@ fn broadcast() {
             "attic heard \"dinner is ready\"",
             "cellar heard \"dinner is ready\"",
             "kitchen heard \"dinner is ready\"",
-            "\"announced\" was not called: no process offers it; did you mean announce?",
+            "no process offers \"announced\"; did you mean announce?",
         ],
     );
 }
@@ -102,7 +102,7 @@ fn typed_errors() {
             "  so I go elsewhere",
             "statement: \"bank\" said: …",
             "audit: panicked is true: the books do not add up",
-            "\"withdrew\" was not called: no process offers it; did you mean withdraw?",
+            "no process offers \"withdrew\"; did you mean withdraw?",
             "  may have run: false, worth another try: true",
             "no process named \"savings bank\" is connected to the controller",
             "  may have run: false, worth another try: true",

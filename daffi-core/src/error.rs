@@ -131,7 +131,7 @@ pub enum Error {
 
     // ---- calls that were refused and did not run
     /// No other node offers the callback, or the one that was named does not.
-    #[error("{callback:?} was not called: {reason}")]
+    #[error("{reason}")]
     NoCandidate {
         /// The callback's name.
         callback: String,
@@ -358,7 +358,7 @@ impl Error {
         let callback = callback.to_owned();
         match fault.kind {
             FaultKind::NoCandidate => {
-                Self::NoCandidate { callback, reason: nobody(&fault), similar: fault.details }
+                Self::NoCandidate { reason: nobody(&fault, &callback), callback, similar: fault.details }
             }
             FaultKind::NoProcess => Self::NoProcess { name: fault.node },
             FaultKind::NoInstance => Self::NoInstance { callback, node: fault.node },
@@ -489,11 +489,12 @@ fn remedy_of_size(limit: u64) -> &'static str {
 }
 
 /// Why nobody can be called, and what to do about it.
-fn nobody(fault: &Fault) -> String {
-    let reason = if fault.message.is_empty() { "no other process offers it" } else { &fault.message };
+fn nobody(fault: &Fault, callback: &str) -> String {
+    let unsaid = || format!("no other process offers {callback:?}");
+    let reason = if fault.message.is_empty() { unsaid() } else { fault.message.clone() };
     match &fault.details[..] {
         // One that is named is there, and another one may be the right one to name.
-        [] if !fault.node.is_empty() => reason.to_owned(),
+        [] if !fault.node.is_empty() => reason,
         [] => format!("{reason}; start a process that registers it, or wait for it with wait_function"),
         similar => format!("{reason}; did you mean {}?", similar.join(" or ")),
     }

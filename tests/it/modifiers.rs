@@ -233,7 +233,7 @@ fn nodes_that_cannot_answer_are_entries_of_a_broadcast() {
     assert_eq!(*results["b"].as_ref().unwrap(), 1);
     assert!(matches!(&results["c"], Err(Error::NoCandidate { .. })), "{results:?}");
     let elsewhere = (a.call.only_b() & FG.on("c")).unwrap_err();
-    assert_eq!(elsewhere.to_string(), "\"only_b\" was not called: \"c\" does not offer it, \"b\" does");
+    assert_eq!(elsewhere.to_string(), "\"c\" does not offer \"only_b\", \"b\" does");
     // Without results there is no entry that could say so.
     let nobody = a.call.only_b() & BROADCAST.on_all(["c", "gone"]);
     assert!(matches!(nobody, Err(Error::NoCandidate { .. })), "{nobody:?}");

@@ -75,7 +75,7 @@ impl Router {
             return fail(from, request.id, 0, self.no_candidate(request.name, Some(from)), out);
         }
         if request.one_way && targets.iter().all(|target| target.callee.is_err()) {
-            return fail(from, request.id, 0, nobody_of(targets), out);
+            return fail(from, request.id, 0, nobody_of(targets, request.name), out);
         }
         let names: Vec<&str> = targets.iter().map(|target| &*target.name).collect();
         let nodes = names.join("\n");
@@ -235,10 +235,13 @@ impl Router {
 }
 
 /// Why none of them is called, where no reply says it of each by itself.
-fn nobody_of(targets: Vec<Target>) -> Box<Fault> {
+fn nobody_of(targets: Vec<Target>, name: &str) -> Box<Fault> {
     let mut faults = targets.into_iter().filter_map(|target| target.callee.err());
     let mismatch = faults.find(|fault| fault.kind == FaultKind::SignatureMismatch);
     mismatch.unwrap_or_else(|| {
-        Box::new(Fault::new(FaultKind::NoCandidate, "none of the nodes that the broadcast is for offers it"))
+        Box::new(Fault::new(
+            FaultKind::NoCandidate,
+            format!("none of the nodes that the broadcast is for offers {name:?}"),
+        ))
     })
 }

@@ -304,8 +304,9 @@ impl Router {
             return Err(Box::new(Fault::new(FaultKind::NoProcess, message).on(node)));
         };
         if Some(peer) == caller {
-            let message =
-                format!("{node:?} is the calling process itself, which is no candidate for its own calls");
+            let message = format!(
+                "{name:?} was not called: {node:?} is the calling process itself, which is no candidate"
+            );
             return Err(Box::new(Fault::new(FaultKind::NoCandidate, message).on(node)));
         }
         let Some(offer) = self.registry.find(name).and_then(|callback| callback.offer_of(peer)) else {
@@ -488,9 +489,9 @@ impl Router {
             return no_instance(name, node);
         }
         let message = if offers.is_empty() {
-            "no process offers it"
+            format!("no process offers {name:?}")
         } else {
-            "only the calling process itself offers it"
+            format!("only the calling process itself offers {name:?}")
         };
         Box::new(Fault::new(FaultKind::NoCandidate, message).details(self.hints(name, caller)))
     }
@@ -501,11 +502,11 @@ impl Router {
         let other = offers.iter().find(|offer| Some(offer.peer) != caller);
         let fault = match other.and_then(|offer| self.peers.get(offer.peer.0)) {
             Some(other) => {
-                let message = format!("{node:?} does not offer it, {:?} does", other.name);
+                let message = format!("{node:?} does not offer {name:?}, {:?} does", other.name);
                 Fault::new(FaultKind::NoCandidate, message)
             }
             None => {
-                let message = format!("{node:?} does not offer it");
+                let message = format!("{node:?} does not offer {name:?}");
                 Fault::new(FaultKind::NoCandidate, message).details(self.hints(name, caller))
             }
         };

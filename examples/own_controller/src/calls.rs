@@ -250,7 +250,7 @@ impl State {
         similar.sort();
         similar.dedup();
         let details = similar.into_iter().take(3).map(|(_, name)| name).collect();
-        Fault::new(FaultKind::NoCandidate, "no other process offers it").details(details)
+        Fault::new(FaultKind::NoCandidate, format!("no other process offers {name:?}")).details(details)
     }
 
     fn no_instance(&self, node: NodeId) -> Fault {
