@@ -153,10 +153,15 @@ impl Router {
     }
 
     /// Answers the questions that wait for lists, if their rest is over.
+    #[inline]
     pub(super) fn list_due(&mut self, now: Now, out: &mut impl Outbound) {
-        if self.lists.rests_until.is_none_or(|until| now.mono < until) {
-            return;
+        if self.lists.rests_until.is_some() && !self.lists.rests(now) {
+            self.list_all(now, out);
         }
+    }
+
+    #[cold]
+    fn list_all(&mut self, now: Now, out: &mut impl Outbound) {
         self.lists.rests_until = None;
         for list in [List::Processes, List::Callbacks] {
             for watch in self.watches.take(&Event::List(list), None) {
@@ -169,9 +174,14 @@ impl Router {
     }
 
     /// Returns when questions that wait for lists are answered, if there are any.
+    #[inline]
     pub(super) fn lists_due(&self) -> Option<Instant> {
-        let waits = |list| self.watches.has(&Event::List(list));
-        self.lists.rests_until.filter(|_| waits(List::Processes) || waits(List::Callbacks))
+        self.lists.rests_until.filter(|_| self.is_asked_for_lists())
+    }
+
+    #[cold]
+    fn is_asked_for_lists(&self) -> bool {
+        [List::Processes, List::Callbacks].into_iter().any(|list| self.watches.has(&Event::List(list)))
     }
 
     /// Answers the questions that wait for a node to join.
