@@ -115,6 +115,10 @@ pub(crate) fn a_broadcast_to_nobody_fails(controller: &dyn Controller) {
         caller.expect_fault(id, FaultKind::NoCandidate);
         caller.expect_no_outcome(id);
     }
+    let _idle = bench.node("idle", &["g"]);
+    let id = caller.call(&Call::new("f").broadcast().one_way().on("ghost\nidle"));
+    caller.expect_fault(id, FaultKind::NoCandidate);
+    caller.expect_no_outcome(id);
 }
 
 pub(crate) fn a_cancelled_broadcast_is_cancelled_everywhere(controller: &dyn Controller) {

@@ -213,50 +213,31 @@ fn options_that_make_no_sense_have_their_own_exit_code() {
 
 #[test]
 fn it_serves_on_with_nobody_reading_its_output() {
-    let mut child = command(&["--listen", "tcp://127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env("RUST_LOG", "trace")
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
+    let mut program = with_piped_log();
     // From here on, every line it logs fails.
-    let mut stderr = child.stderr.take().unwrap();
+    let mut stderr = program.child.stderr.take().unwrap();
     stderr.read_exact(&mut [0]).unwrap();
-    drop((stdout, stderr));
-    let mut program = Program { child, address };
-    for _ in 0..3 {
-        let mut stranger = RawNode::connect(&program.address);
-        stranger.send(&Frame::Cancel { id: 1 });
-        stranger.expect(|frame| matches!(frame, Frame::Refuse(_)));
-    }
-    let mut node = RawNode::join(&program.address, "a", &[]);
-    program.signal("-TERM");
-    node.drain();
-    drop(node);
-    assert_eq!(program.wait().code(), Some(0));
+    drop(stderr);
+    serves_and_stops(program, 3);
 }
 
 /// As with a log collector that has stalled: the pipe is open, and full.
 #[test]
 fn it_serves_on_and_stops_with_its_output_stuck() {
-    let mut child = command(&["--listen", "tcp://127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env("RUST_LOG", "trace")
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
-    let _stderr = child.stderr.take().unwrap();
-    let mut program = Program { child, address };
-    // More than the 64 KiB that a pipe takes.
-    for _ in 0..1000 {
+    let mut program = with_piped_log();
+    let _stderr = program.child.stderr.take().unwrap();
+    // Their lines are more than the 64 KiB that a pipe takes.
+    serves_and_stops(program, 1000);
+}
+
+/// Runs the program with a log that is piped, and says a lot.
+fn with_piped_log() -> Program {
+    Program::run(command(&["--listen", "tcp://127.0.0.1:0"]).stderr(Stdio::piped()).env("RUST_LOG", "trace"))
+}
+
+/// Has so many strangers refused, each of which is a line in the log, then a node served, and stops.
+fn serves_and_stops(mut program: Program, strangers: usize) {
+    for _ in 0..strangers {
         let mut stranger = RawNode::connect(&program.address);
         stranger.send(&Frame::Cancel { id: 1 });
         stranger.expect(|frame| matches!(frame, Frame::Refuse(_)));

@@ -1,4 +1,4 @@
-//! Listening on a socket file: who may connect, and what to do with a file that already exists.
+//! Socket files: who may connect, what to do with a file that already exists, and connecting within a time.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -107,7 +107,7 @@ pub(super) fn check_owner(directory: &Path) -> io::Result<()> {
 }
 
 /// How many connections may wait to be accepted, if the system allows that many.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
 
 /// How long a starting process waits for others that are starting.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);

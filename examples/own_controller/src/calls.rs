@@ -235,9 +235,16 @@ impl State {
         if nodes.len() > CHUNK_BYTES {
             return Err(Fault::new(FaultKind::Refused, "too many targets to be named"));
         }
-        self.send(from, &Frame::Targets(Targets { id: request.id, nodes: &nodes }));
         let callee = |name: &String| self.pinned(Some(from), request.name, name, request.fingerprint);
-        Ok(names.iter().map(callee).collect())
+        let callees: Vec<Callee> = names.iter().map(callee).collect();
+        if request.one_way && callees.iter().all(Result::is_err) {
+            // Without results there is no entry that could say so.
+            let mut faults = callees.into_iter().filter_map(Result::err);
+            let mismatch = faults.find(|fault| fault.kind == FaultKind::SignatureMismatch);
+            return Err(mismatch.unwrap_or_else(|| self.no_candidate(Some(from), request.name)));
+        }
+        self.send(from, &Frame::Targets(Targets { id: request.id, nodes: &nodes }));
+        Ok(callees)
     }
 
     fn no_candidate(&self, caller: Option<NodeId>, name: &str) -> Fault {
